@@ -1,0 +1,294 @@
+"""Reconstruction from one update of the Study's own training algorithm, on the Study's model.
+
+Each trial lets the algorithm take one step on one record that certainly takes part, and reads the
+noisy gradient off the parameters, so the noise is what the code really adds. Nothing measured here
+leaves the worker but means.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from primum.domain.errors import InvalidValue
+from primum_pipelines.attacks import analytic_inversion, gradient_inversion
+from primum_pipelines.attacks.figures import Array, ncc, psnr
+from primum_pipelines.attacks.gradient_inversion import InversionEffort, clipped_gradients
+from primum_pipelines.attacks.pool import training_pool
+from primum_pipelines.optimization.algorithm import (
+    MechanismParameters,
+    TrainingAlgorithm,
+    TrainingTask,
+)
+
+if TYPE_CHECKING:
+    from primum_pipelines.audits.subject import PlannedMechanism
+    from primum_pipelines.datasets.table import UnitTable
+    from primum_pipelines.models.artifact import LoadedModel
+
+_TOTAL_VARIATION = 0.2  # The published weight for images.
+_DATA_RANGE = 2.0  # Inputs are scaled to [-1, 1] by public bounds.
+_GRADIENT_NUMBERS_MAX = 2**25  # Candidates' gradients held at once: 128 MB of float32.
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructionEffort:
+    """How much is tried. Public configuration.
+
+    Args:
+        candidates: Records the adversary chooses among, the target being one of them.
+        trials: Identification trials.
+        targets: Records that the optimization attacks, at most ``trials``.
+        iterations: Of the optimization.
+        restarts: Of the optimization.
+    """
+
+    candidates: int
+    trials: int
+    targets: int
+    iterations: int
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizedFigures:
+    """What the optimization attack reached, on average over its targets. Restricted.
+
+    Args:
+        identified: Targets whose reconstruction is nearer to them than to any other candidate.
+        ncc_mean: Correlation with the record, under the Study's noise.
+        ncc_worst: The largest of them.
+        ncc_without_noise: Without the noise: how well the attack works at all.
+        ncc_baseline: Of the best guess without the update, the candidates' mean.
+    """
+
+    identified: int
+    ncc_mean: float
+    ncc_worst: float
+    ncc_without_noise: float
+    ncc_baseline: float
+    psnr_mean: float
+    psnr_without_noise: float
+    psnr_baseline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """Measured figures. Restricted, but for the sample sizes.
+
+    Args:
+        candidates: Candidates really used; fewer where the data set is small.
+        trials: Identification trials.
+        targets: Records that the optimization attacked.
+        dimension: Numbers in a record.
+        identified_by_gradient: Trials in which the observed update named the right candidate.
+        optimized: Figures of the optimization attack.
+        ncc_analytic: Mean correlation of the analytic attack of a malicious server.
+        gradient_norm_mean: Mean norm of the clipped gradients.
+    """
+
+    candidates: int
+    trials: int
+    targets: int
+    dimension: int
+    identified_by_gradient: int
+    optimized: OptimizedFigures
+    ncc_analytic: float
+    gradient_norm_mean: float
+
+
+def reconstruct(
+    model: LoadedModel,
+    table: UnitTable,
+    *,
+    mechanism: PlannedMechanism,
+    algorithm: TrainingAlgorithm,
+    effort: ReconstructionEffort,
+) -> Reconstruction:
+    """Attack single updates.
+
+    Args:
+        model: The Study's model.
+        table: The private data, training rows of which are targets and candidates.
+        mechanism: The planned mechanism.
+        algorithm: What the Study trained with.
+        effort: How much to try.
+
+    Returns:
+        Figures.
+
+    Raises:
+        InvalidValue: If there are fewer than two training units.
+    """
+    pool = training_pool(table, model.spec)
+    if len(pool.labels) < 2:  # noqa: PLR2004 - one candidate cannot be told from itself
+        raise InvalidValue("audit data", "must have at least 2 training units", len(pool.labels))
+    generator = np.random.default_rng()  # Which records are tried must not be predictable.
+    trials = _draw(len(pool.labels), effort, model.module, generator)
+    module = copy.deepcopy(model.module)
+    hits, observed, norms = [], [], []
+    for chosen in trials:
+        inputs, labels = pool.inputs[chosen], pool.labels[chosen]
+        noisy = observed_update(module, inputs[:1], labels[:1], mechanism, algorithm)
+        candidates = clipped_gradients(
+            module, inputs, labels, max_grad_norm=mechanism.max_grad_norm
+        )
+        hits.append(most_likely(noisy, candidates) == 0)
+        observed.append(noisy)
+        norms.append(float(candidates[0].norm()))
+    targets = min(effort.targets, len(trials))
+    figures = _by_optimization(
+        module,
+        pool.inputs,
+        pool.labels,
+        trials=trials[:targets],
+        observed=torch.stack(observed[:targets]),
+        mechanism=mechanism,
+        effort=effort,
+    )
+    records = _flat(pool.inputs[[int(chosen[0]) for chosen in trials]])
+    anchor = analytic_inversion.invert(
+        records,
+        noise_multiplier=mechanism.noise_multiplier,
+        max_grad_norm=mechanism.max_grad_norm,
+        releases=1,
+        generator=generator,
+    )
+    return Reconstruction(
+        candidates=len(trials[0]),
+        trials=len(trials),
+        targets=targets,
+        dimension=records.shape[1],
+        identified_by_gradient=sum(hits),
+        ncc_analytic=float(ncc(anchor, records).mean()),
+        gradient_norm_mean=float(np.mean(norms)),
+        optimized=figures,
+    )
+
+
+def observed_update(
+    module: nn.Module,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    mechanism: PlannedMechanism,
+    algorithm: TrainingAlgorithm,
+) -> torch.Tensor:
+    """One noisy clipped gradient of one record, as the Study's algorithm really makes it.
+
+    Args:
+        module: The model; left as it was.
+        inputs: ``(1, ...)``.
+        labels: ``(1,)``.
+        mechanism: Noise multiplier and clipping bound; the record takes part for certain.
+        algorithm: What takes the step.
+
+    Returns:
+        ``(parameters,)``: clipped gradient plus noise.
+    """
+    stepped = copy.deepcopy(module).train()
+    before = _parameters(stepped)
+    algorithm.fit(
+        TrainingTask(
+            module=stepped,
+            inputs=(inputs, labels),
+            loss=_cross_entropy,
+            expected_units=1,
+            mechanism=MechanismParameters(
+                noise_multiplier=mechanism.noise_multiplier,
+                sample_rate=1.0,
+                steps=1,
+                max_grad_norm=mechanism.max_grad_norm,
+            ),
+            learning_rate=1.0,
+        )
+    )
+    return before - _parameters(stepped)
+
+
+def most_likely(noisy: torch.Tensor, candidates: torch.Tensor) -> int:
+    """The candidate whose gradient explains the observation best under Gaussian noise."""
+    scores = candidates.double() @ noisy.double() - candidates.double().square().sum(dim=1) / 2
+    return int(scores.argmax())
+
+
+def _by_optimization(
+    module: nn.Module,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    trials: list[np.ndarray],
+    observed: torch.Tensor,
+    mechanism: PlannedMechanism,
+    effort: ReconstructionEffort,
+) -> OptimizedFigures:
+    """The optimization attack with and without the noise, and the best guess without any update."""
+    first = [int(chosen[0]) for chosen in trials]
+    shape = tuple(inputs.shape[1:])
+    how = InversionEffort(
+        iterations=effort.iterations,
+        restarts=effort.restarts,
+        total_variation=_TOTAL_VARIATION if len(shape) > 1 else 0.0,
+    )
+    clean = clipped_gradients(
+        module, inputs[first], labels[first], max_grad_norm=mechanism.max_grad_norm
+    )
+    both = gradient_inversion.invert(
+        module,
+        torch.cat([observed, clean]),
+        labels[first].repeat(2),
+        input_shape=shape,
+        effort=how,
+        generator=_fresh_generator(),
+    )
+    n, truth = len(first), _flat(inputs[first])
+    found, without_noise = _flat(both[:n]), _flat(both[n:])
+    # Without the update, the best guess is the mean of the candidates.
+    guess = np.stack([_flat(inputs[chosen]).mean(axis=0) for chosen in trials])
+    nearest = [
+        int(ncc(np.repeat(row[None], len(chosen), axis=0), _flat(inputs[chosen])).argmax())
+        for row, chosen in zip(found, trials, strict=True)
+    ]
+    return OptimizedFigures(
+        identified=sum(index == 0 for index in nearest),
+        ncc_mean=float(ncc(found, truth).mean()),
+        ncc_worst=float(ncc(found, truth).max()),
+        ncc_without_noise=float(ncc(without_noise, truth).mean()),
+        ncc_baseline=float(ncc(guess, truth).mean()),
+        psnr_mean=float(psnr(found, truth, data_range=_DATA_RANGE).mean()),
+        psnr_without_noise=float(psnr(without_noise, truth, data_range=_DATA_RANGE).mean()),
+        psnr_baseline=float(psnr(guess, truth, data_range=_DATA_RANGE).mean()),
+    )
+
+
+def _draw(
+    units: int, effort: ReconstructionEffort, module: nn.Module, generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Candidates of each trial, distinct, the target first: a uniform choice among them."""
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    affordable = max(2, _GRADIENT_NUMBERS_MAX // max(1, parameters))
+    count = min(units, effort.candidates, affordable)
+    return [generator.permutation(units)[:count] for _ in range(effort.trials)]
+
+
+def _cross_entropy(module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(module(inputs), labels, reduction="none")
+
+
+def _parameters(module: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().reshape(-1).clone() for p in module.parameters()])
+
+
+def _flat(rows: torch.Tensor) -> Array:
+    result: Array = rows.flatten(1).double().numpy()
+    return result
+
+
+def _fresh_generator() -> torch.Generator:
+    generator = torch.Generator()
+    generator.seed()
+    return generator

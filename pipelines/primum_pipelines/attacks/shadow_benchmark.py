@@ -1,0 +1,121 @@
+"""How much faster stacked shadows are than one training after another. Used by the benchmarks.
+
+Same models, same recipe, same pool; CPU seconds of this process, because wall time lies on a busy
+machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from primum_pipelines.attacks.pool import Pool
+from primum_pipelines.attacks.shadows import Recipe, complementary_halves, train_stacked
+from primum_pipelines.optimization.algorithm import (
+    MechanismParameters,
+    TrainingAlgorithm,
+    TrainingTask,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowTimes:
+    """CPU seconds for the same number of shadow models.
+
+    Args:
+        models: How many.
+        stacked_seconds: As one batched program.
+        sequential_seconds: One after another, extrapolated from ``sequential_models`` of them.
+        sequential_models: How many were really trained one after another.
+    """
+
+    models: int
+    stacked_seconds: float
+    sequential_seconds: float
+    sequential_models: int
+
+    @property
+    def speedup(self) -> float:
+        """Sequential over stacked."""
+        return self.sequential_seconds / self.stacked_seconds
+
+
+def compare_shadows(
+    build: Callable[[], nn.Module],
+    pool: Pool,
+    recipe: Recipe,
+    *,
+    algorithm: TrainingAlgorithm,
+    models: int,
+    sequential_models: int,
+    seed: int,
+) -> ShadowTimes:
+    """Train shadows both ways and time them.
+
+    Args:
+        build: Makes a fresh module.
+        pool: The records.
+        recipe: The recipe of both.
+        algorithm: Trains the sequential ones, as a Study would.
+        models: Number of shadows, even.
+        sequential_models: How many to train one after another; the rest is extrapolated.
+        seed: Of the stacked program's halves, sampling and noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    halves = complementary_halves(models, len(pool.labels), generator=generator)
+    train_stacked(build, pool, halves[:2], _short(recipe), generator=generator)  # Warm-up.
+    start = time.process_time()
+    train_stacked(build, pool, halves, recipe, generator=generator)
+    stacked = time.process_time() - start
+    _train_one(build, pool, halves[0], _short(recipe), algorithm)
+    start = time.process_time()
+    for had in halves[:sequential_models]:
+        _train_one(build, pool, had, recipe, algorithm)
+    each = (time.process_time() - start) / sequential_models
+    return ShadowTimes(models, stacked, each * models, sequential_models)
+
+
+def _short(recipe: Recipe) -> Recipe:
+    return Recipe(
+        noise_multiplier=recipe.noise_multiplier,
+        sample_rate=recipe.sample_rate,
+        steps=2,
+        max_grad_norm=recipe.max_grad_norm,
+        learning_rate=recipe.learning_rate,
+    )
+
+
+def _train_one(
+    build: Callable[[], nn.Module],
+    pool: Pool,
+    had: torch.Tensor,
+    recipe: Recipe,
+    algorithm: TrainingAlgorithm,
+) -> nn.Module:
+    module = build()
+
+    def loss(trained: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(trained(inputs), labels, reduction="none")
+
+    algorithm.fit(
+        TrainingTask(
+            module=module,
+            inputs=(pool.inputs[had], pool.labels[had]),
+            loss=loss,
+            expected_units=int(had.sum()),
+            mechanism=MechanismParameters(
+                noise_multiplier=recipe.noise_multiplier,
+                sample_rate=recipe.sample_rate,
+                steps=recipe.steps,
+                max_grad_norm=recipe.max_grad_norm,
+            ),
+            learning_rate=recipe.learning_rate,
+            optimizer=recipe.optimizer,
+            momentum=recipe.momentum,
+        )
+    )
+    return module

@@ -1,0 +1,135 @@
+"""The always-on audit: the Study's algorithm on toy tasks, with the Study's noise, rate and clip.
+
+Sees no patient data, so what it measures is public. Federated plans have one mechanism per site;
+each distinct one is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from primum.domain.canonical import JSON, decimal_text
+from primum.domain.governance.evidence import EvidenceKind, Verdict
+from primum_pipelines.audits.audit import Finding, ThreatModel, worst
+from primum_pipelines.audits.subject import PlannedMechanism
+
+if TYPE_CHECKING:
+    from primum_pipelines.audits.self_test.mechanism import SelfTestResult
+    from primum_pipelines.audits.subject import AuditSubject
+
+THREAT = ThreatModel(
+    access="Mechanism",
+    architecture="GrayBox",
+    server="MaliciousParameters",
+    data="AllButOne",
+    sampling="Iid",
+)
+MECHANISMS_MAX = 8  # Distinct mechanisms of one plan; a federation of more sites shares them.
+
+
+@dataclass(frozen=True, slots=True)
+class _Tested:
+    mechanism: PlannedMechanism
+    result: SelfTestResult
+
+
+class MechanismSelfTest:
+    """The mechanism self-test; runs whether a Study asks for it or not."""
+
+    name = "MechanismSelfTest"
+    kind = EvidenceKind.SELF_TEST
+    reviewed = True
+    opens_data = False
+
+    def run(
+        self,
+        subject: AuditSubject,
+        parameters: Mapping[str, JSON],  # noqa: ARG002 - it has none: it cannot be weakened
+    ) -> Finding:
+        """Test every distinct charged mechanism of the plan.
+
+        Returns:
+            Fail if any check of any mechanism failed; Inconclusive if the plan has none or one
+            cannot be seen.
+        """
+        from primum_pipelines.audits.self_test.mechanism import (
+            FALSE_ALARM_RATE,
+            mechanism_self_test,
+        )
+        from primum_pipelines.optimization.algorithm import MechanismParameters
+
+        wanted = _distinct(subject.mechanisms)
+        algorithm = subject.algorithm()
+        tested = [
+            _Tested(
+                mechanism,
+                mechanism_self_test(
+                    algorithm,
+                    MechanismParameters(
+                        noise_multiplier=mechanism.noise_multiplier,
+                        sample_rate=mechanism.sample_rate,
+                        steps=mechanism.steps,
+                        max_grad_norm=mechanism.max_grad_norm,
+                    ),
+                ),
+            )
+            for mechanism in wanted[:MECHANISMS_MAX]
+        ]
+        verdict = worst(tuple(item.result.verdict for item in tested))
+        left_out = len(wanted) > MECHANISMS_MAX
+        if left_out and verdict is Verdict.PASS:
+            verdict = Verdict.INCONCLUSIVE
+        return Finding(
+            kind=self.kind,
+            name=self.name,
+            verdict=verdict,
+            public={
+                "threatModel": THREAT.to_json(),
+                "claim": str(subject.plan.epsilon),
+                "delta": str(subject.plan.delta),
+                "algorithm": algorithm.name,
+                "falseAlarmRate": decimal_text(FALSE_ALARM_RATE * max(1, len(tested))),
+                "mechanisms": [_public(item) for item in tested],
+            },
+            restricted={
+                "pValues": [
+                    {check.name: decimal_text(check.p_value) for check in item.result.checks}
+                    for item in tested
+                ]
+            },
+            reasons=_reasons(tested, left_out=left_out),
+        )
+
+
+def _distinct(mechanisms: tuple[PlannedMechanism, ...]) -> list[PlannedMechanism]:
+    """Mechanisms that differ in more than their budget and number of steps."""
+    seen: dict[PlannedMechanism, PlannedMechanism] = {}
+    for mechanism in mechanisms:
+        seen.setdefault(replace(mechanism, budget="", steps=1), mechanism)
+    return list(seen.values())
+
+
+def _public(item: _Tested) -> dict[str, JSON]:
+    return {
+        "noiseMultiplier": decimal_text(item.mechanism.noise_multiplier),
+        "sampleRate": decimal_text(item.mechanism.sample_rate),
+        "maxGradNorm": decimal_text(item.mechanism.max_grad_norm),
+        "noiseDraws": item.result.noise_draws,
+        "steps": item.result.steps,
+        "runs": item.result.runs,
+        "verdict": item.result.verdict.value,
+        "failedChecks": list(item.result.failed),
+    }
+
+
+def _reasons(tested: list[_Tested], *, left_out: bool) -> tuple[str, ...]:
+    reasons = [f"check {name} failed" for item in tested for name in item.result.failed] + [
+        text for item in tested for text in item.result.unresolved
+    ]
+    if left_out:
+        reasons.append(f"only {MECHANISMS_MAX} mechanisms were tested")
+    if not tested:
+        reasons.append("the plan has no charged mechanism to test")
+    return tuple(dict.fromkeys(reasons))

@@ -1,0 +1,115 @@
+"""The risk corridor of a plan: identification bound, from-scratch bound, and attacks inside.
+
+Computed from the plan alone (privacy-theory, sections 2 to 6), so its public side may be printed
+anywhere. It is a record, not an attack: its verdict says whether the measured attacks stayed
+inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from primum.domain.canonical import JSON, decimal_text
+from primum.domain.governance.evidence import EvidenceKind, Verdict
+from primum.domain.risk import rero, tradeoff
+from primum_pipelines.audits.audit import Finding, ThreatModel, worst
+from primum_pipelines.audits.gradient_inversion import reconstruction_bounds
+from primum_pipelines.audits.low_tail import tpr_bounds
+
+if TYPE_CHECKING:
+    from primum_pipelines.audits.subject import AuditSubject, PlannedMechanism
+
+NAME = "RiskCorridor"
+CANDIDATES = (2, 10, 100, 1000)
+FPRS = (0.001, 0.01, 0.1)
+DIMENSION_DEFAULT = 30  # Where the job left no model to read the dimension from.
+_THREAT = ThreatModel(
+    access="AllUpdates",
+    architecture="GrayBox",
+    server="MaliciousArchitecture",
+    data="AllButOne",
+    sampling="Iid",
+)
+_MEASURED = ("lowerBound", "ncc", "nccAnalytic", "identifiedLowerLimit", "auc")
+
+
+def risk_corridor(subject: AuditSubject, *, dimension: int, findings: Sequence[Finding]) -> Finding:
+    """The corridor of the Study's most revealing mechanism, with what the audits measured.
+
+    Args:
+        subject: The Study's result and plan.
+        dimension: Numbers in one record, public.
+        findings: What the audits found; their figures go to the restricted side.
+
+    Returns:
+        Pass where every measured attack of the Study passed; Inconclusive where nothing was
+        measured.
+    """
+    mechanism = subject.released_by()
+    measured = [item for item in findings if item.kind is not EvidenceKind.SELF_TEST]
+    verdict = worst(tuple(item.verdict for item in measured))
+    reasons = () if verdict is Verdict.PASS else ("not every attack on this result passed",)
+    return Finding(
+        kind=EvidenceKind.RISK_CORRIDOR,
+        name=NAME,
+        verdict=verdict,
+        public={
+            "threatModel": _THREAT.to_json(),
+            "claim": str(subject.plan.epsilon),
+            "delta": str(subject.plan.delta),
+            **plan_bounds(mechanism, dimension=dimension),
+        },
+        restricted={
+            item.name: {
+                name: item.restricted[name] for name in _MEASURED if name in item.restricted
+            }
+            for item in measured
+        },
+        reasons=reasons if measured else ("no attack was planned",),
+    )
+
+
+def plan_bounds(mechanism: PlannedMechanism, *, dimension: int) -> dict[str, JSON]:
+    """Both edges of the corridor and the membership bounds, from the mechanism alone.
+
+    Args:
+        mechanism: The planned mechanism.
+        dimension: Numbers in one record.
+
+    Returns:
+        JSON with decimal texts: ``identification`` per number of candidates, ``membership`` at
+            FPRs, ``fromScratch``.
+    """
+    kappas = [rero.kappa_uniform_candidates(candidates=n) for n in CANDIDATES]
+    gammas = rero.dpsgd(
+        q=mechanism.sample_rate,
+        noise_multiplier=mechanism.noise_multiplier,
+        steps=mechanism.steps,
+        kappa=kappas,
+    )["gamma"]
+    scratch = reconstruction_bounds(mechanism, candidates=CANDIDATES[0], dimension=dimension)
+    return {
+        "noiseMultiplier": decimal_text(mechanism.noise_multiplier),
+        "sampleRate": decimal_text(mechanism.sample_rate),
+        "steps": mechanism.steps,
+        "identification": {
+            str(count): decimal_text(gamma) for count, gamma in zip(CANDIDATES, gammas, strict=True)
+        },
+        "membership": {
+            decimal_text(fpr): decimal_text(tpr)
+            for fpr, tpr in zip(FPRS, tpr_bounds(mechanism, fprs=FPRS), strict=True)
+        },
+        "membershipAuc": decimal_text(
+            tradeoff.dpsgd_auc(
+                q=mechanism.sample_rate,
+                noise_multiplier=mechanism.noise_multiplier,
+                steps=mechanism.steps,
+            )
+        ),
+        "fromScratch": {
+            "dimension": dimension,
+            "expectedNcc": decimal_text(scratch.expected_ncc),
+            "probNccAboveHalf": decimal_text(scratch.prob_ncc_above),
+        },
+    }

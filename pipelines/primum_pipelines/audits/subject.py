@@ -1,0 +1,251 @@
+"""What is attacked: the artifact of a Study, the plan it was made by, and the data inside the zone.
+
+Data is opened only through ``open_private`` with the audit's own declared access, and never leaves
+the worker. Light: torch and numpy are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from primum.domain.accounting.events import Gaussian, SubsampledGaussian, flatten
+from primum.domain.canonical import JSON
+from primum.domain.errors import InvalidValue, NotFound, Tampered
+from primum.domain.quantities import parse_decimal
+from primum.domain.study.plan import Plan, Treatment, plan_from_json
+
+if TYPE_CHECKING:
+    from primum.domain.study.steps import WorkRequest
+    from primum_pipelines.datasets.table import UnitTable
+    from primum_pipelines.models.artifact import LoadedModel
+    from primum_pipelines.optimization.algorithm import TrainingAlgorithm
+
+ALGORITHM_GROUP = "primum.training_algorithms"
+ALGORITHM_DEFAULT = "DPSGD"
+AUDIT_STEP = "audit"
+JOB_STEP = "job"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMechanism:
+    """One charged mechanism of the plan, as its event states it.
+
+    Args:
+        budget: The budget that it is charged to; empty where only the plan's facts are known.
+        noise_multiplier: Relative to the add-or-remove sensitivity.
+        sample_rate: Poisson rate; 1 for a release over all units.
+        steps: How often.
+        max_grad_norm: Clipping bound.
+    """
+
+    budget: str
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+    max_grad_norm: float
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AuditSubject:
+    """A Study's result and how it was planned.
+
+    Args:
+        request: What the audit step was given.
+        plan: The Study's plan.
+        mechanisms: Its charged mechanisms.
+        artifacts: Artifacts of the job by kind: ``{"kind", "uri", "digest"}``.
+    """
+
+    request: WorkRequest
+    plan: Plan
+    mechanisms: tuple[PlannedMechanism, ...]
+    artifacts: Mapping[str, Mapping[str, JSON]]
+
+    @property
+    def claim(self) -> float:
+        """The claimed epsilon."""
+        return float(self.plan.epsilon)
+
+    @property
+    def delta(self) -> float:
+        """The delta of the claim."""
+        return float(self.plan.delta)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the artifact under attack, or empty where the job left none."""
+        for kind in ("Model", "Dataset", "Generator"):
+            if kind in self.artifacts:
+                return str(self.artifacts[kind]["digest"])
+        return ""
+
+    def released_by(self) -> PlannedMechanism:
+        """The mechanism that made the artifact; the most revealing one where there are several.
+
+        Raises:
+            InvalidValue: If the plan charges none.
+        """
+        if not self.mechanisms:
+            raise InvalidValue("plan", "must have a charged mechanism", self.plan.kind)
+        return max(
+            self.mechanisms,
+            key=lambda item: item.sample_rate * math.sqrt(item.steps) / item.noise_multiplier,
+        )
+
+    def artifact_bytes(self, kind: str) -> bytes:
+        """The bytes of an artifact of the job, checked against its recorded digest.
+
+        Raises:
+            NotFound: If the job left none of that kind, or it is gone.
+            Tampered: If the bytes are not those recorded.
+        """
+        if kind not in self.artifacts:
+            raise NotFound(f"job must have left an artifact of kind {kind}; found none.")
+        from primum_pipelines import artifacts
+
+        reference = self.artifacts[kind]
+        return artifacts.fetch(str(reference["uri"]), digest=str(reference["digest"]))
+
+    def artifact_json(self, kind: str) -> Mapping[str, JSON]:
+        """An artifact that is a JSON object.
+
+        Raises:
+            NotFound: As ``artifact_bytes``.
+            Tampered: If it is not the object that was recorded.
+        """
+        value = json.loads(self.artifact_bytes(kind))
+        if not isinstance(value, dict):
+            raise Tampered(f"artifact {kind} must be a JSON object; found something else.")
+        return value
+
+    def algorithm(self) -> TrainingAlgorithm:
+        """What the Study's mechanism ran in, found by name as the job found it.
+
+        Raises:
+            NotFound: If it is not installed here.
+        """
+        from primum import extensions
+
+        name = str(self.plan.mechanism.get("algorithm", ALGORITHM_DEFAULT))
+        algorithm: TrainingAlgorithm = extensions.load(ALGORITHM_GROUP, name)()
+        return algorithm
+
+    def model(self) -> LoadedModel:
+        """The trained model.
+
+        Raises:
+            NotFound: If the job left none.
+            Tampered: If its bytes are not those recorded.
+        """
+        from primum_pipelines.models.artifact import from_bytes
+
+        return from_bytes(self.artifact_bytes("Model"))
+
+    def table(self) -> UnitTable:
+        """The private data that the audit's access opens.
+
+        Of several, the one under the most revealing mechanism: where an attack finds most.
+
+        Raises:
+            Refused: If there is no valid token for it.
+            NotFound: If the plan declares no access for audits.
+        """
+        from primum_pipelines.datasets.access import open_private
+
+        declared = [access for access in self.plan.accesses if access.step == AUDIT_STEP]
+        if not declared:
+            raise NotFound("plan must declare an access for audits; found none.")
+        budget = self.released_by().budget
+        chosen = next((access for access in declared if access.budget == budget), declared[0])
+        return open_private(self.request, chosen.name)
+
+
+def subject_of(request: WorkRequest) -> AuditSubject:
+    """What an audit step is to attack.
+
+    Args:
+        request: The step's request.
+
+    Returns:
+        The subject. Artifacts come from the outcome of the job step.
+    """
+    plan = plan_from_json(_mapping(request.context["plan"]))
+    job = _mapping(request.inputs.get(JOB_STEP, {}))
+    items = job.get("artifacts", [])
+    artifacts = {
+        str(item["kind"]): item
+        for item in (items if isinstance(items, list | tuple) else [])
+        if isinstance(item, Mapping)
+    }
+    return AuditSubject(request, plan, mechanisms_of(plan), artifacts)
+
+
+def mechanisms_of(plan: Plan) -> tuple[PlannedMechanism, ...]:
+    """The charged mechanisms of a plan, read from their events: facts, not descriptions.
+
+    An AuditRun's plan holds audit accesses alone; there the mechanism's planned facts speak.
+
+    Raises:
+        InvalidValue: If the plan trains and does not state its clipping bound.
+    """
+    charged = [access for access in plan.accesses if access.treatment is Treatment.CHARGED]
+    if not charged:
+        return _described(plan)
+    found = []
+    for access in charged:
+        for leaf, count in flatten(access.event):
+            if isinstance(leaf, Gaussian | SubsampledGaussian):
+                rate = leaf.sample_rate if isinstance(leaf, SubsampledGaussian) else Decimal(1)
+                found.append(
+                    PlannedMechanism(
+                        budget=access.budget,
+                        noise_multiplier=float(leaf.noise_multiplier),
+                        sample_rate=float(rate),
+                        steps=count,
+                        max_grad_norm=_clip(plan),
+                    )
+                )
+    return tuple(found)
+
+
+def _described(plan: Plan) -> tuple[PlannedMechanism, ...]:
+    sites = plan.mechanism.get("sites")
+    described = dict(sites) if isinstance(sites, Mapping) else {"": plan.mechanism}
+    found = []
+    for budget, value in described.items():
+        facts = _mapping(value)
+        if not {"noiseMultiplier", "sampleRate", "steps"} <= set(facts):
+            continue
+        found.append(
+            PlannedMechanism(
+                budget=budget,
+                noise_multiplier=_number(facts, "noiseMultiplier"),
+                sample_rate=_number(facts, "sampleRate"),
+                steps=int(_number(facts, "steps")),
+                max_grad_norm=_clip(plan),
+            )
+        )
+    return tuple(found)
+
+
+def _clip(plan: Plan) -> float:
+    for source in (plan.mechanism, plan.parameters):
+        for name in ("maxGradNorm", "clip"):
+            if name in source:
+                return _number(source, name)
+    raise InvalidValue("plan.mechanism.maxGradNorm", "must state the clipping bound", "nothing")
+
+
+def _number(facts: Mapping[str, JSON], name: str) -> float:
+    return float(parse_decimal(f"plan.mechanism.{name}", str(facts[name])))
+
+
+def _mapping(value: JSON) -> Mapping[str, JSON]:
+    if not isinstance(value, Mapping):
+        raise InvalidValue("request", "must hold JSON objects", type(value).__name__)
+    return value

@@ -1,0 +1,1 @@
+"""Dataset drivers, and the loader that opens nothing without a data token."""

@@ -1,0 +1,139 @@
+"""The one door to private data inside a worker: no valid data token, no table.
+
+The token is verified before the file is even located. What comes out of here must stay in the
+worker's memory; it is never serialized, logged or returned.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from primum import signing
+from primum.domain.canonical import JSON
+from primum.domain.errors import InvalidValue, Refused, Tampered
+from primum.domain.quantities import PrivacyUnit
+from primum.domain.study.steps import WorkRequest
+from primum_pipelines.datasets.driver import driver_for
+
+if TYPE_CHECKING:
+    from primum_pipelines.datasets.table import UnitTable
+
+_TOKEN_LENGTH_MAX = 64 * 1024  # A token has about 1 kB; a hostile one must not fill memory.
+
+
+def open_private(request: WorkRequest, access: str) -> UnitTable:
+    """The table that a data token opens.
+
+    Guarantees:
+        Nothing is read unless the token carries the platform's signature, names this access and
+        this Study generation, covers the very dataset that the step was told of, and has not
+        expired.
+
+    Args:
+        request: The step's request with its tokens.
+        access: Name of the access, as declared in the plan.
+
+    Raises:
+        Refused: If the token is absent, invalid, of another scope, or expired.
+        NotFound: If the dataset's file is nowhere.
+        InvalidValue: If the dataset cannot be opened as declared.
+    """
+    claims = token_claims(request, access)
+    options = claims["options"]
+    return driver_for(str(claims["uri"])).load(
+        str(claims["uri"]),
+        PrivacyUnit(str(claims["unit"])),
+        options if isinstance(options, Mapping) else {},
+        request.data_dirs,
+    )
+
+
+def open_public(
+    uri: str,
+    *,
+    unit: PrivacyUnit,
+    options: Mapping[str, JSON],
+    data_dirs: Sequence[str],
+) -> UnitTable:
+    """A public or released synthetic dataset. Needs no token; must never be given a budget's URI.
+
+    Raises:
+        NotFound: If the file is nowhere.
+        InvalidValue: If it cannot be opened.
+    """
+    return driver_for(uri).load(uri, unit, options, data_dirs)
+
+
+def token_claims(request: WorkRequest, access: str) -> Mapping[str, JSON]:
+    """The verified content of the token for an access: what a receipt cites as its token id.
+
+    Raises:
+        Refused: If the token does not cover this access now.
+    """
+    text = request.tokens.get(access)
+    if not text:
+        raise Refused(f"access {access} must have a data token; found none.")
+    claims = _verified(text, request.public_key)
+    for name in ("id", "access", "budget", "uri", "unit", "studyUid", "generation", "expires"):
+        if name not in claims:
+            raise Refused(f"data token for {access} must state {name}; found none.")
+    study = _mapping(request.context["study"])
+    expected: dict[str, object] = {
+        "access": access,
+        "budget": _declared_budget(request, access),
+        "studyUid": study["uid"],
+        "generation": study["generation"],
+    }
+    dataset = _mapping(_mapping(request.context["datasets"])[str(expected["budget"])])
+    expected |= {"uri": dataset["uri"], "unit": dataset["unit"]}
+    for name, value in expected.items():
+        if str(claims[name]) != str(value):
+            raise Refused(f"data token's {name} must be {value}; found {claims[name]}.")
+    _require_unexpired(str(claims["expires"]), access)
+    return claims
+
+
+def _declared_budget(request: WorkRequest, access: str) -> str:
+    plan = _mapping(request.context["plan"])
+    accesses = plan["accesses"]
+    if isinstance(accesses, list | tuple):
+        for item in accesses:
+            if isinstance(item, Mapping) and item["name"] == access:
+                return str(item["budget"])
+    raise Refused(f"access {access} must be declared in the plan; found no such access.")
+
+
+def _verified(text: str, public_key: str) -> Mapping[str, JSON]:
+    if len(text) > _TOKEN_LENGTH_MAX:
+        raise Refused(f"data token must have at most {_TOKEN_LENGTH_MAX} characters; found more.")
+    try:
+        padded = text + "=" * (-len(text) % 4)
+        envelope = json.loads(base64.urlsafe_b64decode(padded.encode()))
+        payload = signing.verify(public_key, envelope, signing.DATA_TOKEN_TYPE)
+        claims = json.loads(payload)
+    except (Tampered, InvalidValue, binascii.Error, UnicodeError, ValueError, TypeError) as error:
+        kind = type(error).__name__
+        raise Refused(f"data token must be signed by the platform; found {kind}.") from None
+    if not isinstance(claims, dict):
+        raise Refused("data token must hold an object; found something else.")
+    return claims
+
+
+def _require_unexpired(expires: str, access: str) -> None:
+    try:
+        limit = datetime.fromisoformat(expires)
+    except ValueError:
+        raise Refused(f"data token for {access} must state its expiry as RFC 3339.") from None
+    if limit.tzinfo is None or datetime.now(UTC) >= limit:
+        raise Refused(f"data token for {access} must not have expired; found {expires}.")
+
+
+def _mapping(value: object) -> Mapping[str, JSON]:
+    if not isinstance(value, Mapping):
+        raise Refused("step context must be complete; found a part missing.")
+    return value

@@ -1,0 +1,157 @@
+"""What a dataset driver owes, and how one is found by the scheme of a URI.
+
+A driver knows one kind of place. Its public facts (classes, columns, bounds, split rule) come from
+published documentation or from declared options, never from looking at private values. This module
+imports nothing heavy; it must not open data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from primum import extensions
+from primum.domain.canonical import JSON
+from primum.domain.errors import InvalidValue, NotFound
+from primum.domain.quantities import PrivacyUnit
+
+if TYPE_CHECKING:
+    from primum_pipelines.datasets.table import UnitTable
+
+GROUP = "primum.datasets"
+TRAIN_SHARE = 0.8  # Of tables without a published split; decided by a hash of the unit.
+_HASH_BITS = 64
+
+
+class DatasetDriver(Protocol):
+    """One kind of place where datasets lie."""
+
+    scheme: str
+
+    def describe(self, uri: str, options: Mapping[str, JSON]) -> Mapping[str, JSON]:
+        """Public facts: ``classes``, ``positive``, ``inputShape``, ``featureNames``, ``split``.
+
+        Raises:
+            InvalidValue: If the URI or an option breaks a rule.
+        """
+
+    def locate(self, uri: str, data_dirs: Sequence[str]) -> str:
+        """Where the file lies, or an empty string for data that ships with a library.
+
+        Raises:
+            NotFound: If it is nowhere; says where it was looked for and how to get it.
+        """
+
+    def load(
+        self, uri: str, unit: PrivacyUnit, options: Mapping[str, JSON], data_dirs: Sequence[str]
+    ) -> UnitTable:
+        """Open the dataset. Call it through ``access.open_private`` or ``access.open_public``.
+
+        Raises:
+            NotFound: If the file is nowhere.
+            InvalidValue: If it cannot be read, lacks a column, or cannot state the privacy unit.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Uri:
+    """A dataset URI in its two parts."""
+
+    scheme: str
+    rest: str
+
+
+def parse_uri(uri: str) -> Uri:
+    """The parts of ``scheme://rest``.
+
+    Raises:
+        InvalidValue: If it has another form.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator or not scheme or not rest.strip("/"):
+        raise InvalidValue(
+            "dataset.uri", "must have the form scheme://name", uri, "For example sklearn://digits."
+        )
+    return Uri(scheme=scheme, rest=rest)
+
+
+def driver_for(uri: str) -> DatasetDriver:
+    """The registered driver of a URI's scheme.
+
+    Raises:
+        InvalidValue: If the URI has no scheme or no driver knows it.
+    """
+    scheme = parse_uri(uri).scheme
+    known = extensions.names(GROUP)
+    if scheme not in known:
+        raise InvalidValue("dataset.uri", f"must start with one of {', '.join(known)}", uri)
+    driver: DatasetDriver = extensions.load(GROUP, scheme)()
+    return driver
+
+
+def describe(uri: str, options: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    """Public facts of a dataset, without opening it. See ``DatasetDriver.describe``."""
+    return driver_for(uri).describe(uri, options)
+
+
+def in_train_split(unit: str) -> bool:
+    """Whether a unit belongs to the training side of a hash split.
+
+    Guarantees:
+        The answer depends on this unit's name alone, so adding or removing another unit moves
+        nobody: the split costs no epsilon.
+
+    Args:
+        unit: The unit's name within its dataset.
+    """
+    digest = hashlib.sha256(b"primum-split-v1\x1f" + unit.encode()).digest()
+    share = int.from_bytes(digest[: _HASH_BITS // 8], "big") / float(2**_HASH_BITS)
+    return share < TRAIN_SHARE
+
+
+def find_file(names: Sequence[str], data_dirs: Sequence[str], *, remedy: str) -> Path:
+    """The first file of these names under the data folders, or one folder below.
+
+    Args:
+        names: Relative file names or patterns, best first.
+        data_dirs: Folders to look in.
+        remedy: How to get the file, for the message.
+
+    Raises:
+        NotFound: If there is none; lists the names and the folders.
+    """
+    for name in names:
+        for folder in data_dirs:
+            root = Path(folder).expanduser()
+            if root.is_dir():
+                matches = sorted(path for path in root.glob(name) if path.is_file())
+                if matches:
+                    return matches[0]
+    places = ", ".join(str(folder) for folder in data_dirs) or "no data folder is set"
+    raise NotFound(f"dataset file {' or '.join(names)} must exist; looked in {places}. {remedy}")
+
+
+def known_options(options: Mapping[str, JSON], allowed: Sequence[str]) -> None:
+    """Refuse options that a driver does not know: a misspelled one must not pass in silence.
+
+    Raises:
+        InvalidValue: If there is one; names it.
+    """
+    for name in options:
+        if name not in allowed:
+            listed = ", ".join(allowed) if allowed else "absent"
+            raise InvalidValue(f"dataset.options.{name}", f"must be one of {listed}", name)
+
+
+def require_unit(unit: PrivacyUnit, allowed: Sequence[PrivacyUnit], *, why: str) -> None:
+    """Refuse a privacy unit that the data cannot tell apart.
+
+    Raises:
+        InvalidValue: If it is not among those allowed.
+    """
+    if unit not in allowed:
+        names = " or ".join(item.value for item in allowed)
+        raise InvalidValue("dataset.unit", f"must be {names}", unit.value, why)

@@ -1,0 +1,1 @@
+"""The job kind Federate: trains one model over several sites' datasets, each under its own budget."""

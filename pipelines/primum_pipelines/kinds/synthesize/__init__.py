@@ -1,0 +1,1 @@
+"""The job kind Synthesize: releases a synthetic dataset."""

@@ -1,0 +1,1 @@
+"""Train: central training under differential privacy, on one budget."""

@@ -1,0 +1,334 @@
+"""Train, heavy half: opens the data by its token, trains, stores, and says what really ran.
+
+Everything that shapes the mechanism was decided by the plan. Nothing measured here leaves but the
+noisy
+weights: loss, share of clipped gradients and canary scores are Restricted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from primum import extensions
+from primum.domain.accounting.events import Composed, Event, Repeated, SubsampledGaussian
+from primum.domain.canonical import JSON, decimal_text
+from primum.domain.governance.evidence import Evidence, EvidenceKind
+from primum.domain.study.plan import Access, Treatment
+from primum.domain.study.steps import ArtifactRef, Receipt, WorkRequest, WorkResult
+from primum_pipelines import artifacts
+from primum_pipelines.datasets.access import open_private, token_claims
+from primum_pipelines.datasets.checks import require_sound
+from primum_pipelines.models import artifact as model_file
+from primum_pipelines.models.artifact import ModelSpec, scale
+from primum_pipelines.models.registry import build
+from primum_pipelines.optimization import canaries
+from primum_pipelines.optimization.algorithm import (
+    MechanismParameters,
+    TrainingAlgorithm,
+    TrainingReport,
+    TrainingTask,
+)
+from primum_pipelines.progress import Progress
+from primum_pipelines.steps import records
+from primum_pipelines.synthesis import archive
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from primum_pipelines.datasets.table import UnitTable
+
+_INITIAL_SEED = 0  # Of the initial weights, which are public; sampling and noise never use it.
+_PRE_LEARNING_RATE = 0.005
+_PRE_BATCH_ROWS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """A training's report, and the sealed coins of its canaries if it had any."""
+
+    report: TrainingReport
+    sealed: canaries.SealedCoins | None
+
+
+def train(request: WorkRequest) -> WorkResult:
+    """Train the planned model under the planned mechanism.
+
+    Args:
+        request: The step's request; its data token opens the one private dataset.
+
+    Returns:
+        Model and canaries as artifacts, a receipt of the executed events, and Training evidence.
+
+    Raises:
+        Refused: If the data token does not cover the access.
+        InvalidValue: If the data is unsound or the model cannot take it.
+    """
+    seconds = records.stopwatch()
+    plan = records.plan_of(request)
+    released = _released_tables(request)
+    charged = [a for a in plan.accesses if a.step == "job" and a.treatment is Treatment.CHARGED]
+    if not charged:
+        return _train_released(request, plan.parameters, released, seconds())
+    access = charged[0]
+    table = open_private(request, access.name)
+    require_sound(table)
+    spec = _spec(request, plan.parameters, table)
+    module = _fresh(spec)
+    for other in released:
+        _fit_ordinary(module, other, spec, epochs=_whole(plan.parameters, "epochs"))
+    trained = _fit_privately(request, plan.parameters, module, table, spec)
+    stored = [
+        artifacts.store(
+            request.artifacts_uri,
+            model_file.FILE_NAME,
+            model_file.to_bytes(module, spec),
+            kind="Model",
+        )
+    ]
+    stored += _store_canaries(request, trained)
+    evidence = _evidence(
+        request, trained, stored[0].digest, loss=_mean_loss(module, table, spec), access=access
+    )
+    steps = sum(count for _, _, count in trained.report.executed)
+    return records.report(
+        message=f"trained {steps} of {plan.mechanism['steps']} steps",
+        seconds=seconds(),
+        evidence=[evidence],
+        receipts=[_receipt(request, access, trained.report)],
+        artifacts=stored,
+    )
+
+
+def _train_released(
+    request: WorkRequest,
+    parameters: Mapping[str, JSON],
+    tables: Sequence[UnitTable],
+    before_seconds: float,
+) -> WorkResult:
+    """Ordinary training on released synthetic data: post-processing, so no token and no receipt."""
+    seconds = records.stopwatch()
+    spec = _spec(request, parameters, tables[0])
+    module = _fresh(spec)
+    epochs = _whole(parameters, "epochs")
+    for table in tables:
+        _fit_ordinary(module, table, spec, epochs=epochs)
+    data = model_file.to_bytes(module, spec)
+    stored = artifacts.store(request.artifacts_uri, model_file.FILE_NAME, data, kind="Model")
+    evidence = records.record(
+        request,
+        EvidenceKind.TRAINING,
+        name="PostProcessing",
+        subject=stored.digest,
+        verdict=None,
+        public={"model": spec.model, "epochs": epochs, "mechanism": "none: no private data"},
+        restricted={},
+    )
+    return records.report(
+        message=f"trained {epochs} epochs on released synthetic data",
+        seconds=before_seconds + seconds(),
+        evidence=[evidence],
+        artifacts=[stored],
+    )
+
+
+def _released_tables(request: WorkRequest) -> list[UnitTable]:
+    """Synthetic inputs, each checked against the digest that its Release recorded."""
+    synthetic = records.mapping(request.context["synthetic"])
+    found = []
+    for name in sorted(synthetic):
+        reference = records.mapping(synthetic[name])
+        data = artifacts.fetch(str(reference["uri"]), digest=str(reference["digest"]))
+        found.append(archive.from_bytes(data))
+    return found
+
+
+def _spec(request: WorkRequest, parameters: Mapping[str, JSON], table: UnitTable) -> ModelSpec:
+    def bounds(values: np.ndarray | None) -> tuple[str, ...]:
+        return () if values is None else tuple(decimal_text(float(value)) for value in values)
+
+    return ModelSpec(
+        model=str(parameters["model"]),
+        parameters=records.mapping(parameters["modelParameters"]),
+        input_shape=tuple(table.features.shape[1:]),
+        classes=table.classes,
+        positive=str(parameters.get("positive", table.classes[-1])),
+        feature_names=table.feature_names,
+        feature_low=bounds(table.feature_low),
+        feature_high=bounds(table.feature_high),
+        study=records.study_name(request),
+    )
+
+
+def _fresh(spec: ModelSpec) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_INITIAL_SEED)
+        return build(
+            spec.model, spec.parameters, input_shape=spec.input_shape, classes=len(spec.classes)
+        )
+
+
+def _tensors(table: UnitTable, spec: ModelSpec) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training split, scaled by public bounds."""
+    features = torch.from_numpy(scale(table.features[table.train], spec))
+    return features, torch.from_numpy(table.labels[table.train])
+
+
+def _fit_ordinary(module: nn.Module, table: UnitTable, spec: ModelSpec, *, epochs: int) -> None:
+    """Plain Adam on released data; what it costs was paid by the Release."""
+    features, labels = _tensors(table, spec)
+    optimizer = torch.optim.Adam(module.parameters(), lr=_PRE_LEARNING_RATE)
+    generator = torch.Generator().manual_seed(_INITIAL_SEED)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(labels), generator=generator).split(_PRE_BATCH_ROWS):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(module(features[rows]), labels[rows])
+            loss.backward()
+            optimizer.step()
+
+
+def _fit_privately(
+    request: WorkRequest,
+    parameters: Mapping[str, JSON],
+    module: nn.Module,
+    table: UnitTable,
+    spec: ModelSpec,
+) -> _Trained:
+    features, labels = _tensors(table, spec)
+    count = _whole(parameters, "canaries")
+    sealed = canaries.seal(count) if count else None
+    trained: nn.Module = canaries.WithCanaries(module, count=count) if count else module
+    inputs = (
+        canaries.add_rows(features, labels, sealed) if sealed is not None else (features, labels)
+    )
+    progress = Progress(request)
+    task = TrainingTask(
+        module=trained,
+        inputs=inputs,
+        loss=canaries.loss_with_canaries if sealed is not None else _loss,
+        expected_units=_whole(parameters, "trainUnits"),
+        mechanism=MechanismParameters(
+            noise_multiplier=_number(parameters, "noiseMultiplier"),
+            sample_rate=_number(parameters, "sampleRate"),
+            steps=_whole(parameters, "steps"),
+            max_grad_norm=_number(parameters, "maxGradNorm"),
+        ),
+        learning_rate=_number(parameters, "learningRate"),
+        optimizer=str(parameters["optimizer"]),
+        momentum=_number(parameters, "momentum"),
+        on_step=lambda done, total: progress.update(done, total, "training steps"),
+    )
+    algorithm: TrainingAlgorithm = extensions.load(
+        "primum.training_algorithms", str(parameters["algorithm"])
+    )()
+    return _Trained(report=algorithm.fit(task), sealed=sealed)
+
+
+def _loss(module: nn.Module, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(module(features), labels, reduction="none")
+
+
+def _mean_loss(module: nn.Module, table: UnitTable, spec: ModelSpec) -> float:
+    features, labels = _tensors(table, spec)
+    with torch.inference_mode():
+        return float(nn.functional.cross_entropy(module(features), labels))
+
+
+def executed_event(report: TrainingReport, parameters: Mapping[str, JSON]) -> Event:
+    """The events that an algorithm says it ran.
+
+    Guarantees:
+        A figure equal to the planned one is stated as planned; any other is stated exactly as
+        executed, digit by digit.
+
+    Args:
+        report: The algorithm's report.
+        parameters: The plan's parameters.
+    """
+    events = []
+    for noise, rate, count in report.executed:
+        step = SubsampledGaussian(
+            _exact(noise, planned=str(parameters["noiseMultiplier"])),
+            _exact(rate, planned=str(parameters["sampleRate"])),
+        )
+        events.append(Repeated(step, count))
+    return events[0] if len(events) == 1 else Composed(tuple(events))
+
+
+def _exact(value: float, *, planned: str) -> Decimal:
+    return Decimal(planned) if value == float(planned) else Decimal(repr(float(value)))
+
+
+def _receipt(request: WorkRequest, access: Access, report: TrainingReport) -> Receipt:
+    parameters = records.plan_of(request).parameters
+    claims = token_claims(request, access.name)
+    return Receipt(
+        access=access.name,
+        budget=access.budget,
+        event=executed_event(report, parameters),
+        facts={
+            "noiseMultiplier": ", ".join(_plain(noise) for noise, _, _ in report.executed),
+            "sampleRate": ", ".join(_plain(rate) for _, rate, _ in report.executed),
+            "steps": sum(count for _, _, count in report.executed),
+            "maxGradNorm": _plain(report.max_grad_norm),
+            "sampling": report.sampling,
+            "generator": report.generator,
+        },
+        token_id=str(claims["id"]),
+    )
+
+
+def _plain(value: float) -> str:
+    return decimal_text(Decimal(repr(float(value))))
+
+
+def _store_canaries(request: WorkRequest, trained: _Trained) -> list[ArtifactRef]:
+    if trained.sealed is None:
+        return []
+    found = canaries.scores(trained.report.update_sums, max_grad_norm=trained.report.max_grad_norm)
+    data = canaries.to_bytes(trained.sealed, found)
+    kind = canaries.ARTIFACT_KIND
+    return [artifacts.store(request.artifacts_uri, canaries.FILE_NAME, data, kind=kind)]
+
+
+def _evidence(
+    request: WorkRequest, trained: _Trained, subject: str, *, loss: float, access: Access
+) -> Evidence:
+    plan, report = records.plan_of(request), trained.report
+    public: dict[str, JSON] = {
+        "algorithm": plan.mechanism["algorithm"],
+        "reviewed": plan.mechanism["reviewed"],
+        "planned": access.event.to_json(),
+        "executed": executed_event(report, plan.parameters).to_json(),
+        "maxGradNorm": _plain(report.max_grad_norm),
+        "sampling": report.sampling,
+        "generator": report.generator,
+        "canaries": plan.mechanism["canaries"],
+    }
+    if trained.sealed is not None:
+        public["canaryCommitment"] = trained.sealed.commitment
+    return records.record(
+        request,
+        EvidenceKind.TRAINING,
+        name=str(plan.mechanism["algorithm"]),
+        subject=subject,
+        verdict=None,
+        public=public,
+        restricted={
+            "trainLoss": decimal_text(loss),
+            **{name: str(value) for name, value in report.diagnostics.items()},
+        },
+    )
+
+
+def _whole(parameters: Mapping[str, JSON], name: str) -> int:
+    return int(str(parameters[name]))
+
+
+def _number(parameters: Mapping[str, JSON], name: str) -> float:
+    return float(str(parameters[name]))

@@ -1,0 +1,133 @@
+"""Which models there are, what parameters they take, and how one is built. Light until ``build``.
+
+A model must treat every row by itself: no batch statistics, or clipping per unit means nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from primum import extensions
+from primum.domain.canonical import JSON
+from primum.domain.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from torch import nn
+
+GROUP = "primum.models"
+_CLASSES_MAX = 1000
+_DIGITS_MAX = 12  # No parameter here has more; a hostile one must not become a huge number.
+_PARAMETERS_FIELD = "spec.job.modelParameters"
+
+
+class Model(Protocol):
+    """One architecture, registered under ``primum.models``. Its module must not import torch."""
+
+    name: str
+
+    def check(self, parameters: Mapping[str, JSON]) -> Mapping[str, JSON]:
+        """The parameters with defaults filled in.
+
+        Raises:
+            InvalidValue: If one is unknown or out of range.
+        """
+
+    def build(
+        self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int], classes: int
+    ) -> nn.Module:
+        """A fresh module that maps ``(n, *input_shape)`` to logits ``(n, classes)``.
+
+        Raises:
+            InvalidValue: If the architecture cannot take this input shape.
+        """
+
+
+def model_named(name: str) -> Model:
+    """The registered architecture of a name.
+
+    Raises:
+        InvalidValue: If there is none; lists what there is.
+    """
+    known = extensions.names(GROUP)
+    if name not in known:
+        raise InvalidValue("spec.job.model", f"must be one of {', '.join(known)}", name)
+    model: Model = extensions.load(GROUP, name)()
+    return model
+
+
+def build(
+    name: str, parameters: Mapping[str, JSON], *, input_shape: Sequence[int], classes: int
+) -> nn.Module:
+    """A fresh module.
+
+    Args:
+        name: Registered name.
+        parameters: The architecture's own parameters.
+        input_shape: Shape of one row.
+        classes: Number of classes, at least 2.
+
+    Returns:
+        A module without batch statistics, with torch's default initialization.
+
+    Raises:
+        InvalidValue: If name, parameters, shape or classes break a rule.
+    """
+    if not 2 <= classes <= _CLASSES_MAX:  # noqa: PLR2004 - one class is no task
+        raise InvalidValue("classes", f"must be from 2 to {_CLASSES_MAX}", classes)
+    model = model_named(name)
+    module = model.build(model.check(parameters), input_shape=tuple(input_shape), classes=classes)
+    refuse_batch_statistics(module)
+    return module
+
+
+def refuse_batch_statistics(module: nn.Module) -> None:
+    """Refuse layers whose output for a row depends on the other rows of the batch.
+
+    Raises:
+        InvalidValue: If there is one; names it.
+    """
+    from torch import nn
+
+    mixing = (
+        nn.modules.batchnorm._BatchNorm,  # the common base has no public name
+        nn.modules.instancenorm._InstanceNorm,
+    )
+    for path, layer in module.named_modules():
+        tracks = bool(getattr(layer, "track_running_stats", False))
+        if isinstance(layer, mixing[0]) or (isinstance(layer, mixing[1]) and tracks):
+            raise InvalidValue(
+                f"model layer {path or type(layer).__name__}",
+                "must not compute statistics over the batch",
+                type(layer).__name__,
+                "Use GroupNorm or LayerNorm.",
+            )
+
+
+def whole_parameter(
+    parameters: Mapping[str, JSON], name: str, *, default: int, low: int, high: int
+) -> int:
+    """A whole-number parameter of an architecture, as a number or as quoted digits.
+
+    Raises:
+        InvalidValue: If it is not a whole number in range.
+    """
+    value = parameters.get(name, default)
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value[:_DIGITS_MAX])
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        field = f"{_PARAMETERS_FIELD}.{name}"
+        raise InvalidValue(field, f"must be a whole number from {low} to {high}", value)
+    return value
+
+
+def require_parameters(parameters: Mapping[str, JSON], allowed: Sequence[str]) -> None:
+    """Refuse parameters that an architecture does not have.
+
+    Raises:
+        InvalidValue: If there is one; names it.
+    """
+    for name in parameters:
+        if name not in allowed:
+            rule = f"must be one of {', '.join(allowed)}" if allowed else "must not be present"
+            raise InvalidValue(f"{_PARAMETERS_FIELD}.{name}", rule, name)

@@ -1,0 +1,102 @@
+"""The TrainingAlgorithm protocol: what a training plug-in is given and what it owes.
+
+Registered under the entry-point group ``primum.training_algorithms``. The mechanism self-test runs
+the very same ``fit`` on toy tasks whose answer is known, so an algorithm that reports one mechanism
+and runs another is caught. Must not import torch at module level: the planner reads ``name`` and
+``reviewed`` without paying for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class MechanismParameters:
+    """The planned mechanism: subsampled Gaussian with Poisson sampling over units.
+
+    Args:
+        noise_multiplier: Noise standard deviation on the sum of clipped unit gradients, over
+            ``max_grad_norm``.
+        sample_rate: Probability that a unit takes part in a step.
+        steps: Number of steps.
+        max_grad_norm: Clipping bound C in L2.
+    """
+
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+    max_grad_norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingTask:
+    """What is trained on what. One row is one privacy unit.
+
+    Args:
+        module: The model to train in place; maps a batch ``(B, ...)`` to per-row losses through
+            ``loss``.
+        inputs: Tensors with one row per unit, e.g. ``(features, labels, canary_ids)``.
+        loss: ``loss(module, *batch_rows) -> (B,)`` tensor of per-unit losses; never mixes rows.
+        expected_units: Public number of units that the divisor uses (expected batch size = rate x
+            this).
+        mechanism: The planned mechanism.
+        learning_rate: Step size.
+        optimizer: ``SGD`` or ``Adam``.
+        momentum: For SGD.
+        seed: Entropy for sampling and noise; ``None`` draws from the operating system.
+        on_step: Called after each step with (steps done, steps planned).
+    """
+
+    module: torch.nn.Module
+    inputs: tuple[torch.Tensor, ...]
+    loss: Callable[..., torch.Tensor]
+    expected_units: int
+    mechanism: MechanismParameters
+    learning_rate: float
+    optimizer: str = "SGD"
+    momentum: float = 0.0
+    seed: int | None = None
+    on_step: Callable[[int, int], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingReport:
+    """What an algorithm says it did: the receipt is written from this.
+
+    Args:
+        executed: ``(noise_multiplier, sample_rate, steps)`` runs in order, as executed.
+        max_grad_norm: The clipping bound used.
+        sampling: ``Poisson``, or whatever it really was.
+        generator: What drew the noise, e.g. ``torch default generator seeded by the operating
+            system``.
+        update_sums: For each named parameter the sum over steps of the noisy summed gradients, for
+            white-box audits.
+        diagnostics: Restricted figures such as the share of clipped units; decimal strings.
+    """
+
+    executed: tuple[tuple[float, float, int], ...]
+    max_grad_norm: float
+    sampling: str
+    generator: str
+    update_sums: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+
+
+class TrainingAlgorithm(Protocol):
+    """One way of training privately."""
+
+    name: str
+    reviewed: bool  # Unreviewed algorithms run only where the policy allows them by name.
+
+    def fit(self, task: TrainingTask) -> TrainingReport:
+        """Train ``task.module`` in place under the planned mechanism.
+
+        Returns:
+            What was really done.
+        """

@@ -1,0 +1,62 @@
+"""Opacus' DPOptimizer with our source of randomness. Heavy; imported only when training starts.
+
+Clipping and summing are Opacus'. Replaced is where the noise comes from, and added is that a row
+whose gradient is not finite contributes nothing: one NaN would otherwise pass the clipping and void
+the bound.
+"""
+
+from __future__ import annotations
+
+import torch
+from opacus.optimizers.optimizer import DPOptimizer, _check_processed_flag, _mark_as_processed
+
+from primum_pipelines.optimization.randomness import RandomSource, normal_like
+
+
+class NoisyOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus has no types
+    """Sums clipped gradients of virtual batches and adds noise once per logical batch.
+
+    ``p.grad`` holds the noisy *sum* after ``pre_step``; dividing by the public expected batch size
+    is the caller's, so that no realized batch size can slip in.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        noise_multiplier: float,
+        max_grad_norm: float,
+        source: RandomSource,
+    ) -> None:
+        super().__init__(
+            optimizer,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=max_grad_norm,
+            expected_batch_size=None,
+            loss_reduction="sum",
+        )
+        self._source = source
+        self.rows_seen = 0
+        self.rows_clipped = 0
+
+    def clip_and_accumulate(self) -> None:
+        """Drop rows without a finite gradient, count clipped ones, clip and sum as Opacus does."""
+        samples = self.grad_samples
+        norms = torch.stack([s.reshape(len(s), -1).square().sum(dim=1) for s in samples], dim=1)
+        total = norms.sum(dim=1).sqrt()
+        finite = torch.isfinite(total)
+        if not bool(finite.all()):
+            for sample in samples:
+                sample[~finite] = 0.0
+        self.rows_seen += len(total)
+        self.rows_clipped += int((total > self.max_grad_norm).sum())
+        super().clip_and_accumulate()
+
+    def add_noise(self) -> None:
+        """Noise of standard deviation noise multiplier x C on each coordinate of the sum."""
+        for parameter in self.params:
+            _check_processed_flag(parameter.summed_grad)
+            std = self.noise_multiplier * self.max_grad_norm
+            noise = normal_like(self._source, parameter.summed_grad, std=std)
+            parameter.grad = (parameter.summed_grad + noise).view_as(parameter)
+            _mark_as_processed(parameter.summed_grad)

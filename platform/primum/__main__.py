@@ -1,0 +1,5 @@
+"""``python -m primum`` is the ``primum`` command."""
+
+from primum.entrypoints.cli import main
+
+main()

@@ -1,0 +1,4 @@
+"""Doors to outside systems, one module per library, each behind a port.
+
+Adapters do not know each other.
+"""

@@ -1,0 +1,27 @@
+"""Signed documents in a folder, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class FolderArchive:
+    """Archive port over a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, name: str, content: bytes) -> str:
+        """See the port."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / name
+        if path.exists() and path.read_bytes() == content:
+            return str(path)
+        temporary = path.with_name(f".{name}.{os.getpid()}")
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        return str(path)

@@ -1,0 +1,109 @@
+"""Local identity: a token file with roles, for one machine.
+
+In a cluster the API server answers this question.
+
+Only digests of tokens are stored. The one readable token belongs to whoever owns the home folder,
+which is the steward's zone on one machine.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+TOKENS = "tokens.json"
+TOKEN = "token"  # noqa: S105 - a file name
+
+
+class Role(enum.StrEnum):
+    """What somebody may do."""
+
+    ENGINEER = "engineer"
+    STEWARD = "steward"
+    SCIENTIST = "scientist"
+    COMPLIANCE = "compliance"
+    AUDITOR = "auditor"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who asks, and the roles they hold."""
+
+    name: str
+    roles: frozenset[Role]
+
+    def holds(self, *roles: Role) -> bool:
+        """Whether any of the roles is held."""
+        return bool(self.roles.intersection(roles))
+
+
+NOBODY = Identity("nobody", frozenset())
+
+
+def ensure_owner(home: Path) -> None:
+    """Create the owner's token with every role, once."""
+    if (home / TOKENS).exists():
+        return
+    token = issue(home, name="owner", roles=tuple(Role))
+    _write_private(home / TOKEN, token)
+
+
+def issue(home: Path, *, name: str, roles: tuple[Role, ...]) -> str:
+    """Add an identity and return its token, which is shown once and never stored.
+
+    Args:
+        home: The home folder.
+        name: Who; a person or a service, never a patient.
+        roles: The roles granted.
+    """
+    token = "primum_" + secrets.token_urlsafe(32)
+    known = _known(home)
+    known.append(
+        {"name": name, "roles": sorted(role.value for role in roles), "sha256": _digest(token)}
+    )
+    _write_private(home / TOKENS, json.dumps(known, indent=1))
+    return token
+
+
+def identify(home: Path, token: str) -> Identity:
+    """Whose token it is; ``NOBODY`` where it is nobody's."""
+    given = _digest(token)
+    for item in _known(home):
+        if hmac.compare_digest(str(item["sha256"]), given):
+            # type: ignore[attr-defined]
+            roles = frozenset(Role(str(role)) for role in item["roles"])
+            return Identity(str(item["name"]), roles)
+    return NOBODY
+
+
+def caller(home: Path, token: str) -> Identity:
+    """The identity of a local command: its own token, else the readable one in the home folder."""
+    if not token and os.access(home / TOKEN, os.R_OK):
+        token = (home / TOKEN).read_text().strip()
+    return identify(home, token) if token else NOBODY
+
+
+def _known(home: Path) -> list[dict[str, object]]:
+    path = home / TOKENS
+    return list(json.loads(path.read_text())) if path.exists() else []
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_suffix(".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

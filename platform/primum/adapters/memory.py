@@ -1,0 +1,486 @@
+"""Reference implementations of the ports, in memory: what the tests and the simulation run on.
+
+Held by the contract suites to the same words as the real ones. Nothing here is durable, and nothing
+here may be lenient where a real adapter is strict.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from primum.application.bookkeeping import Bookkeeping, Pages, Pen
+from primum.application.ports import (
+    ApplyChange,
+    Clock,
+    LedgerAnchor,
+    Registration,
+    RunStatus,
+)
+from primum.domain.budget import verification
+from primum.domain.budget.book import OPEN_STATES, Account, Head
+from primum.domain.budget.decisions import later
+from primum.domain.budget.entries import Entry, ReservationView
+from primum.domain.canonical import JSON, canonical_json
+from primum.domain.errors import Conflict, InvalidValue, NotFound, Unavailable
+from primum.domain.governance.evidence import Evidence, evidence_from_json
+from primum.domain.names import ResourceKey, derived_uuid
+from primum.domain.study.plan import Plan, plan_from_json
+from primum.domain.study.spec import DatasetSpec
+from primum.domain.study.steps import StepContext, StepOutcome, outcome_from_json
+from primum.resources.stored import StoredResource
+
+Answer = TypeVar("Answer")
+
+
+class ManualClock:
+    """``Clock`` that moves only when told.
+
+    Args:
+        start: Where it stands, RFC 3339 in UTC with microseconds.
+    """
+
+    def __init__(self, start: str = "2026-01-01T00:00:00.000000Z") -> None:
+        self._now = start
+
+    def now(self) -> str:
+        """Where it stands."""
+        return self._now
+
+    def after(self, seconds: float) -> str:
+        """The time that many seconds later."""
+        return later(self._now, seconds)
+
+    def advance(self, seconds: float) -> None:
+        """Move it; a negative number moves it back, as real clocks sometimes do."""
+        self._now = later(self._now, seconds)
+
+
+class MemoryAnchor:
+    """``LedgerAnchor`` in memory."""
+
+    def __init__(self) -> None:
+        self._held: tuple[int, str] | None = None
+
+    def read(self) -> tuple[int, str] | None:
+        """What was anchored last."""
+        return self._held
+
+    def write(self, seq: int, digest: str) -> None:
+        """Move it forward."""
+        if self._held is None or self._held[0] < seq:
+            self._held = (seq, digest)
+
+
+@dataclass(slots=True)
+class LedgerRows:
+    """The rows of a ledger in memory; entries are kept as stored text, as a database keeps them."""
+
+    head: Head = field(default_factory=Head)
+    lines: list[verification.Line] = field(default_factory=list)
+    accounts: dict[str, Account] = field(default_factory=dict)
+    reservations: dict[str, ReservationView] = field(default_factory=dict)
+    keys: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def copied(self) -> LedgerRows:
+        """A copy that can be changed without changing this one."""
+        return LedgerRows(
+            self.head,
+            list(self.lines),
+            dict(self.accounts),
+            dict(self.reservations),
+            dict(self.keys),
+        )
+
+
+class _MemoryBook:
+    """``Pen`` over rows in memory."""
+
+    def __init__(self, rows: LedgerRows) -> None:
+        self._rows = rows
+
+    def head(self) -> Head:
+        return self._rows.head
+
+    def account(self, account_id: str) -> Account | None:
+        return self._rows.accounts.get(account_id)
+
+    def accounts(self) -> Sequence[Account]:
+        return sorted(self._rows.accounts.values(), key=lambda account: account.opened)
+
+    def accounts_of(self, identity: str) -> Sequence[Account]:
+        return [account for account in self.accounts() if identity in account.identities]
+
+    def reservation(self, reservation_id: str) -> ReservationView | None:
+        return self._rows.reservations.get(reservation_id)
+
+    def reservations(self, *, account_id: str, study_uid: str) -> Sequence[ReservationView]:
+        return tuple(
+            item
+            for item in sorted(self._rows.reservations.values(), key=lambda item: item.fence)
+            if account_id in ("", item.account_id) and study_uid in ("", item.study_uid)
+        )
+
+    def earlier(self, account_id: str, key: str) -> Entry | None:
+        seq = self._rows.keys.get((account_id, key))
+        return None if seq is None else verification.entry_of(self._rows.lines[seq - 1])
+
+    def lapsed(self, now: str) -> Sequence[ReservationView]:
+        everything = self.reservations(account_id="", study_uid="")
+        return [i for i in everything if i.state in OPEN_STATES and i.lease_until <= now]
+
+    def entries(self, *, account_id: str, after: int, limit: int) -> Sequence[Entry]:
+        found = [
+            line
+            for line in self._rows.lines
+            if line.seq > after and account_id in ("", line.account_id)
+        ]
+        return tuple(verification.entry_of(line) for line in found[:limit])
+
+    def hash_at(self, seq: int) -> str:
+        return next((line.hash for line in self._rows.lines if line.seq == seq), "")
+
+    def contradictions(self) -> Sequence[str]:
+        rows = self._rows
+        identities = [(i, a.account_id) for a in rows.accounts.values() for i in a.identities]
+        cached = verification.Cached(
+            rows.head, list(rows.accounts.values()), list(rows.reservations.values()), identities
+        )
+        return verification.contradictions(rows.lines, cached)
+
+    def append(self, entry: Entry) -> None:
+        key = (entry.account_id, entry.idempotency_key)
+        if key in self._rows.keys:
+            raise Conflict(f"idempotency key must be new; found {entry.idempotency_key!r}.")
+        self._rows.keys[key] = entry.seq
+        self._rows.lines.append(verification.line_of(entry))
+
+    def put_account(self, account: Account) -> None:
+        self._rows.accounts[account.account_id] = account
+
+    def put_reservation(self, reservation: ReservationView) -> None:
+        self._rows.reservations[reservation.reservation_id] = reservation
+
+    def put_head(self, head: Head) -> None:
+        self._rows.head = head
+
+
+class MemoryRowStore:
+    """``RowStore`` in memory: one writer at a time, and a transaction that fails leaves nothing.
+
+    Args:
+        rows: The rows; may be swapped for older ones, which is what a restored backup does.
+    """
+
+    def __init__(self, rows: LedgerRows | None = None) -> None:
+        self.rows = rows or LedgerRows()
+        self._lock = threading.RLock()
+
+    def read(self, work: Callable[[Pages], Answer]) -> Answer:
+        """Run read-only work."""
+        with self._lock:
+            return work(_MemoryBook(self.rows))
+
+    def write(self, work: Callable[[Pen], Answer]) -> Answer:
+        """Run work on a copy that replaces the rows if it ends well."""
+        with self._lock:
+            fresh = self.rows.copied()
+            answer = work(_MemoryBook(fresh))
+            self.rows = fresh
+            return answer
+
+
+class MemoryLedgerStore(Bookkeeping):
+    """``LedgerStore`` in memory."""
+
+    def __init__(self, *, clock: Clock, anchor: LedgerAnchor | None = None) -> None:
+        self.store = MemoryRowStore()
+        super().__init__(self.store, clock=clock, anchor=anchor)
+
+
+class MemoryEvidenceStore:
+    """``EvidenceStore`` in memory; kept as canonical text, so that nothing stored can change."""
+
+    def __init__(self) -> None:
+        self._plans: dict[tuple[str, int], bytes] = {}
+        self._begun: dict[str, tuple[str, int, str]] = {}
+        self._outcomes: dict[str, bytes] = {}
+        self._evidence: dict[tuple[str, int], dict[str, bytes]] = {}
+        self._facts: dict[tuple[str, str], bytes] = {}
+        self._lock = threading.RLock()
+
+    def put_plan(self, plan: Plan) -> None:
+        """Store a plan once per Study generation."""
+        with self._lock:
+            key = (plan.study_uid, plan.generation)
+            _put_once(self._plans, key, plan.to_json(), f"plan of generation {plan.generation}")
+
+    def plan(self, study_uid: str, generation: int) -> Plan | None:
+        """The plan of a Study generation."""
+        body = self._plans.get((study_uid, generation))
+        return None if body is None else plan_from_json(json.loads(body))
+
+    def begin(self, outcome_id: str, *, study_uid: str, generation: int, step: str) -> None:
+        """Note that a step begins."""
+        with self._lock:
+            self._begun.setdefault(outcome_id, (study_uid, generation, step))
+
+    def begun(self, outcome_id: str) -> bool:
+        """Whether a step of this id ever began."""
+        return outcome_id in self._begun
+
+    def record(
+        self, outcome: StepOutcome, evidence: Sequence[Evidence], *, study_uid: str, generation: int
+    ) -> None:
+        """Store evidence and outcome together; other content is a Conflict."""
+        with self._lock:
+            if any((e.study_uid, e.generation) != (study_uid, generation) for e in evidence):
+                raise InvalidValue("evidence", "must be of the step's Study", "another Study")
+            _put_once(
+                self._outcomes, outcome.outcome_id, outcome.to_json(), f"outcome {outcome.step}"
+            )
+            kept = self._evidence.setdefault((study_uid, generation), {})
+            for item in evidence:
+                kept.setdefault(item.digest, canonical_json(item.to_json()))
+
+    def outcome(self, outcome_id: str) -> StepOutcome | None:
+        """A step's outcome."""
+        body = self._outcomes.get(outcome_id)
+        return None if body is None else outcome_from_json(json.loads(body))
+
+    def evidence(self, study_uid: str, generation: int) -> Sequence[Evidence]:
+        """Every evidence record of a Study generation, oldest first."""
+        kept = self._evidence.get((study_uid, generation), {})
+        return tuple(evidence_from_json(json.loads(body)) for body in kept.values())
+
+    def put_fact(self, kind: str, key: str, value: Mapping[str, JSON]) -> None:
+        """Store a fact once."""
+        with self._lock:
+            _put_once(self._facts, (kind, key), value, f"{kind} {key}")
+
+    def fact(self, kind: str, key: str) -> Mapping[str, JSON] | None:
+        """A fact."""
+        body = self._facts.get((kind, key))
+        return None if body is None else dict(json.loads(body))
+
+    def facts(self, kind: str) -> Sequence[tuple[str, Mapping[str, JSON]]]:
+        """Every fact of a kind, oldest first, as (key, value)."""
+        return tuple(
+            (key, dict(json.loads(body))) for (k, key), body in self._facts.items() if k == kind
+        )
+
+
+Key = TypeVar("Key")
+
+
+def _put_once(where: dict[Key, bytes], key: Key, value: Mapping[str, JSON], name: str) -> None:
+    body = canonical_json(value)
+    if where.setdefault(key, body) != body:
+        raise Conflict(f"{name} must stay as stored; found other content. Nothing was changed.")
+
+
+class MemoryResourceStore:
+    """``ResourceStore`` in memory.
+
+    Args:
+        clock: Stamps creation and deletion.
+    """
+
+    def __init__(self, *, clock: Clock) -> None:
+        self._clock = clock
+        self._version = 0
+        self._held: dict[ResourceKey, StoredResource] = {}
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def _versioned(self) -> Iterator[int]:
+        with self._lock:
+            yield self._version + 1
+            self._version += 1
+
+    def apply(
+        self,
+        key: ResourceKey,
+        spec: Mapping[str, JSON],
+        *,
+        labels: Mapping[str, str],
+        owner: str = "",
+    ) -> tuple[StoredResource, ApplyChange]:
+        """Create or replace a spec; the generation moves only when the spec does."""
+        body = json.loads(canonical_json(spec))
+        with self._lock:
+            before = self._held.get(key)
+            if before is not None and before.deleting:
+                raise Conflict(f"{key} must not be in deletion to be applied; found it is.")
+            if before is None:
+                return self._create(key, body, labels=labels, owner=owner), ApplyChange.CREATED
+            after = replace(before, spec=body, labels=dict(labels), owner=owner or before.owner)
+            if after == before:
+                return copy.deepcopy(before), ApplyChange.UNCHANGED
+            moved = body != before.spec
+            after = replace(after, generation=before.generation + moved)
+            return self._put(after), ApplyChange.CONFIGURED
+
+    def _create(
+        self, key: ResourceKey, spec: Mapping[str, JSON], *, labels: Mapping[str, str], owner: str
+    ) -> StoredResource:
+        uid = derived_uuid("memory", str(key), str(self._version + 1))  # Repeatable simulations.
+        now = self._clock.now()
+        return self._put(
+            StoredResource(key, uid, 1, 0, now, spec, {}, dict(labels), owner, deleting="")
+        )
+
+    def _put(self, resource: StoredResource) -> StoredResource:
+        with self._versioned() as version:
+            self._held[resource.key] = replace(resource, resource_version=version)
+        return copy.deepcopy(self._held[resource.key])
+
+    def get(self, key: ResourceKey) -> StoredResource | None:
+        """One resource."""
+        return copy.deepcopy(self._held.get(key))
+
+    def list(self, kind: str, namespace: str = "") -> Sequence[StoredResource]:
+        """Resources of a kind, in one namespace or all, by name."""
+        with self._lock:
+            keys = sorted(
+                k for k in self._held if k.kind == kind and namespace in ("", k.namespace)
+            )
+            return tuple(copy.deepcopy(self._held[key]) for key in keys)
+
+    def set_status(self, key: ResourceKey, uid: str, status: Mapping[str, JSON]) -> None:
+        """Replace the status of the resource with this uid."""
+        body = json.loads(canonical_json(status))
+        with self._lock:
+            before = self._held.get(key)
+            if before is not None and before.uid == uid and before.status != body:
+                self._put(replace(before, status=body))
+
+    def request_deletion(self, key: ResourceKey) -> StoredResource:
+        """Mark for deletion; marking twice keeps the first time."""
+        with self._lock:
+            before = self._held.get(key)
+            if before is None:
+                raise NotFound(f"{key} must exist to be deleted; found none.")
+            if before.deleting:
+                return copy.deepcopy(before)
+            return self._put(replace(before, deleting=self._clock.now()))
+
+    def remove(self, key: ResourceKey, uid: str) -> None:
+        """Remove the resource with this uid."""
+        with self._lock:
+            before = self._held.get(key)
+            if before is not None and before.uid == uid:
+                del self._held[key]
+                self._version += 1
+
+
+class MemoryRunner:
+    """``PipelineRunner`` that runs nothing: whoever holds it decides how runs end."""
+
+    def __init__(self) -> None:
+        self.launched: dict[str, tuple[str, tuple[StepContext, ...]]] = {}
+        self.statuses: dict[str, RunStatus] = {}
+
+    def launch(self, run_id: str, *, name: str, steps: Sequence[StepContext]) -> None:
+        """Note the run; launching the same id again is a no-op."""
+        if run_id not in self.launched:
+            self.launched[run_id] = (name, tuple(steps))
+            self.statuses[run_id] = RunStatus.RUNNING
+
+    def status(self, run_id: str) -> RunStatus:
+        """How the run stands."""
+        return self.statuses.get(run_id, RunStatus.UNKNOWN)
+
+    def stop(self, run_id: str) -> None:
+        """Stop the run; stopping twice is a no-op."""
+        if self.statuses.get(run_id) is RunStatus.RUNNING:
+            self.statuses[run_id] = RunStatus.FAILED
+
+    def logs(self, run_id: str) -> str:
+        """Nothing was printed."""
+        return f"{self.status(run_id).value}\n" if run_id in self.launched else ""
+
+
+class MemoryDatasets:
+    """``Datasets`` that knows what it was told.
+
+    Args:
+        known: Registrations by uri.
+    """
+
+    def __init__(self, known: Mapping[str, Registration]) -> None:
+        self._known = dict(known)
+
+    def register(self, dataset: DatasetSpec) -> Registration:
+        """The registration of a known dataset."""
+        if dataset.uri not in self._known:
+            raise NotFound(f"dataset must be known; found none at {dataset.uri}.")
+        return self._known[dataset.uri]
+
+
+class MemoryCompute:
+    """``Compute`` in this process, over functions it was given by their entry.
+
+    Args:
+        functions: Heavy functions by ``package.module:function``.
+    """
+
+    def __init__(
+        self, functions: Mapping[str, Callable[[Mapping[str, JSON]], Mapping[str, JSON]]]
+    ) -> None:
+        self._functions = dict(functions)
+
+    def warm(self) -> None:
+        """Nothing to warm."""
+
+    def ready(self, entry: str) -> None:
+        """Whether the entry is here.
+
+        Raises:
+            Unavailable: If it is not.
+        """
+        if entry not in self._functions:
+            raise Unavailable(f"{entry} must be on this worker; found no such function.")
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def call(self, entry: str, payload: Mapping[str, JSON]) -> Mapping[str, JSON]:
+        """Run a function on a payload that went through JSON, as on a real worker."""
+        self.ready(entry)
+        told = json.loads(canonical_json(payload))
+        return dict(json.loads(canonical_json(self._functions[entry](told))))
+
+
+class MemoryLineage:
+    """``Lineage`` that keeps its events."""
+
+    def __init__(self) -> None:
+        self.events: list[Mapping[str, JSON]] = []
+
+    def emit(self, event: Mapping[str, JSON]) -> None:
+        """Keep one event."""
+        self.events.append(dict(event))
+
+
+class MemoryPublisher:
+    """``Publisher`` that keeps what is published."""
+
+    def __init__(self) -> None:
+        self.published: dict[ResourceKey, Mapping[str, JSON]] = {}
+
+    def publish(
+        self, release: ResourceKey, *, spec: Mapping[str, JSON], certificate: Mapping[str, JSON]
+    ) -> str:
+        """Keep the release; publishing the same again is a no-op."""
+        self.published[release] = {"spec": dict(spec), "certificate": dict(certificate)}
+        return f"memory://{release.namespace}/{release.name}"
+
+    def withdraw(self, release: ResourceKey) -> None:
+        """Forget the release."""
+        self.published.pop(release, None)

@@ -1,0 +1,81 @@
+"""How a step talks to the keeper: one JSON question and answer per connection, on a socket.
+
+Both sides prove that they know the key in ``ray.json`` (readable by the owner alone). Bytes are
+JSON, never pickles.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Client, Connection
+from pathlib import Path
+from typing import Any
+
+from primum.domain.errors import Unavailable
+
+MESSAGE_BYTES_MAX = (
+    64 * 2**20
+)  # A report is kilobytes; evidence of many subgroups may reach a few megabytes.
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a keeper listens.
+
+    Args:
+        socket: Path of its socket.
+        key: What both sides prove to know, hex.
+        pid: Its process number, for people.
+        ray_address: Ray's own address, empty until Ray is up.
+        token_path: File with Ray's token.
+    """
+
+    socket: str
+    key: str
+    pid: int
+    ray_address: str
+    token_path: str
+
+    def write(self, path: Path) -> None:
+        """Write the address file at once and privately."""
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump({name: getattr(self, name) for name in self.__slots__}, file)
+        draft.replace(path)
+
+
+def read_address(path: Path) -> Address | None:
+    """The address in a file, or ``None`` where there is none or it is damaged."""
+    try:
+        return Address(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def ask(address: Address, question: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask the keeper and wait for its answer.
+
+    Raises:
+        Unavailable: If it cannot be reached, or ends without an answer.
+    """
+    try:
+        with Client(address.socket, family="AF_UNIX", authkey=bytes.fromhex(address.key)) as line:
+            line.send_bytes(json.dumps(question).encode())
+            answer = json.loads(line.recv_bytes(MESSAGE_BYTES_MAX))
+    except (OSError, EOFError, ValueError) as error:
+        raise Unavailable(f"the Ray keeper did not answer ({type(error).__name__})") from error
+    if "unavailable" in answer:
+        raise Unavailable(str(answer["unavailable"]))
+    return dict(answer)
+
+
+def is_gone(line: Connection[Any, Any]) -> bool:
+    """Whether the other side has hung up: after its question, all there is to read is the end."""
+    try:
+        return line.poll(0)
+    except OSError:
+        return True

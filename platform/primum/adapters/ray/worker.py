@@ -1,0 +1,37 @@
+"""The warm worker: a named Ray actor that has imported the heavy libraries before its first call.
+
+A plain class: the keeper makes an actor of it. It runs one body at a time and knows neither ledger
+nor store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+
+from primum import extensions
+
+
+class Worker:
+    """Runs step bodies.
+
+    Args:
+        kind: Which preload list of the step runtime it imports: ``worker`` or ``quality``.
+    """
+
+    def __init__(self, kind: str) -> None:
+        for module in extensions.load("primum.step_runtime", "preload").get(kind, ()):
+            # A library that is not installed here fails in the step that needs it, with its name.
+            with contextlib.suppress(ImportError):
+                importlib.import_module(module)
+
+    def pid(self) -> int:
+        """Its process number; answers once it is warm."""
+        return os.getpid()
+
+    def run(self, entry: str, payload: str) -> str:
+        """Run a body. JSON text in and out, so that nothing is pickled that a body made."""
+        work = extensions.load("primum.step_runtime", "work")
+        return json.dumps(work(entry, json.loads(payload)))

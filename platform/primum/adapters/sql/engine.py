@@ -1,0 +1,161 @@
+"""Connections and transactions, and where the libraries' errors stop.
+
+Every transaction is durable when it returns. No error text carries a bound value: values may be
+restricted evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+
+from primum.domain.errors import Conflict, InvalidValue, PrimumError, Tampered, Unavailable
+
+BUSY_SECONDS = 30.0  # How long a writer waits for the others; a transaction takes milliseconds.
+CONNECT_SECONDS = 10
+ATTEMPTS_MAX = 8  # Conflicting transactions are run again; each time somebody else got through.
+_MESSAGE_LENGTH_MAX = 200
+_CONFLICTS = {"40001", "40P01", "23505"}  # Serialization failure, deadlock, unique violation.
+_DAMAGE = ("malformed", "not a database")  # What SQLite says of a damaged file.
+
+Answer = TypeVar("Answer")
+
+
+class Database:
+    """One database: an engine and its two kinds of transactions.
+
+    Args:
+        url: ``sqlite:///path`` or ``postgresql://...``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = _engine(url)
+        self.dialect = self.engine.dialect.name
+        self._reader = self.engine.execution_options(**_READING[self.dialect])
+        self._writer = self.engine.execution_options(primum_writes=True)
+
+    def read(self, work: Callable[[sa.Connection], Answer]) -> Answer:
+        """Run read-only work on one snapshot.
+
+        Raises:
+            Unavailable: If the database does not answer.
+            Tampered: If its file is damaged.
+        """
+        return self._run(self._reader, work)
+
+    def write(self, work: Callable[[sa.Connection], Answer]) -> Answer:
+        """Run work as one durable transaction, again if it met a concurrent one.
+
+        Raises:
+            Unavailable: If the database does not answer; the work may be repeated, ids make that
+                safe.
+            Conflict: If it keeps meeting others.
+            Tampered: If the database's file is damaged.
+        """
+        return self._run(self._writer, work)
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self.engine.dispose()
+
+    def _run(self, engine: sa.Engine, work: Callable[[sa.Connection], Answer]) -> Answer:
+        for _ in range(ATTEMPTS_MAX - 1):
+            try:
+                return _once(engine, work)
+            except exc.DBAPIError as error:
+                if not _may_repeat(error):
+                    raise translated(error) from error
+            except exc.SQLAlchemyError as error:
+                raise translated(error) from error
+        try:
+            return _once(engine, work)
+        except exc.SQLAlchemyError as error:
+            raise translated(error) from error
+
+
+_READING: dict[str, dict[str, Any]] = {
+    "sqlite": {},
+    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+}
+
+
+def _once(engine: sa.Engine, work: Callable[[sa.Connection], Answer]) -> Answer:
+    with engine.begin() as connection:
+        return work(connection)
+
+
+def translated(error: exc.SQLAlchemyError) -> PrimumError:
+    """Our error for one of SQLAlchemy's; never says which values were sent."""
+    original = error.orig if isinstance(error, exc.DBAPIError) else error
+    said = (str(original).strip().splitlines() or ["nothing"])[0][:_MESSAGE_LENGTH_MAX]
+    if isinstance(error, exc.IntegrityError):
+        return Conflict("The database must accept every row once; found one that is there already.")
+    if any(word in said for word in _DAMAGE):
+        return Tampered(f"The database must be readable; {said}.")
+    if "no such table" in said or "UndefinedTable" in type(original).__name__:
+        return Unavailable("The database must be prepared first; found no tables. Run `primum up`.")
+    return Unavailable(f"The database did not answer ({said}). The same command may be repeated.")
+
+
+def _may_repeat(error: exc.DBAPIError) -> bool:
+    state = getattr(error.orig, "sqlstate", None)
+    return state in _CONFLICTS or isinstance(error, exc.IntegrityError)
+
+
+def _engine(url: str) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+    except exc.ArgumentError:
+        raise InvalidValue("database_url", "must be a database URL", "something else") from None
+    match parsed.get_backend_name():
+        case "sqlite":
+            return _sqlite(parsed)
+        case "postgresql":
+            return _postgresql(parsed)
+        case other:
+            raise InvalidValue("database_url", "must begin with sqlite:/// or postgresql://", other)
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    return sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        hide_parameters=True,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "primum"},
+    )
+
+
+def _sqlite(url: sa.URL) -> sa.Engine:
+    if not url.database or url.database == ":memory:":
+        raise InvalidValue("database_url", "must name a file", str(url), "Use sqlite:///path.")
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(
+        url,
+        hide_parameters=True,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # We say BEGIN ourselves; the driver would begin too late.
+    cursor = connection.cursor()
+    if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(
+        "PRAGMA synchronous=FULL"
+    )  # WAL's default loses the last commits with the power.
+    cursor.execute("PRAGMA fullfsync=ON")  # macOS: reach the disk, not only its cache.
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # IMMEDIATE takes the write lock at once: a reader that wants to write later would be refused.
+    writes = connection.get_execution_options().get("primum_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

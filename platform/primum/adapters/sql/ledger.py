@@ -1,0 +1,278 @@
+"""The rows of the ledger in SQL, and the ledger store over them.
+
+Every write begins by locking the row that holds the end of the chain, so that writers follow one
+another on both databases. Nothing here decides or computes: rows are what the domain made of
+entries.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from primum.adapters.sql import tables
+from primum.adapters.sql.engine import Database
+from primum.application.bookkeeping import Bookkeeping, Pages, Pen
+from primum.application.ports import Clock, LedgerAnchor
+from primum.domain.accounting.events import event_from_json
+from primum.domain.budget import book, verification
+from primum.domain.budget.book import OPEN_STATES, Account, Head
+from primum.domain.budget.entries import Balance, Entry, ReservationState, ReservationView
+from primum.domain.budget.verification import Cached, Line
+from primum.domain.canonical import JSON, canonical_json
+from primum.domain.errors import PrimumError, Tampered
+
+_ROWS_AT_ONCE = 1000  # Verification streams; memory stays flat.
+
+Answer = TypeVar("Answer")
+_Row = sa.Row[Any]
+
+
+class SqlLedgerStore(Bookkeeping):
+    """``LedgerStore`` on SQLite or PostgreSQL."""
+
+    def __init__(
+        self, database: Database, *, clock: Clock, anchor: LedgerAnchor | None = None
+    ) -> None:
+        super().__init__(SqlRowStore(database), clock=clock, anchor=anchor)
+
+
+class SqlRowStore:
+    """``RowStore`` in a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def read(self, work: Callable[[Pages], Answer]) -> Answer:
+        """Run read-only work on one snapshot."""
+        return self._database.read(lambda connection: work(_SqlBook(connection)))
+
+    def write(self, work: Callable[[Pen], Answer]) -> Answer:
+        """Run work as one durable transaction, after every other writer's."""
+
+        def locked(connection: sa.Connection) -> Answer:
+            pen = _SqlBook(connection)
+            pen.lock()
+            return work(pen)
+
+        return self._database.write(locked)
+
+
+class _SqlBook:
+    """``Pen`` over one transaction."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        self._head: Head | None = None
+
+    def lock(self) -> None:
+        """Wait for every other writer; what is read from here on is the newest."""
+        self._head = self._read_head(sa.select(tables.head).with_for_update())
+
+    def head(self) -> Head:
+        if self._head is None:
+            self._head = self._read_head(sa.select(tables.head))
+        return self._head
+
+    def _read_head(self, query: sa.Select[Any]) -> Head:
+        row = self._connection.execute(query).one_or_none()
+        if row is None:
+            raise Tampered("The ledger must have an end; found none.")
+        return Head(row.seq, row.hash, row.time)
+
+    def account(self, account_id: str) -> Account | None:
+        query = sa.select(tables.accounts).where(tables.accounts.c.account_id == account_id)
+        row = self._connection.execute(query).one_or_none()
+        return None if row is None else _account(row)
+
+    def accounts(self) -> Sequence[Account]:
+        query = sa.select(tables.accounts).order_by(tables.accounts.c.opened)
+        return [_account(row) for row in self._connection.execute(query)]
+
+    def accounts_of(self, identity: str) -> Sequence[Account]:
+        query = (
+            sa.select(tables.accounts)
+            .join(
+                tables.identities,
+                tables.identities.c.account_id == tables.accounts.c.account_id,
+            )
+            .where(tables.identities.c.identity == identity)
+            .order_by(tables.accounts.c.opened)
+        )
+        return [_account(row) for row in self._connection.execute(query)]
+
+    def reservation(self, reservation_id: str) -> ReservationView | None:
+        table = tables.reservations
+        query = sa.select(table).where(table.c.reservation_id == reservation_id)
+        row = self._connection.execute(query).one_or_none()
+        return None if row is None else _reservation(row)
+
+    def reservations(self, *, account_id: str, study_uid: str) -> Sequence[ReservationView]:
+        table = tables.reservations
+        query = sa.select(table).order_by(table.c.fence)
+        if account_id:
+            query = query.where(table.c.account_id == account_id)
+        if study_uid:
+            query = query.where(table.c.study_uid == study_uid)
+        return [_reservation(row) for row in self._connection.execute(query)]
+
+    def lapsed(self, now: str) -> Sequence[ReservationView]:
+        table = tables.reservations
+        query = (
+            sa.select(table)
+            .where(table.c.state.in_([state.value for state in OPEN_STATES]))
+            .where(table.c.lease_until <= now)
+            .order_by(table.c.fence)
+        )
+        return [_reservation(row) for row in self._connection.execute(query)]
+
+    def earlier(self, account_id: str, key: str) -> Entry | None:
+        table = tables.entries
+        query = sa.select(table).where(
+            table.c.account_id == account_id, table.c.idempotency_key == key
+        )
+        row = self._connection.execute(query).one_or_none()
+        return None if row is None else verification.entry_of(_line(row))
+
+    def entries(self, *, account_id: str, after: int, limit: int) -> Sequence[Entry]:
+        table = tables.entries
+        query = sa.select(table).where(table.c.seq > after).order_by(table.c.seq).limit(limit)
+        if account_id:
+            query = query.where(table.c.account_id == account_id)
+        return [verification.entry_of(_line(row)) for row in self._connection.execute(query)]
+
+    def hash_at(self, seq: int) -> str:
+        query = sa.select(tables.entries.c.hash).where(tables.entries.c.seq == seq)
+        return self._connection.execute(query).scalar() or ""
+
+    def contradictions(self) -> Sequence[str]:
+        faults: list[str] = []
+        cached = Cached(
+            head=self.head(),
+            accounts=list(self._readable(tables.accounts, _account, faults)),
+            reservations=list(self._readable(tables.reservations, _reservation, faults)),
+            identities=[
+                (row.identity, row.account_id)
+                for row in self._connection.execute(sa.select(tables.identities))
+            ],
+            faults=faults,
+        )
+        query = sa.select(tables.entries).order_by(tables.entries.c.seq)
+        rows = self._connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query)
+        return verification.contradictions((_line(row) for row in rows), cached)
+
+    def _readable(
+        self, table: sa.Table, parse: Callable[[_Row], Answer], faults: list[str]
+    ) -> Iterator[Answer]:
+        for row in self._connection.execute(sa.select(table)):
+            try:
+                yield parse(row)
+            except PrimumError as error:
+                faults.append(str(error))
+
+    def append(self, entry: Entry) -> None:
+        line = verification.line_of(entry)
+        values = {name: getattr(line, name) for name in Line.__dataclass_fields__}
+        self._connection.execute(sa.insert(tables.entries), values)
+
+    def put_account(self, account: Account) -> None:
+        values = {
+            "opened": account.opened,
+            "terms": _json_text(book.terms_json(account.terms)),
+            "policy": account.policy,
+            "identities": _json_text(list(account.identities)),
+            "reserved": _json_text(book.charge_json(account.balance.reserved)),
+            "charged": _json_text(book.charge_json(account.balance.charged)),
+            "frozen": account.frozen,
+            "entries": account.entries,
+        }
+        before = self.account(account.account_id)
+        self._put(tables.accounts, {"account_id": account.account_id}, values)
+        known = before.identities if before is not None else ()
+        for identity in account.identities:
+            if identity not in known:
+                row = {"identity": identity, "account_id": account.account_id}
+                self._connection.execute(sa.insert(tables.identities), row)
+
+    def put_reservation(self, reservation: ReservationView) -> None:
+        charged, executed = reservation.charged, reservation.executed
+        values = {
+            "account_id": reservation.account_id,
+            "study_uid": reservation.study_uid,
+            "generation": reservation.generation,
+            "study": reservation.study,
+            "state": reservation.state.value,
+            "fence": reservation.fence,
+            "lease_until": reservation.lease_until,
+            "event": _json_text(reservation.event.to_json()),
+            "charge": _json_text(book.charge_json(reservation.charge)),
+            "charged": _json_text(None if charged is None else book.charge_json(charged)),
+            "executed": _json_text(None if executed is None else executed.to_json()),
+            "exposed": _json_text(list(reservation.exposed)),
+            "reason": reservation.reason,
+        }
+        self._put(tables.reservations, {"reservation_id": reservation.reservation_id}, values)
+
+    def put_head(self, head: Head) -> None:
+        self._put(tables.head, {"id": 1}, {"seq": head.seq, "hash": head.hash, "time": head.time})
+        self._head = head
+
+    def _put(self, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        condition = sa.and_(*(table.c[name] == value for name, value in key.items()))
+        changed = self._connection.execute(sa.update(table).where(condition).values(**values))
+        if changed.rowcount == 0:
+            self._connection.execute(sa.insert(table), {**key, **values})
+
+
+def _json_text(value: JSON) -> str:
+    return canonical_json(value).decode()
+
+
+def _line(row: _Row) -> Line:
+    return Line(*(getattr(row, name) for name in Line.__dataclass_fields__))
+
+
+def _account(row: _Row) -> Account:
+    try:
+        return Account(
+            account_id=row.account_id,
+            terms=book.terms_from_json(json.loads(row.terms)),
+            policy=row.policy,
+            identities=tuple(json.loads(row.identities)),
+            balance=Balance(
+                reserved=book.charge_from(json.loads(row.reserved)),
+                charged=book.charge_from(json.loads(row.charged)),
+            ),
+            frozen=row.frozen,
+            entries=row.entries,
+            opened=row.opened,
+        )
+    except (ArithmeticError, KeyError, TypeError, ValueError, PrimumError) as error:
+        raise Tampered(f"Account {row.account_id} must be readable; found damaged text.") from error
+
+
+def _reservation(row: _Row) -> ReservationView:
+    try:
+        charged, executed = json.loads(row.charged), json.loads(row.executed)
+        return ReservationView(
+            reservation_id=row.reservation_id,
+            account_id=row.account_id,
+            study_uid=row.study_uid,
+            generation=row.generation,
+            study=row.study,
+            state=ReservationState(row.state),
+            fence=row.fence,
+            lease_until=row.lease_until,
+            event=event_from_json(json.loads(row.event)),
+            charge=book.charge_from(json.loads(row.charge)),
+            charged=None if charged is None else book.charge_from(charged),
+            executed=None if executed is None else event_from_json(executed),
+            exposed=tuple(json.loads(row.exposed)),
+            reason=row.reason,
+        )
+    except (KeyError, TypeError, ValueError, PrimumError) as error:
+        name = row.reservation_id
+        raise Tampered(f"Reservation {name} must be readable; found damaged text.") from error

@@ -1,0 +1,1 @@
+"""Schema changes, applied in order by Alembic; each one is frozen once it is released."""

@@ -1,0 +1,166 @@
+"""Access to private data.
+
+Tickets are minted at launch, redeemed by steps, and only a token opens anything.
+
+The order is the guarantee: the ledger's Exposed (or Inspected) entry is durable before the token
+exists.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from primum import signing
+from primum.application.platform import Platform
+from primum.application.ports import Clock, LedgerStore, Signer
+from primum.domain.budget.entries import ReservationView
+from primum.domain.canonical import JSON, canonical_json
+from primum.domain.errors import InvalidValue, Refused
+from primum.domain.names import derived_uuid
+from primum.domain.study.plan import Access, DatasetFacts, Treatment
+from primum.domain.study.spec import StudySpec
+from primum.domain.study.steps import DataToken
+
+TICKET_TYPE = "application/vnd.primum.ticket+json"
+TOKEN_TYPE = "application/vnd.primum.data-token+json"  # noqa: S105 - a media type
+
+
+@dataclass(frozen=True, slots=True)
+class Gatekeeper:
+    """What redeeming needs.
+
+    Nothing but ledger, key and clock, so that a step's process stays small.
+    """
+
+    ledger: LedgerStore
+    signer: Signer
+    clock: Clock
+    token_seconds: float
+
+
+def mint_ticket(
+    platform: Platform,
+    spec: StudySpec,
+    access: Access,
+    facts: DatasetFacts,
+    reservation: ReservationView,
+) -> str:
+    """One ticket for one declared access; it names everything the token will say.
+
+    Args:
+        platform: The ports.
+        spec: The Study.
+        access: The declared access.
+        facts: The dataset behind it.
+        reservation: The reservation on the dataset's account.
+
+    Returns:
+        The signed ticket as text.
+    """
+    held: dict[str, JSON] = {
+        "reservationId": reservation.reservation_id,
+        "fence": reservation.fence,
+    }
+    return _signed(platform, _ticket_claims(spec.uid, spec.generation, access, facts) | held)
+
+
+def mint_audit_ticket(
+    platform: Platform, *, uid: str, generation: int, access: Access, facts: DatasetFacts
+) -> str:
+    """A ticket for an access that is only inspected: no reservation stands behind it.
+
+    Args:
+        platform: The ports.
+        uid: The AuditRun.
+        generation: Its generation.
+        access: The access; its treatment must be Inspected.
+        facts: The dataset behind it.
+
+    Raises:
+        InvalidValue: If the access is not inspected.
+    """
+    if access.treatment is not Treatment.INSPECTED:
+        raise InvalidValue(
+            f"access {access.name}", "must be Inspected in an AuditRun", access.treatment.value
+        )
+    nothing: dict[str, JSON] = {"reservationId": "", "fence": 0}
+    return _signed(platform, _ticket_claims(uid, generation, access, facts) | nothing)
+
+
+def _ticket_claims(
+    uid: str, generation: int, access: Access, facts: DatasetFacts
+) -> dict[str, JSON]:
+    return {
+        "id": derived_uuid("ticket", uid, str(generation), access.name),
+        "access": access.name,
+        "treatment": access.treatment.value,
+        "budget": access.budget,
+        "accountId": facts.account_id,
+        "uri": facts.dataset.uri,
+        "unit": facts.dataset.unit.value,
+        "options": dict(facts.dataset.options),
+        "studyUid": uid,
+        "generation": generation,
+    }
+
+
+def _signed(platform: Platform, claims: Mapping[str, JSON]) -> str:
+    return signing.encode_token(platform.signer.sign(TICKET_TYPE, canonical_json(claims)))
+
+
+def redeem(keeper: Gatekeeper, ticket: str, *, actor: str) -> DataToken:
+    """Record the access durably, then mint the data token.
+
+    Raises:
+        Tampered: If the ticket was not signed by this platform.
+        Refused: If the ledger does not grant the access; the message carries its reason.
+    """
+    claims = _claims(keeper.signer.open(signing.decode_token(ticket), TICKET_TYPE))
+    access, account = str(claims["access"]), str(claims["accountId"])
+    if claims["treatment"] == Treatment.INSPECTED.value:
+        key = f"inspect/{claims['id']}"
+        result = keeper.ledger.inspect(
+            account, access=access, study_uid=str(claims["studyUid"]), key=key, actor=actor
+        )
+    else:
+        reservation = str(claims["reservationId"])
+        fence = int(str(claims["fence"]))
+        result = keeper.ledger.expose(reservation, access=access, fence=fence, actor=actor)
+    if not result.stands:
+        raise Refused(
+            f"access {access} was not granted: {result.code.value}. {result.message}".strip()
+        )
+    token = {name: claims[name] for name in _TOKEN_CLAIMS}
+    token["expires"] = keeper.clock.after(keeper.token_seconds)
+    text = signing.encode_token(keeper.signer.sign(TOKEN_TYPE, canonical_json(token)))
+    return DataToken(text=text, access=access, budget=str(claims["budget"]), uri=str(claims["uri"]))
+
+
+def claims_of_ticket(ticket: str) -> Mapping[str, JSON]:
+    """What a ticket says, unverified: for finding one's own way, never for granting anything."""
+    envelope = signing.decode_token(ticket)
+    return _claims(base64.b64decode(str(envelope["payload"])))
+
+
+_TOKEN_CLAIMS = (
+    "id",
+    "access",
+    "budget",
+    "uri",
+    "unit",
+    "options",
+    "studyUid",
+    "generation",
+    "reservationId",
+    "fence",
+)
+
+
+def _claims(payload: bytes) -> dict[str, JSON]:
+    value = json.loads(payload)
+    if not isinstance(value, dict):
+        raise Refused("ticket must be a JSON object")
+    return value

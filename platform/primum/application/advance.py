@@ -1,0 +1,166 @@
+"""Advance a Study: observe, decide, do one thing, show status.
+
+Again until there is nothing to do but wait.
+
+The only sequencer. Every action may be repeated: what it writes has an id that was decided before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from primum.application import launching, planning, releasing, settlement, study_lineage, verdicts
+from primum.application.observing import Scene, observe
+from primum.application.platform import Platform, generation_key
+from primum.application.studystatus import study_status
+from primum.domain import names
+from primum.domain.conditions import ConditionType, Reason, Status
+from primum.domain.errors import PrimumError
+from primum.domain.names import ResourceKey
+from primum.domain.study.lifecycle import Action, Refusal, RunState, decide
+from primum.domain.study.plan import Plan
+from primum.resources.status import condition
+from primum.resources.stored import StoredResource
+
+ACTIONS_MAX = 32  # More than the longest way of a Study; a loop beyond it is a fault, not work.
+
+
+def advance(platform: Platform, key: ResourceKey) -> Action:
+    """Bring a Study as far as it goes now.
+
+    Args:
+        platform: The ports.
+        key: The Study.
+
+    Returns:
+        ``WAIT`` or ``DONE``; ``DONE`` also for a Study that is gone.
+    """
+    for _ in range(ACTIONS_MAX):
+        stored = platform.resources.get(key)
+        if stored is None:
+            return Action.DONE
+        scene = observe(platform, stored)
+        decision = decide(scene.observed)
+        show(platform, scene)
+        if decision.action is Action.WAIT:
+            _heartbeat(platform, scene)
+            return Action.WAIT
+        if decision.action is Action.DONE:
+            if scene.observed.run is not RunState.NOT_LAUNCHED:
+                study_lineage.study_ended(platform, scene, decision.conditions[-1])
+            return Action.DONE
+        _DO[decision.action](platform, scene)
+        if decision.action in (Action.REMOVE,):
+            return Action.DONE
+    raise PrimumError(f"{key} took more than {ACTIONS_MAX} actions without coming to rest")
+
+
+def show(platform: Platform, scene: Scene) -> None:
+    """Write the projected status, if it changed."""
+    projected = study_status(platform, scene, decide(scene.observed).conditions)
+    if projected != dict(scene.stored.status):
+        platform.resources.set_status(scene.stored.key, scene.stored.uid, projected)
+
+
+def _heartbeat(platform: Platform, scene: Scene) -> None:
+    if scene.observed.run is RunState.RUNNING:
+        launching.keep_leases(platform, scene.reservations)
+
+
+def _plan(platform: Platform, scene: Scene) -> None:
+    platform.compute.warm()  # Workers start while the plan is made.
+    try:
+        planned = planning.plan_study(platform, scene.spec)
+    except planning.Blocked:
+        return
+    planning.store_plan(platform, scene.spec, planned)
+
+
+def _reserve(platform: Platform, scene: Scene) -> None:
+    refusal = launching.reserve_plan(platform, scene.spec, _required(scene.plan))
+    if refusal is not None:
+        planning.store_refusal(platform, scene.spec, refusal)
+
+
+def _launch(platform: Platform, scene: Scene) -> None:
+    launching.launch_run(platform, scene.spec, _required(scene.plan))
+    study_lineage.study_launched(platform, scene)
+
+
+def _stop(platform: Platform, scene: Scene) -> None:
+    platform.runner.stop(names.run_id(scene.spec.uid, scene.spec.generation))
+
+
+def _settle(platform: Platform, scene: Scene) -> None:
+    settlement.settle(platform, _required(scene.plan), scene.reservations, scene.outcomes)
+
+
+def _freeze(platform: Platform, scene: Scene) -> None:
+    settlement.freeze_incident(platform, scene.spec.uid, scene.reservations, scene.evidence)
+
+
+def _judge(platform: Platform, scene: Scene) -> None:
+    plan = _required(scene.plan)
+    context = planning.planning_context(platform, scene.spec)
+    fact = verdicts.judge(
+        platform,
+        scene.spec,
+        plan,
+        budgets=tuple(context.datasets.values()),
+        evidence=scene.evidence,
+        reservations=scene.reservations,
+        artifacts=releasing.artifact_digests(scene),
+    )
+    key = generation_key(scene.spec.uid, scene.spec.generation)
+    platform.evidence.put_fact(verdicts.VERDICTS, key, fact)
+
+
+def _certify(platform: Platform, scene: Scene) -> None:
+    refusal = releasing.certify(platform, scene)
+    if refusal:
+        message = "; ".join(refusal)
+        planning.store_refusal(
+            platform, scene.spec, Refusal("Release", Reason.NOT_RELEASED, message)
+        )
+
+
+def _publish(platform: Platform, scene: Scene) -> None:
+    releasing.publish(platform, scene)
+
+
+def _remove(platform: Platform, scene: Scene) -> None:
+    platform.resources.remove(scene.stored.key, scene.stored.uid)
+
+
+def _required(plan: Plan | None) -> Plan:
+    if plan is None:
+        raise PrimumError("a step of the way was taken without a plan")
+    return plan
+
+
+_DO: Mapping[Action, Callable[[Platform, Scene], None]] = {
+    Action.PLAN: _plan,
+    Action.RESERVE: _reserve,
+    Action.LAUNCH: _launch,
+    Action.STOP: _stop,
+    Action.SETTLE: _settle,
+    Action.FREEZE: _freeze,
+    Action.JUDGE: _judge,
+    Action.CERTIFY: _certify,
+    Action.PUBLISH: _publish,
+    Action.REMOVE: _remove,
+}
+
+
+def is_terminal(stored: StoredResource) -> bool:
+    """Whether status already shows the end of the current generation.
+
+    So that nothing needs to be observed.
+    """
+    succeeded = condition(stored.status, ConditionType.SUCCEEDED)
+    if succeeded is None or stored.deleting:
+        return False
+    return (
+        succeeded.observed_generation == stored.generation
+        and succeeded.status is not Status.UNKNOWN
+    )

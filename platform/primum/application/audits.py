@@ -1,0 +1,240 @@
+"""AuditRuns: attack an artifact again, on schedule or by hand.
+
+A contradicted claim freezes and revokes.
+
+An audit only looks: its access is Inspected inside the steward's zone, costs no epsilon, and its
+figures stay Restricted. It runs the Study's own audit step over the Study's recorded artifacts,
+under ids of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from primum.application import planning, releases
+from primum.application.access import mint_audit_ticket
+from primum.application.launching import LAUNCH, dataset_mapping
+from primum.application.platform import ACTOR, Platform
+from primum.application.ports import RunStatus
+from primum.domain import names
+from primum.domain.budget.entries import ReservationState
+from primum.domain.canonical import JSON
+from primum.domain.conditions import Condition, ConditionType, Reason, Status
+from primum.domain.errors import InvalidValue, NotFound
+from primum.domain.governance.evidence import Evidence, Verdict
+from primum.domain.names import ResourceKey
+from primum.domain.study.jobs import PlanningContext
+from primum.domain.study.lifecycle import incidents
+from primum.domain.study.plan import Plan, Treatment
+from primum.domain.study.spec import StudySpec
+from primum.domain.study.steps import StepContext, StepOutcome, StepStatus
+from primum.resources import conversion, status
+from primum.resources.stored import StoredResource
+
+STEP = "audit"
+
+
+def reconcile_audit_run(platform: Platform, stored: StoredResource) -> None:
+    """Do what one AuditRun needs now and write its status."""
+    if stored.deleting:
+        platform.runner.stop(names.run_id(stored.uid, stored.generation))
+        platform.resources.remove(stored.key, stored.uid)
+        return
+    ended = status.condition(stored.status, ConditionType.SUCCEEDED)
+    if ended is not None and ended.status is not Status.UNKNOWN:
+        return
+    try:
+        spec = _audited_study(platform, stored)
+        plan = _plan_of(platform, spec)
+    except (NotFound, InvalidValue) as error:
+        _show(platform, stored, Status.FALSE, Reason.INVALID_SPEC, str(error), {})
+        return
+    outcome = platform.evidence.outcome(names.outcome_id(stored.uid, stored.generation, STEP))
+    if outcome is None:
+        _keep_running(platform, stored, spec, plan)
+        return
+    _conclude(platform, stored, spec, outcome)
+
+
+def _audited_study(platform: Platform, stored: StoredResource) -> StudySpec:
+    """The Study whose artifact is audited.
+
+    Raises:
+        NotFound: If the release or the Study does not exist.
+    """
+    namespace = stored.key.namespace
+    name = stored.spec.get("study")
+    if not isinstance(name, str):
+        release = platform.resources.get(
+            ResourceKey("Release", namespace, str(stored.spec.get("release")))
+        )
+        study = release.spec.get("study") if release else None
+        if not isinstance(study, Mapping):
+            raise NotFound(
+                f"{stored.key}: spec.release must name a Release of the namespace; found none"
+            )
+        name = str(study["name"])
+    found = platform.resources.get(ResourceKey("Study", namespace, name))
+    if found is None:
+        raise NotFound(
+            f"{stored.key}: the Study {name} does not exist any more; its artifact cannot be audited again"
+        )
+    return conversion.study_spec(found)
+
+
+def _plan_of(platform: Platform, spec: StudySpec) -> Plan:
+    plan = platform.evidence.plan(spec.uid, spec.generation)
+    job = platform.evidence.outcome(names.outcome_id(spec.uid, spec.generation, "job"))
+    if plan is None or job is None or job.status is not StepStatus.SUCCEEDED:
+        raise NotFound(f"{spec.key} has no artifact to audit: its job has not succeeded")
+    return plan
+
+
+def _keep_running(platform: Platform, stored: StoredResource, spec: StudySpec, plan: Plan) -> None:
+    run = names.run_id(stored.uid, stored.generation)
+    state = platform.runner.status(run)
+    if state in (RunStatus.SUCCEEDED, RunStatus.FAILED):
+        _show(
+            platform,
+            stored,
+            Status.FALSE,
+            Reason.STEP_FAILED,
+            "the audit ended without an outcome",
+            {},
+        )
+        return
+    if state is RunStatus.RUNNING:
+        return
+    platform.compute.warm()
+    platform.evidence.put_fact(
+        LAUNCH, run, {"studyUid": stored.uid, "generation": stored.generation}
+    )
+    context = _step_context(platform, stored, spec, plan)
+    platform.runner.launch(run, name=f"{stored.key.namespace}-{stored.key.name}", steps=[context])
+    _show(platform, stored, Status.UNKNOWN, Reason.RUN_CREATED, "", {})
+
+
+def _step_context(
+    platform: Platform, stored: StoredResource, spec: StudySpec, plan: Plan
+) -> StepContext:
+    context = planning.planning_context(platform, spec)
+    own = _own_plan(stored, plan)
+    audit = conversion.audit_run_spec(stored).audit
+    asked: dict[str, JSON] = {
+        "kind": audit.kind.value,
+        "attack": audit.attack,
+        "parameters": audit.settings(),
+    }
+    return StepContext(
+        step=STEP,
+        entry=platform.kinds()[spec.job_kind].entry(STEP),
+        study={
+            "namespace": spec.key.namespace,
+            "name": spec.key.name,
+            "uid": stored.uid,
+            "generation": stored.generation,
+            "kind": spec.job_kind,
+        },
+        run_id=names.run_id(stored.uid, stored.generation),
+        outcome_id=names.outcome_id(stored.uid, stored.generation, STEP),
+        plan=own.to_json(),
+        datasets={name: dataset_mapping(context, name) for name in context.datasets},
+        synthetic={
+            item.release: {"uri": item.uri, "digest": item.digest}
+            for item in context.synthetic.values()
+        },
+        expectations=(),
+        audits=[asked],
+        tickets=_tickets(platform, stored, own, context),
+        upstream={"job": names.outcome_id(spec.uid, spec.generation, "job")},
+    )
+
+
+def _own_plan(stored: StoredResource, plan: Plan) -> Plan:
+    """The Study's plan as this run sees it: its audit accesses only, under this run's identity."""
+    accesses = tuple(
+        replace(a, treatment=Treatment.INSPECTED) for a in plan.accesses if a.step == STEP
+    )
+    return replace(
+        plan, study_uid=stored.uid, generation=stored.generation, accesses=accesses, steps=(STEP,)
+    )
+
+
+def _tickets(
+    platform: Platform, stored: StoredResource, plan: Plan, context: PlanningContext
+) -> dict[str, str]:
+    return {
+        access.name: mint_audit_ticket(
+            platform,
+            uid=stored.uid,
+            generation=stored.generation,
+            access=access,
+            facts=context.datasets[access.budget],
+        )
+        for access in plan.accesses
+    }
+
+
+def _conclude(
+    platform: Platform, stored: StoredResource, spec: StudySpec, outcome: StepOutcome
+) -> None:
+    evidence = tuple(platform.evidence.evidence(stored.uid, stored.generation))
+    if outcome.status is not StepStatus.SUCCEEDED:
+        _show(platform, stored, Status.FALSE, Reason.STEP_FAILED, outcome.message, {})
+        return
+    failed = incidents(evidence)
+    if failed:
+        _incident(platform, stored, spec, failed)
+    verdict = _overall(evidence)
+    reason = {Verdict.PASS: Reason.AUDITS_PASSED, Verdict.FAIL: Reason.CLAIM_EXCEEDED}.get(
+        verdict, Reason.AUDIT_INCONCLUSIVE
+    )
+    good = Status.TRUE if verdict is Verdict.PASS else Status.FALSE
+    extra: dict[str, JSON] = {"verdict": verdict.value}
+    if evidence:
+        extra["evidence"] = evidence[-1].digest
+    _show(platform, stored, good, reason, outcome.message, extra)
+
+
+def _incident(
+    platform: Platform, stored: StoredResource, spec: StudySpec, failed: Sequence[Evidence]
+) -> None:
+    """A claim contradicted after release.
+
+    Freeze every account the Study touched, and revoke what it released.
+    """
+    found = ", ".join(item.name for item in failed)
+    for held in platform.ledger.reservations(study_uid=spec.uid):
+        if held.state is ReservationState.DENIED:
+            continue
+        reason = f"{stored.key}: the claim of {spec.key} was contradicted by {found}"
+        key = names.derived_uuid("freeze", stored.uid, held.account_id)
+        platform.ledger.freeze(held.account_id, reason=reason, key=key, actor=ACTOR)
+    name = stored.spec.get("release") or spec.endpoint or spec.dataset_release
+    if name:
+        key = ResourceKey("Release", stored.key.namespace, str(name))
+        releases.revoke(platform, key, f"contradicted by audit {stored.key.name}: {found}")
+
+
+def _overall(evidence: Sequence[Evidence]) -> Verdict:
+    verdicts = {item.verdict for item in evidence if item.verdict is not None}
+    if Verdict.FAIL in verdicts:
+        return Verdict.FAIL
+    return Verdict.PASS if verdicts == {Verdict.PASS} else Verdict.INCONCLUSIVE
+
+
+def _show(
+    platform: Platform,
+    stored: StoredResource,
+    state: Status,
+    reason: Reason,
+    message: str,
+    extra: Mapping[str, JSON],
+) -> None:
+    condition = Condition(
+        ConditionType.SUCCEEDED, state, reason, message, observed_generation=stored.generation
+    )
+    shown = status.with_conditions(stored, (condition,), now=platform.clock.now()) | dict(extra)
+    if shown != dict(stored.status):
+        platform.resources.set_status(stored.key, stored.uid, shown)

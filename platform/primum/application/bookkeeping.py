@@ -1,0 +1,309 @@
+"""The ledger store: runs the domain's decisions in the transactions of a row store.
+
+One class for every store, so that memory, SQLite and PostgreSQL cannot differ in meaning; they
+differ only in how a transaction keeps rows. It must not decide anything itself, and must not write
+where the store is older than its anchor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+from primum.application.ports import Clock, LedgerAnchor
+from primum.domain.accounting.events import Event
+from primum.domain.budget import accounts, book, ledger
+from primum.domain.budget.book import Account, Book, Head
+from primum.domain.budget.decisions import Decision, check_name
+from primum.domain.budget.entries import (
+    AccountTerms,
+    AccountView,
+    Entry,
+    ReservationView,
+    ReserveRequest,
+    Result,
+    ResultCode,
+)
+
+ENTRIES_MAX = 10_000  # Entries per page: what fits comfortably into one answer.
+
+Answer = TypeVar("Answer")
+
+
+class Pages(Book, Protocol):
+    """A book that can also be read at length. Everything comes from one serializable moment."""
+
+    def accounts(self) -> Sequence[Account]:
+        """Every account, oldest first."""
+        ...
+
+    def reservations(self, *, account_id: str, study_uid: str) -> Sequence[ReservationView]:
+        """Reservations, oldest first; an empty id does not restrict."""
+        ...
+
+    def entries(self, *, account_id: str, after: int, limit: int) -> Sequence[Entry]:
+        """Entries by sequence number; an empty id does not restrict."""
+        ...
+
+    def hash_at(self, seq: int) -> str:
+        """The hash of an entry, or empty."""
+        ...
+
+    def contradictions(self) -> Sequence[str]:
+        """What ``verification.contradictions`` finds in everything stored."""
+        ...
+
+
+class Pen(Pages, Protocol):
+    """A book that can be written. Nothing is durable before the transaction ends well."""
+
+    def append(self, entry: Entry) -> None:
+        """Add an entry."""
+        ...
+
+    def put_account(self, account: Account) -> None:
+        """Replace an account's row and the identities it is found by."""
+        ...
+
+    def put_reservation(self, reservation: ReservationView) -> None:
+        """Replace a reservation's row."""
+        ...
+
+    def put_head(self, head: Head) -> None:
+        """Replace the end of the chain."""
+        ...
+
+
+class RowStore(Protocol):
+    """Where rows are kept: two kinds of transactions."""
+
+    def read(self, work: Callable[[Pages], Answer]) -> Answer:
+        """Run read-only work on one snapshot."""
+        ...
+
+    def write(self, work: Callable[[Pen], Answer]) -> Answer:
+        """Run work as one durable, serializable transaction; may run it again after a conflict."""
+        ...
+
+
+class Bookkeeping:
+    """``LedgerStore`` over a row store.
+
+    Args:
+        rows: Where rows are kept.
+        clock: The ledger's clock; a clock that goes back is not followed.
+        anchor: What remembers the end of the chain outside the store, or ``None``.
+    """
+
+    def __init__(self, rows: RowStore, *, clock: Clock, anchor: LedgerAnchor | None = None) -> None:
+        self._rows = rows
+        self._clock = clock
+        self._anchor = anchor
+
+    def open_account(self, terms: AccountTerms, *, actor: str) -> tuple[str, Result]:
+        """Open an account, or find the one of the same data, unit and neighbors."""
+        decision, result = self._decide(lambda pen, _: accounts.open_account(pen, terms), actor)
+        return decision.account_id, result
+
+    def reserve(
+        self, requests: Sequence[ReserveRequest], *, lease_seconds: float, actor: str
+    ) -> Result:
+        """Hold every request's cost, all or none."""
+        return self._decide(
+            lambda pen, now: ledger.reserve(pen, requests, lease_seconds=lease_seconds, now=now),
+            actor,
+        )[1]
+
+    def expose(self, reservation_id: str, *, access: str, fence: int, actor: str) -> Result:
+        """Record durably that data may now be touched for an access."""
+        return self._decide(
+            lambda pen, now: ledger.expose(
+                pen, reservation_id, access=access, fence=fence, now=now
+            ),
+            actor,
+        )[1]
+
+    def extend(
+        self, reservation_id: str, *, fence: int, lease_seconds: float, actor: str
+    ) -> Result:
+        """Move the lease of an open reservation (a heartbeat)."""
+        return self._decide(
+            lambda pen, now: ledger.extend(
+                pen, reservation_id, fence=fence, lease_seconds=lease_seconds, now=now
+            ),
+            actor,
+        )[1]
+
+    def charge(
+        self, reservation_id: str, *, executed: Event | None, reason: str, actor: str
+    ) -> Result:
+        """Spend for good: by receipt, or all of it."""
+        return self._decide(
+            lambda pen, now: ledger.charge(
+                pen, reservation_id, executed=executed, reason=reason, now=now
+            ),
+            actor,
+        )[1]
+
+    def give_back(self, reservation_id: str, *, reason: str, actor: str) -> Result:
+        """Return a reservation that was never exposed."""
+        return self._decide(
+            lambda pen, _: ledger.give_back(pen, reservation_id, reason=reason), actor
+        )[1]
+
+    def inspect(
+        self, account_id: str, *, access: str, study_uid: str, key: str, actor: str
+    ) -> Result:
+        """Record an access whose outputs stay in the steward's zone."""
+        return self._decide(
+            lambda pen, _: accounts.inspect(
+                pen, account_id, access=access, study_uid=study_uid, key=key
+            ),
+            actor,
+        )[1]
+
+    def freeze(self, account_id: str, *, reason: str, key: str, actor: str) -> Result:
+        """Refuse every new reservation and exposure on an account until thawed."""
+        return self._decide(
+            lambda pen, _: accounts.freeze(pen, account_id, reason=reason, key=key), actor
+        )[1]
+
+    def thaw(self, account_id: str, *, reason: str, key: str, actor: str) -> Result:
+        """Undo a freeze."""
+        return self._decide(
+            lambda pen, _: accounts.thaw(pen, account_id, reason=reason, key=key), actor
+        )[1]
+
+    def expire(self, *, actor: str) -> Sequence[str]:
+        """Resolve every lease that ran out; returns their ids."""
+        now = self._clock.now()
+        if not self._rows.read(lambda pages: pages.lapsed(max(now, pages.head().time))):
+            return ()  # The usual case, asked every few seconds: no write lock for it.
+        decision, result = self._decide(lambda pen, later: ledger.expire(pen, now=later), actor)
+        return tuple(draft.reservation_id for draft in decision.drafts) if result.stands else ()
+
+    def account(self, account_id: str) -> AccountView | None:
+        """An account as it stands."""
+        found = self._rows.read(lambda pages: pages.account(account_id))
+        return None if found is None else book.view_of(found)
+
+    def accounts(self) -> Sequence[AccountView]:
+        """Every account, oldest first."""
+        return tuple(book.view_of(item) for item in self._rows.read(lambda pages: pages.accounts()))
+
+    def reservation(self, reservation_id: str) -> ReservationView | None:
+        """A reservation as it stands."""
+        return self._rows.read(lambda pages: pages.reservation(reservation_id))
+
+    def reservations(
+        self, *, account_id: str = "", study_uid: str = ""
+    ) -> Sequence[ReservationView]:
+        """Reservations of an account or of a Study, oldest first."""
+        return self._rows.read(
+            lambda pages: pages.reservations(account_id=account_id, study_uid=study_uid)
+        )
+
+    def entries(
+        self, *, account_id: str = "", after: int = 0, limit: int = 1000
+    ) -> Sequence[Entry]:
+        """Entries in order of ``seq``; at most 10,000 at once."""
+        count = max(0, min(limit, ENTRIES_MAX))
+        return self._rows.read(
+            lambda pages: pages.entries(account_id=account_id, after=after, limit=count)
+        )
+
+    def head(self) -> tuple[int, str]:
+        """Sequence number and hash of the last entry."""
+        head = self._rows.read(lambda pages: pages.head())
+        return head.seq, head.hash
+
+    def verify(self) -> Sequence[str]:
+        """Recompute chain and balances; returns every contradiction found, or nothing."""
+
+        def work(pages: Pages) -> list[str]:
+            rolled_back = self._rolled_back(pages)
+            return [*([rolled_back] if rolled_back else []), *pages.contradictions()]
+
+        return tuple(self._rows.read(work))
+
+    def fits(self, account_id: str, event: Event) -> int:
+        """How many more times an event fits into what is left, up to 1000."""
+        found = self._rows.read(lambda pages: pages.account(account_id))
+        return 0 if found is None else ledger.fits(found, event)
+
+    def _decide(
+        self, decide: Callable[[Pen, str], Decision], actor: str
+    ) -> tuple[Decision, Result]:
+        """One decision in one transaction, and the anchor moved once it is durable."""
+        check_name("actor", actor)
+
+        def work(pen: Pen) -> tuple[Decision, Result, Head | None]:
+            rolled_back = self._rolled_back(pen)
+            if rolled_back:
+                refusal = Result(ResultCode.ROLLED_BACK, rolled_back)
+                return Decision(refusal), refusal, None
+            head = pen.head()
+            now = max(self._clock.now(), head.time)
+            decision = decide(pen, now)
+            if decision.lease is not None:
+                _move_lease(pen, decision.lease)
+            if decision.result.code is ResultCode.LEASE_EXPIRED:
+                pen.put_head(replace(head, time=now))  # So that a clock going back revives nothing.
+            if not decision.drafts:
+                return decision, decision.result, None
+            head = _write(pen, decision, head=head, actor=actor, time=now)
+            return decision, replace(decision.result, seq=head.seq), head
+
+        decision, result, moved = self._rows.write(work)
+        if moved is not None and self._anchor is not None:
+            self._anchor.write(moved.seq, moved.hash)
+        return decision, result
+
+    def _rolled_back(self, pages: Pages) -> str:
+        """Why the store must be older than its anchor, or empty."""
+        anchored = self._anchor.read() if self._anchor is not None else None
+        if anchored is None:
+            return ""
+        seq, digest = anchored
+        head = pages.head()
+        if head.seq < seq:
+            return (
+                f"The ledger must reach its anchor at entry {seq}; found its end at {head.seq}. "
+                "Restore a newer copy."
+            )
+        if (head.hash if head.seq == seq else pages.hash_at(seq)) != digest:
+            return (
+                f"Entry {seq} must be the one that was anchored; found another. "
+                "Restore the anchored copy."
+            )
+        return ""
+
+
+def _move_lease(pen: Pen, lease: tuple[str, str]) -> None:
+    reservation_id, until = lease
+    reservation = pen.reservation(reservation_id)
+    if reservation is not None:
+        pen.put_reservation(replace(reservation, lease_until=until))
+
+
+def _write(pen: Pen, decision: Decision, *, head: Head, actor: str, time: str) -> Head:
+    """Write a decision's entries and what they make of accounts and reservations."""
+    touched: dict[str, Account] = {}
+    for draft in decision.drafts:
+        entry = book.sealed(draft, head=head, actor=actor, time=time)
+        before = touched.get(draft.account_id) or pen.account(draft.account_id)
+        reservation = pen.reservation(draft.reservation_id) if draft.reservation_id else None
+        account, after = book.fold(entry, before, reservation)
+        pen.append(entry)
+        if account is not None:
+            touched[account.account_id] = account
+        if after is not None:
+            pen.put_reservation(after)
+        head = Head(entry.seq, entry.hash, time)
+    for account_id in sorted(
+        touched
+    ):  # One order for every writer, so that row locks cannot deadlock.
+        pen.put_account(touched[account_id])
+    pen.put_head(head)
+    return head

@@ -1,0 +1,155 @@
+"""Reserve a plan's whole cost, and launch its one pipeline run. Both may be repeated at will."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from primum.application import access, planning
+from primum.application.platform import ACTOR, Platform
+from primum.domain import names
+from primum.domain.budget.entries import ReservationView, ReserveRequest, ResultCode
+from primum.domain.canonical import JSON
+from primum.domain.conditions import Reason
+from primum.domain.study.jobs import PlanningContext
+from primum.domain.study.lifecycle import Refusal
+from primum.domain.study.plan import Plan, Treatment
+from primum.domain.study.spec import StudySpec
+from primum.domain.study.steps import StepContext
+
+LAUNCH = "Launch"
+STEP_OF_CHARGE = "job"
+
+
+def reserve_plan(platform: Platform, spec: StudySpec, plan: Plan) -> Refusal | None:
+    """Hold the plan's cost on every budget, all or none.
+
+    Returns:
+        The final no with what would fit, or ``None`` where the reservations stand.
+    """
+    context = planning.planning_context(platform, spec)
+    requests = [
+        ReserveRequest(
+            reservation_id=names.reservation_id(
+                spec.uid, spec.generation, context.datasets[name].account_id
+            ),
+            account_id=context.datasets[name].account_id,
+            study_uid=spec.uid,
+            generation=spec.generation,
+            study=f"{spec.key.namespace}/{spec.key.name}",
+            purpose=spec.purpose,
+            requester=f"{spec.key.namespace}/{spec.key.name}",
+            event=event,
+        )
+        for name, event in planning.events_by_budget(plan).items()
+    ]
+    if not requests:
+        return None
+    missing = planning.shortfall(platform, context, plan)
+    result = platform.ledger.reserve(
+        requests, lease_seconds=platform.conduct.lease_seconds, actor=ACTOR
+    )
+    if result.stands:
+        return None
+    if result.code is ResultCode.FROZEN:
+        return Refusal("Reserve", Reason.BUDGET_FROZEN, result.message)
+    options = planning.what_would_fit(platform, spec)
+    fit = f". What would fit: {', or '.join(options)}" if options else ". Nothing smaller would fit"
+    return Refusal("Reserve", Reason.DENIED, f"{missing or result.message}{fit}")
+
+
+def launch_run(platform: Platform, spec: StudySpec, plan: Plan) -> None:
+    """Start the run under its derived id.
+
+    A run that already exists is left alone, a lost one resumes.
+    """
+    run = names.run_id(spec.uid, spec.generation)
+    context = planning.planning_context(platform, spec)
+    held = {r.account_id: r for r in platform.ledger.reservations(study_uid=spec.uid)}
+    steps = [_step_context(platform, spec, plan, context, held, step) for step in plan.steps]
+    platform.evidence.put_fact(LAUNCH, run, {"studyUid": spec.uid, "generation": spec.generation})
+    platform.runner.launch(
+        run, name=f"{spec.key.namespace}-{spec.key.name}-{spec.generation}", steps=steps
+    )
+
+
+def keep_leases(platform: Platform, reservations: tuple[ReservationView, ...]) -> None:
+    """The heartbeat of a live run: its leases move on."""
+    for held in reservations:
+        platform.ledger.extend(
+            held.reservation_id,
+            fence=held.fence,
+            lease_seconds=platform.conduct.lease_seconds,
+            actor=ACTOR,
+        )
+
+
+def charged_steps(plan: Plan) -> frozenset[str]:
+    """Steps in which a mechanism runs.
+
+    Exposed without an outcome, they are lost and charged in full.
+    """
+    return frozenset(a.step for a in plan.accesses if a.treatment is Treatment.CHARGED)
+
+
+def _step_context(
+    platform: Platform,
+    spec: StudySpec,
+    plan: Plan,
+    context: PlanningContext,
+    held: Mapping[str, ReservationView],
+    step: str,
+) -> StepContext:
+    mine = [item for item in plan.accesses if item.step == step]
+    tickets = {
+        item.name: access.mint_ticket(
+            platform,
+            spec,
+            item,
+            context.datasets[item.budget],
+            held[context.datasets[item.budget].account_id],
+        )
+        for item in mine
+    }
+    earlier = plan.steps[: plan.steps.index(step)]
+    return StepContext(
+        step=step,
+        entry=platform.kinds()[spec.job_kind].entry(step),
+        study=_study(spec),
+        run_id=names.run_id(spec.uid, spec.generation),
+        outcome_id=names.outcome_id(spec.uid, spec.generation, step),
+        plan=plan.to_json(),
+        datasets={name: dataset_mapping(context, name) for name in context.datasets},
+        synthetic={
+            s.release: {"uri": s.uri, "digest": s.digest} for s in context.synthetic.values()
+        },
+        expectations=spec.expectations,
+        audits=[
+            {"kind": a.kind, "attack": a.attack, "parameters": dict(a.parameters)}
+            for a in spec.audits
+        ],
+        tickets=tickets,
+        upstream={name: names.outcome_id(spec.uid, spec.generation, name) for name in earlier},
+    )
+
+
+def _study(spec: StudySpec) -> dict[str, JSON]:
+    return {
+        "namespace": spec.key.namespace,
+        "name": spec.key.name,
+        "uid": spec.uid,
+        "generation": spec.generation,
+        "kind": spec.job_kind,
+    }
+
+
+def dataset_mapping(context: PlanningContext, name: str) -> dict[str, JSON]:
+    """What a step is told about a dataset: declared public facts."""
+    facts = context.datasets[name]
+    return {
+        "uri": facts.dataset.uri,
+        "unit": facts.dataset.unit.value,
+        "units": facts.units,
+        "trainUnits": facts.train_units,
+        "options": dict(facts.dataset.options),
+        "disclosures": list(facts.disclosures),
+    }

@@ -1,0 +1,139 @@
+"""Observe a Study.
+
+Read every fact about its generation from stores and runner, into one value for ``decide``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from primum.application import planning, verdicts
+from primum.application.launching import LAUNCH
+from primum.application.platform import Platform, generation_key
+from primum.application.ports import RunStatus
+from primum.domain import names
+from primum.domain.budget.entries import ReservationState, ReservationView
+from primum.domain.conditions import Reason
+from primum.domain.governance.evidence import Evidence
+from primum.domain.study.lifecycle import Observed, Refusal, RunState, incidents
+from primum.domain.study.plan import Plan
+from primum.domain.study.spec import StudySpec
+from primum.domain.study.steps import StepOutcome
+from primum.resources import conversion
+from primum.resources.stored import StoredResource
+
+CERTIFICATE = "Certificate"
+PUBLISHED = "Published"
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A Study as observed.
+
+    The spec, the facts for ``decide``, and the records that the next action needs.
+    """
+
+    stored: StoredResource
+    spec: StudySpec
+    plan: Plan | None
+    reservations: tuple[ReservationView, ...]
+    outcomes: Mapping[str, StepOutcome]
+    evidence: tuple[Evidence, ...]
+    observed: Observed
+
+
+def observe(platform: Platform, stored: StoredResource) -> Scene:
+    """Read everything about a Study's current generation."""
+    spec = conversion.study_spec(stored)
+    key = generation_key(spec.uid, spec.generation)
+    plan = platform.evidence.plan(spec.uid, spec.generation)
+    refusal = _refusal(platform, key)
+    reservations = _reservations(platform, spec)
+    outcomes = _outcomes(platform, spec, plan)
+    evidence = tuple(platform.evidence.evidence(spec.uid, spec.generation))
+    certificate = platform.evidence.fact(CERTIFICATE, key)
+    published = platform.evidence.fact(PUBLISHED, key)
+    observed = Observed(
+        generation=spec.generation,
+        deleting=bool(stored.deleting),
+        wants_release=bool(spec.endpoint or spec.dataset_release),
+        blocked=_blocked(platform, spec) if plan is None and refusal is None else None,
+        refusal=refusal,
+        plan=plan,
+        headline=_headline(platform, spec, plan),
+        reservations=reservations,
+        budgets_needed=len(planning.events_by_budget(plan)) if plan else 0,
+        run=_run_state(platform, spec),
+        outcomes=outcomes,
+        evidence=evidence,
+        frozen=_frozen(platform, reservations, evidence),
+        claim_void=verdicts.claim_of(spec, plan).void_edges if plan else (),
+        judgment=verdicts.judgment_of(platform.evidence.fact(verdicts.VERDICTS, key)),
+        certified=str(certificate["digest"]) if certificate else "",
+        published=str(published["url"]) if published else "",
+    )
+    return Scene(stored, spec, plan, reservations, outcomes, evidence, observed)
+
+
+def _reservations(platform: Platform, spec: StudySpec) -> tuple[ReservationView, ...]:
+    """This generation's reservations; a denial is a refusal and holds nothing."""
+    held = platform.ledger.reservations(study_uid=spec.uid)
+    return tuple(
+        item
+        for item in held
+        if item.generation == spec.generation and item.state is not ReservationState.DENIED
+    )
+
+
+def _outcomes(platform: Platform, spec: StudySpec, plan: Plan | None) -> dict[str, StepOutcome]:
+    found = {}
+    for step in plan.steps if plan else ():
+        outcome = platform.evidence.outcome(names.outcome_id(spec.uid, spec.generation, step))
+        if outcome is not None:
+            found[step] = outcome
+    return found
+
+
+def _refusal(platform: Platform, key: str) -> Refusal | None:
+    fact = platform.evidence.fact(planning.REFUSAL, key)
+    if fact is None:
+        return None
+    return Refusal(str(fact["stage"]), Reason(str(fact["reason"])), str(fact["message"]))
+
+
+def _blocked(platform: Platform, spec: StudySpec) -> Refusal | None:
+    try:
+        planning.planning_context(platform, spec)
+    except planning.Blocked as blocked:
+        return blocked.refusal
+    except Exception:  # noqa: BLE001 - any other fault is the planner's to report
+        return None
+    return None
+
+
+def _headline(platform: Platform, spec: StudySpec, plan: Plan | None) -> str:
+    kind = platform.kinds().get(spec.job_kind)
+    return kind.headline(plan) if plan is not None and kind is not None else ""
+
+
+def _run_state(platform: Platform, spec: StudySpec) -> RunState:
+    run = names.run_id(spec.uid, spec.generation)
+    if platform.evidence.fact(LAUNCH, run) is None:
+        return RunState.NOT_LAUNCHED
+    match platform.runner.status(run):
+        case RunStatus.RUNNING:
+            return RunState.RUNNING
+        case RunStatus.SUCCEEDED | RunStatus.FAILED:
+            return RunState.ENDED
+        case _:
+            return RunState.LOST
+
+
+def _frozen(
+    platform: Platform, reservations: Sequence[ReservationView], evidence: Sequence[Evidence]
+) -> bool:
+    if not incidents(evidence):
+        return False
+    accounts = [platform.ledger.account(held.account_id) for held in reservations]
+    return all(account is not None and account.frozen for account in accounts)

@@ -1,0 +1,73 @@
+"""Platform: the ports and settings that every use case receives.
+
+``entrypoints.bootstrap`` alone builds one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from primum.application.ports import (
+    Archive,
+    Clock,
+    Compute,
+    Datasets,
+    EvidenceStore,
+    LedgerStore,
+    Lineage,
+    PipelineRunner,
+    PolicyEngine,
+    Publisher,
+    ResourceStore,
+    Signer,
+)
+from primum.domain.accounting.accountant import Accountant
+from primum.domain.study.jobs import JobKind
+
+ACTOR = "platform/control-loop"  # Who the ledger says asked, when nobody else did.
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """How the platform behaves; every value has its reason in ``entrypoints.settings``.
+
+    Args:
+        lease_seconds: How long a reservation is held without a heartbeat.
+        token_seconds: How long a data token opens data.
+        artifacts_uri: Folder (fsspec) under which Studies store artifacts.
+        data_dirs: Folders searched for dataset files.
+        producer: URI that lineage events name as their producer.
+    """
+
+    lease_seconds: float
+    token_seconds: float
+    artifacts_uri: str
+    data_dirs: Sequence[str]
+    producer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """Every port, chosen once."""
+
+    clock: Clock
+    ledger: LedgerStore
+    evidence: EvidenceStore
+    resources: ResourceStore
+    runner: PipelineRunner
+    compute: Compute
+    datasets: Datasets
+    lineage: Lineage
+    signer: Signer
+    policies: PolicyEngine
+    publisher: Publisher
+    archive: Archive
+    kinds: Callable[[], Mapping[str, JobKind]]
+    accountant: Callable[[str], Accountant]
+    conduct: Conduct
+
+
+def generation_key(study_uid: str, generation: int) -> str:
+    """The key under which a Study generation's facts are stored."""
+    return f"{study_uid}/{generation}"

@@ -1,0 +1,127 @@
+"""Keep Releases and GatePolicies Ready.
+
+Serve what stands, withdraw what was revoked, audit again when it is due.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import replace
+
+from primum.application.observing import CERTIFICATE
+from primum.application.platform import Platform, generation_key
+from primum.domain.canonical import JSON
+from primum.domain.conditions import Condition, ConditionType, Reason, Status
+from primum.domain.errors import PrimumError
+from primum.domain.names import ResourceKey
+from primum.domain.schedule import parse_schedule
+from primum.resources.status import with_conditions
+from primum.resources.stored import StoredResource
+
+
+def reconcile_policy(platform: Platform, stored: StoredResource) -> None:
+    """Check a GatePolicy's rules and say so."""
+    if stored.deleting:
+        platform.resources.remove(stored.key, stored.uid)
+        return
+    wrong = platform.policies.check(stored.spec)
+    ready = (
+        Condition(ConditionType.READY, Status.FALSE, Reason.INVALID_SPEC, "; ".join(wrong))
+        if wrong
+        else Condition(ConditionType.READY, Status.TRUE, Reason.DONE, "every rule compiles")
+    )
+    _show(platform, stored, ready, {})
+
+
+def reconcile_release(platform: Platform, stored: StoredResource) -> None:
+    """Serve it, or take it back; create the AuditRun that is due."""
+    revocation = stored.spec.get("revocation")
+    if stored.deleting or isinstance(revocation, Mapping):
+        platform.publisher.withdraw(stored.key)
+        if stored.deleting:
+            platform.resources.remove(stored.key, stored.uid)
+            return
+        reason = str(revocation["reason"]) if isinstance(revocation, Mapping) else ""
+        _show(
+            platform,
+            stored,
+            Condition(ConditionType.READY, Status.FALSE, Reason.REVOKED, reason),
+            {},
+        )
+        return
+    envelope = _envelope(platform, stored)
+    try:
+        url = platform.publisher.publish(stored.key, spec=stored.spec, certificate=envelope)
+    except PrimumError as error:
+        ready = Condition(ConditionType.READY, Status.FALSE, Reason.NOT_RELEASED, str(error))
+        _show(platform, stored, ready, {})
+        return
+    certificate = stored.spec["certificate"]
+    digest = str(certificate["digest"]) if isinstance(certificate, Mapping) else ""
+    extra: dict[str, JSON] = {"url": url, "certificateDigest": digest}
+    last = _audit_when_due(platform, stored)
+    if last:
+        extra["lastAudit"] = last
+    _show(platform, stored, Condition(ConditionType.READY, Status.TRUE, Reason.SERVING, url), extra)
+
+
+def revoke(platform: Platform, key: ResourceKey, reason: str) -> None:
+    """Take a release back for good: its spec says so, and serving stops at once."""
+    stored = platform.resources.get(key)
+    if stored is None or "revocation" in stored.spec:
+        return
+    spec = dict(stored.spec) | {"revocation": {"reason": reason}}
+    platform.resources.apply(key, spec, labels=stored.labels, owner=stored.owner)
+    platform.publisher.withdraw(key)
+
+
+def _envelope(platform: Platform, stored: StoredResource) -> Mapping[str, JSON]:
+    study = stored.spec["study"]
+    if not isinstance(study, Mapping):
+        return {}
+    key = generation_key(str(study["uid"]), int(str(study["generation"])))
+    fact = platform.evidence.fact(CERTIFICATE, key)
+    envelope = fact["envelope"] if fact else {}
+    return envelope if isinstance(envelope, Mapping) else {}
+
+
+def _audit_when_due(platform: Platform, stored: StoredResource) -> str:
+    """The name of the AuditRun of the last due time; created when it does not exist yet."""
+    text = stored.spec.get("auditSchedule")
+    if not isinstance(text, str):
+        return ""
+    now = datetime.datetime.fromisoformat(platform.clock.now())
+    due = parse_schedule("spec.auditSchedule", text).last_due(now)
+    created = datetime.datetime.fromisoformat(stored.created)
+    if due is None or due < created:
+        return ""
+    name = ""
+    for index, audit in enumerate(_audits_of(platform, stored)):
+        name = f"{stored.key.name[:40]}-{due:%Y%m%d%H%M}-{index}"
+        key = ResourceKey("AuditRun", stored.key.namespace, name)
+        if platform.resources.get(key) is None:
+            spec: dict[str, JSON] = {"release": stored.key.name, "audit": audit}
+            platform.resources.apply(
+                key, spec, labels={"primum.dev/release": stored.key.name}, owner=stored.uid
+            )
+    return name
+
+
+def _audits_of(platform: Platform, stored: StoredResource) -> list[JSON]:
+    """The audits that the Study itself asked for."""
+    study = stored.spec["study"]
+    if not isinstance(study, Mapping):
+        return []
+    found = platform.resources.get(ResourceKey("Study", stored.key.namespace, str(study["name"])))
+    listed = found.spec.get("audits", ()) if found else ()
+    return list(listed) if isinstance(listed, list | tuple) else []
+
+
+def _show(
+    platform: Platform, stored: StoredResource, ready: Condition, extra: Mapping[str, JSON]
+) -> None:
+    ready = replace(ready, observed_generation=stored.generation)
+    status = with_conditions(stored, (ready,), now=platform.clock.now()) | dict(extra)
+    if status != dict(stored.status):
+        platform.resources.set_status(stored.key, stored.uid, status)

@@ -1,0 +1,85 @@
+"""Settle a Study's reservations from what was recorded: charge what happened, return the rest.
+
+In doubt, charge it all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from primum.application.platform import ACTOR, Platform
+from primum.domain import names
+from primum.domain.accounting.events import Composed, Event, NoEvent, covers
+from primum.domain.budget.entries import ReservationState, ReservationView
+from primum.domain.governance.evidence import Evidence
+from primum.domain.study.lifecycle import incidents
+from primum.domain.study.plan import Plan, Treatment
+from primum.domain.study.steps import Receipt, StepOutcome
+
+FULL_NO_RECEIPT = "no trusted receipt for an exposed access"
+FULL_BEYOND_PLAN = "a receipt reports more than was planned"
+
+
+def settle(
+    platform: Platform,
+    plan: Plan,
+    reservations: Sequence[ReservationView],
+    outcomes: Mapping[str, StepOutcome],
+) -> None:
+    """Resolve every open reservation of a Study generation. Repeating it changes nothing."""
+    for held in reservations:
+        if held.state is ReservationState.RESERVED and not held.exposed:
+            platform.ledger.give_back(
+                held.reservation_id, reason="ended before any data was opened", actor=ACTOR
+            )
+        elif held.state is ReservationState.EXPOSED:
+            executed, reason = _executed(plan, held, outcomes)
+            platform.ledger.charge(
+                held.reservation_id, executed=executed, reason=reason, actor=ACTOR
+            )
+
+
+def freeze_incident(
+    platform: Platform,
+    spec_uid: str,
+    reservations: Sequence[ReservationView],
+    evidence: Sequence[Evidence],
+) -> None:
+    """Freeze every account that a contradicted claim touched (design, section 8, rule 9)."""
+    found = ", ".join(item.name for item in incidents(evidence))
+    for held in reservations:
+        reason = f"Study {held.study}: the claim was contradicted by {found}"
+        key = names.derived_uuid("freeze", spec_uid, str(held.generation), held.account_id)
+        platform.ledger.freeze(held.account_id, reason=reason, key=key, actor=ACTOR)
+
+
+def _executed(
+    plan: Plan, held: ReservationView, outcomes: Mapping[str, StepOutcome]
+) -> tuple[Event | None, str]:
+    """The composition of what ran on this account.
+
+    Or ``None`` and why it must be charged in full.
+    """
+    receipts = [receipt for outcome in outcomes.values() for receipt in outcome.receipts]
+    events: list[Event] = []
+    for access in plan.accesses:
+        if access.name not in held.exposed or access.treatment is not Treatment.CHARGED:
+            continue
+        trusted = [
+            r
+            for r in receipts
+            if r.access == access.name and r.budget == access.budget and r.token_id
+        ]
+        if len(trusted) != 1:
+            return None, f"{FULL_NO_RECEIPT}: {access.name}"
+        if not covers(access.event, trusted[0].event):
+            return None, f"{FULL_BEYOND_PLAN}: {access.name}"
+        events.append(trusted[0].event)
+    if not events:
+        return NoEvent(), "no mechanism ran"
+    return (events[0] if len(events) == 1 else Composed(tuple(events))), "as the receipts show"
+
+
+def executed_receipts(outcomes: Mapping[str, StepOutcome]) -> tuple[Receipt, ...]:
+    """Every receipt of a Study, in the order of its steps."""
+    return tuple(receipt for outcome in outcomes.values() for receipt in outcome.receipts)

@@ -1,0 +1,1 @@
+"""The budget: commands, entries and the pure ledger that folds them."""

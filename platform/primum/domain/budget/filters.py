@@ -1,0 +1,75 @@
+"""How often something still fits an account's privacy filter, and how much is missing.
+
+Whole numbers only; nothing here grants anything.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from primum.domain.accounting.charges import Charge, decimal_of_units
+from primum.domain.budget.book import Account
+from primum.domain.canonical import decimal_text
+from primum.domain.quantities import round_up
+
+TIMES_MAX = 1000  # Beyond it people read "plenty".
+_SHOWN_PLACES = 6  # Digits of an amount in a message.
+
+
+def times(charge: Charge, count: int) -> Charge:
+    """The charge of the same reservation, ``count`` times."""
+    return Charge(tuple((key, amount * count) for key, amount in charge.amounts))
+
+
+def times_that_fit(account: Account, one: Charge) -> int:
+    """How many more reservations of a charge an account admits, up to 1000.
+
+    Args:
+        account: The account, open reservations counted.
+        one: What one reservation takes.
+
+    Returns:
+        The count; 1000 for a charge of zero. Found by bisection over exact multiples: admission is
+        monotone.
+    """
+    if one.is_zero:
+        return TIMES_MAX
+    policy, used, capacity = account.filter, account.used, account.capacity
+    low, high = 0, TIMES_MAX
+    while low < high:
+        middle = (low + high + 1) // 2
+        if policy.admits(capacity=capacity, used=used, request=times(one, middle)):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def shortfall(account: Account, *, used: Charge, request: Charge) -> str:
+    """What is missing, for people: in epsilon first, then where the request comes closest.
+
+    Args:
+        account: The account.
+        used: Reserved and charged before the request.
+        request: What does not fit.
+
+    Returns:
+        One sentence with the account's policy, what is left, what the plan would take it to, and
+        the least gap.
+    """
+    policy, guarantee = account.filter, account.guarantee
+    spent = policy.spent_epsilon(used=used, guarantee=guarantee)
+    left = max(guarantee.epsilon - spent, Decimal(0))
+    total = policy.spent_epsilon(used=used + request, guarantee=guarantee)
+    room = account.capacity.as_dict
+    wanted = (used + request).as_dict
+    gaps = [(wanted[name] - max(room[name], 0), name) for name in room]
+    gap, key = min((gap, name) for gap, name in gaps if gap > 0)
+    named = f"order {key}" if key[0].isdigit() else key
+    missing = decimal_text(round_up(decimal_of_units(gap), _SHOWN_PLACES))
+    return (
+        f"{policy.name} has epsilon {decimal_text(left)} left of {decimal_text(guarantee.epsilon)} "
+        f"at delta {decimal_text(guarantee.delta)}; with this plan it would stand at "
+        f"{decimal_text(total)} "
+        f"(short by {missing} at {named})."
+    )

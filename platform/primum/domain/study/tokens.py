@@ -1,0 +1,131 @@
+"""Tickets and data tokens: what they say, and how that is written. Signing is somebody else's work.
+
+A ticket is the one-time right to ask for a data token; the token is the right to open one dataset
+for one access until it expires. Both carry the same grant and differ by the payload type they are
+signed under. Reading is strict: an unknown, missing or mistyped field is a fault, because a token
+that is half understood opens data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from primum.domain.canonical import JSON, canonical_json
+from primum.domain.errors import InvalidValue, Tampered
+
+_TEXTS = ("id", "access", "budget", "uri", "unit", "studyUid", "reservationId", "expires")
+_INTEGERS = ("generation", "fence")
+_FIELDS = {*_TEXTS, *_INTEGERS, "options"}
+
+
+@dataclass(frozen=True, slots=True)
+class AccessGrant:
+    """What a ticket or a data token grants.
+
+    Args:
+        id: The grant's own id; a receipt names it.
+        access: Name of the plan's access that it covers.
+        budget: The budget's name.
+        uri: The dataset it opens.
+        unit: The privacy unit.
+        study_uid: The Study.
+        generation: The Study's generation.
+        reservation_id: The reservation that pays, or empty for an Inspected access.
+        fence: The reservation's fence when it was minted.
+        expires: RFC 3339 time in UTC after which it opens nothing.
+        options: The dataset's driver options.
+    """
+
+    id: str
+    access: str
+    budget: str
+    uri: str
+    unit: str
+    study_uid: str
+    generation: int
+    reservation_id: str
+    fence: int
+    expires: str
+    options: Mapping[str, JSON] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, JSON]:
+        """Canonical form."""
+        return {
+            "id": self.id,
+            "access": self.access,
+            "budget": self.budget,
+            "uri": self.uri,
+            "unit": self.unit,
+            "options": dict(self.options),
+            "studyUid": self.study_uid,
+            "generation": self.generation,
+            "reservationId": self.reservation_id,
+            "fence": self.fence,
+            "expires": self.expires,
+        }
+
+    @property
+    def payload(self) -> bytes:
+        """The bytes to sign."""
+        return canonical_json(self.to_json())
+
+
+def grant_from_json(value: object) -> AccessGrant:
+    """Read a grant back from its canonical form.
+
+    Raises:
+        Tampered: If a field is missing, unknown or mistyped; names it.
+    """
+    if not isinstance(value, Mapping):
+        raise Tampered("grant must be a JSON object; found something else.")
+    for name in value:
+        if name not in _FIELDS:
+            raise Tampered(f"grant.{str(name)[:40]} must not be present.")
+    for name in _TEXTS:
+        if not isinstance(value.get(name), str):
+            raise Tampered(f"grant.{name} must be text; found {_kind(value.get(name))}.")
+    for name in _INTEGERS:
+        if type(value.get(name)) is not int or value[name] < 0:
+            raise Tampered(f"grant.{name} must be a whole number; found {_kind(value.get(name))}.")
+    options = value.get("options")
+    if not isinstance(options, Mapping):
+        raise Tampered(f"grant.options must be an object; found {_kind(options)}.")
+    return AccessGrant(
+        id=value["id"],
+        access=value["access"],
+        budget=value["budget"],
+        uri=value["uri"],
+        unit=value["unit"],
+        study_uid=value["studyUid"],
+        generation=value["generation"],
+        reservation_id=value["reservationId"],
+        fence=value["fence"],
+        expires=value["expires"],
+        options=dict(options),
+    )
+
+
+def grant_from_payload(payload: bytes) -> AccessGrant:
+    """Read a grant from bytes whose signature has been verified.
+
+    Raises:
+        Tampered: If they are not the canonical form of a grant.
+    """
+    try:
+        value = json.loads(payload)
+    except (ValueError, RecursionError):
+        raise Tampered("grant must be JSON; found something else.") from None
+    grant = grant_from_json(value)
+    try:
+        canonical = grant.payload == payload
+    except InvalidValue:
+        canonical = False
+    if not canonical:
+        raise Tampered("grant must be canonical JSON; found another spelling.")
+    return grant
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else type(value).__name__

@@ -1,0 +1,1 @@
+"""Processes: parse, call one use case, render. ``bootstrap`` alone picks implementations."""

@@ -1,0 +1,204 @@
+"""The only place that picks implementations.
+
+Everything heavy is imported where it is picked, not before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from primum import extensions
+from primum.application.access import Gatekeeper
+from primum.application.platform import Conduct, Platform
+from primum.application.ports import Lineage, PipelineRunner, Publisher
+from primum.application.step_services import DirectStepServices
+from primum.domain.accounting.accountant import Accountant
+from primum.domain.errors import NotFound
+from primum.domain.study.jobs import JobKind
+from primum.domain.study.steps import StepContext
+from primum.entrypoints.settings import Settings
+
+PRODUCER = "https://primum.dev/primum"
+
+
+def prepare_home(settings: Settings) -> None:
+    """Create the home folder, its keys, its owner's token and its database; all of it only once."""
+    from primum.adapters import identity, keys
+    from primum.adapters.sql import migrate
+
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keys.ensure(keys_folder(settings))
+    identity.ensure_owner(settings.home)
+    migrate(settings.database_url)
+
+
+def stores(settings: Settings) -> Any:
+    """Ledger, evidence and resources on the configured database."""
+    from primum.adapters.anchor import FileAnchor
+    from primum.adapters.sql import open_stores
+    from primum.adapters.system import SystemClock
+
+    return open_stores(
+        settings.database_url, SystemClock(), anchor=FileAnchor(settings.home / "anchor.json")
+    )
+
+
+def platform(settings: Settings) -> Platform:
+    """Every port of the embedded profile."""
+    from primum.adapters import keys
+    from primum.adapters.archive import FolderArchive
+    from primum.adapters.system import SystemClock
+    from primum.adapters.zone import LocalZone
+
+    opened = stores(settings)
+    return Platform(
+        clock=SystemClock(),
+        ledger=opened.ledger,
+        evidence=opened.evidence,
+        resources=opened.resources,
+        runner=_runner(settings),
+        compute=compute(settings),
+        datasets=LocalZone(settings.data_dirs, child_environment(settings)),
+        lineage=lineage(settings),
+        signer=keys.FileSigner(keys_folder(settings)),
+        policies=extensions.load("primum.policy_engines", "cel")(),
+        publisher=_publisher(settings),
+        archive=FolderArchive(settings.home / "certificates"),
+        kinds=_kinds,
+        accountant=accountant,
+        conduct=Conduct(
+            lease_seconds=settings.lease_seconds,
+            token_seconds=settings.token_seconds,
+            artifacts_uri=str(settings.home / "artifacts"),
+            data_dirs=settings.data_dirs,
+            producer=PRODUCER,
+        ),
+    )
+
+
+def step_services(settings: Settings, context: StepContext) -> DirectStepServices:
+    """What one step's process needs, and nothing else."""
+    from primum.adapters import keys
+    from primum.adapters.system import SystemClock
+
+    opened = stores(settings)
+    signer = keys.FileSigner(keys_folder(settings))
+    return DirectStepServices(
+        context=context,
+        keeper=Gatekeeper(opened.ledger, signer, SystemClock(), settings.token_seconds),
+        ledger=opened.ledger,
+        store=opened.evidence,
+        worker=compute(settings),
+        signer=signer,
+        lineage_sink=lineage(settings),
+        artifacts=str(settings.home / "artifacts"),
+        folders=settings.data_dirs,
+    )
+
+
+def compute(settings: Settings) -> Any:
+    """Warm Ray workers of the home folder."""
+    from primum.adapters.ray.compute import RayCompute
+
+    return RayCompute(
+        settings.home, num_cpus=settings.workers, environment=child_environment(settings)
+    )
+
+
+def stop_compute(settings: Settings) -> None:
+    """Stop the workers of the home folder."""
+    from primum.adapters.ray.compute import ray_down
+
+    ray_down(settings.home)
+
+
+def lineage(settings: Settings) -> Lineage:
+    """The outbox that lineage events wait in."""
+    return _outbox(settings)
+
+
+def lineage_flusher(settings: Settings) -> Callable[[], int]:
+    """Delivers what waits in the outbox; called by the control loop alone."""
+    return _outbox(settings).flush
+
+
+def _outbox(settings: Settings) -> Any:
+    from primum.adapters.openlineage import FileDestination, HttpDestination, Outbox
+
+    folder = settings.home / "lineage"
+    folder.mkdir(parents=True, exist_ok=True)
+    destinations: list[Any] = [FileDestination(folder / "events.ndjson", PRODUCER)]
+    if settings.lineage_url:
+        destinations.append(HttpDestination(settings.lineage_url, PRODUCER))
+    return Outbox(folder / "outbox.db", destinations=destinations)
+
+
+def accountant(policy: str) -> Accountant:
+    """The accountant that speaks for an accounting policy inside a pre-registered plan."""
+    from primum.domain.accounting.basic import BasicAccountant
+    from primum.domain.accounting.gdp import GdpAccountant
+    from primum.domain.accounting.rdp import RdpAccountant
+
+    known: Mapping[str, Callable[[], Accountant]] = {
+        "RDP": RdpAccountant,
+        "GDP": GdpAccountant,
+        "Basic": BasicAccountant,
+    }
+    if policy not in known:
+        raise NotFound(
+            f"accounting policy {policy!r} has no accountant; known are {', '.join(known)}"
+        )
+    return known[policy]()
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """The environment of every child: our settings, no telemetry, one thread, and byte code kept.
+
+    Without byte code every process compiles what it imports, which doubles the time of all of them.
+    """
+    environment = dict(os.environ) | settings.environment()
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environment | QUIET
+
+
+# Nothing phones home; see docs/decisions/0003 for each switch.
+QUIET: Mapping[str, str] = {
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def _kinds() -> Mapping[str, JobKind]:
+    return extensions.load_all("primum.job_kinds")
+
+
+def _runner(settings: Settings) -> PipelineRunner:
+    from primum.adapters.kfp import LocalKfpRunner
+
+    return LocalKfpRunner(settings.home, environment=child_environment(settings))
+
+
+def _publisher(settings: Settings) -> Publisher:
+    from primum.adapters import keys
+    from primum.adapters.serving import FolderPublisher
+
+    url = f"http://{settings.host}:{settings.serving_port}"
+    public_key = keys.PublicKeyReader(keys_folder(settings)).public_key()
+    return FolderPublisher(serving_registry(settings), base_url=url, public_key=public_key)
+
+
+def serving_registry(settings: Settings) -> Path:
+    """The folder that the inference server watches."""
+    return settings.home / "serving"
+
+
+def keys_folder(settings: Settings) -> Path:
+    """Where the platform's key lies."""
+    return settings.home / "keys"

@@ -1,0 +1,90 @@
+"""``primum quote``: what a Study would cost, and what would fit. Spends nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from primum.entrypoints.cli.exits import Exit
+from primum.entrypoints.cli.rendering import Output
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(quote)
+
+
+def quote(
+    file: Annotated[
+        list[Path], typer.Option("--filename", "-f", help="File or folder with Studies.")
+    ],
+    output: Annotated[
+        Output, typer.Option("--output", "-o", help="table, json or yaml.")
+    ] = Output.TABLE,
+) -> None:
+    """Say what Studies would cost and whether they fit; exit 3 if one does not.
+
+    Example: primum quote -f examples/breast-cancer/study.yaml
+    """
+    from primum.application import planning
+    from primum.domain.study.lifecycle import Refusal
+    from primum.entrypoints import bootstrap
+    from primum.entrypoints.cli import session
+    from primum.resources import conversion
+    from primum.resources.loading import load_files
+    from primum.resources.stored import unstored
+
+    settings = session.existing()
+    platform = bootstrap.platform(settings)
+    answers, fits = [], True
+    for item in load_files(file):
+        if item.key.kind != "Study":
+            continue
+        spec = conversion.study_spec(unstored(item.key, item.spec_mapping()))
+        try:
+            found = planning.quote(platform, spec)
+        except planning.Blocked as blocked:
+            found = blocked.refusal
+        if isinstance(found, Refusal):
+            fits = False
+            answers.append(
+                {
+                    "study": str(item.key),
+                    "fits": "No",
+                    "reason": found.reason.value,
+                    "message": found.message,
+                }
+            )
+            continue
+        fits = fits and found.fits
+        answers.append(
+            {
+                "study": str(item.key),
+                "plan": found.headline,
+                "epsilon": str(found.plan.epsilon),
+                "delta": str(found.plan.delta),
+                "epsilonLeft": str(found.epsilon_left),
+                "fits": f"{found.times} times" if found.fits else "No",
+                "message": found.refusal,
+                "alternatives": list(found.alternatives),
+            }
+        )
+    _print(answers, output)
+    if not fits:
+        raise typer.Exit(Exit.REFUSED)
+
+
+def _print(answers: list[dict[str, object]], output: Output) -> None:
+    from primum.entrypoints.cli.rendering import structured
+
+    if output is not Output.TABLE:
+        structured(answers, output)
+        return
+    for answer in answers:
+        print(answer["study"])
+        for name, value in answer.items():
+            if name != "study" and value:
+                shown = ", or ".join(value) if isinstance(value, list) else value
+                print(f"  {name:<13} {shown}")

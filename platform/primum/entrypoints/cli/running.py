@@ -1,0 +1,46 @@
+"""``primum up | down``: the embedded platform.
+
+Control loop, API, inference server and a warm Ray.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(up)
+    app.command()(down)
+
+
+def up(
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return as soon as the platform answers.")
+    ] = False,
+) -> None:
+    """Start the platform of this folder and keep its workers warm. Starting it twice is harmless.
+
+    Example: primum up --detach
+    """
+    from primum.entrypoints import daemon
+    from primum.entrypoints.cli import session
+
+    settings = session.existing(create=True)
+    if detach:
+        print(daemon.start_detached(settings))
+        return
+    daemon.run(settings)
+
+
+def down() -> None:
+    """Stop the platform of this folder. Studies under way go on when it is started again.
+
+    Example: primum down
+    """
+    from primum.entrypoints import daemon
+    from primum.entrypoints.cli import session
+
+    print(daemon.stop(session.existing()))

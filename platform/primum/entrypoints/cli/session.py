@@ -1,0 +1,90 @@
+"""What a command works with: settings, the home folder, the stores, and who asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from primum.domain.errors import InvalidValue, NotFound
+from primum.domain.names import ResourceKey, check_name
+from primum.entrypoints import settings
+from primum.entrypoints.settings import Settings
+
+# What people may type for each kind, as with kubectl.
+KINDS = {
+    "PrivacyBudget": ("privacybudget", "privacybudgets", "budget", "budgets", "pb"),
+    "Study": ("study", "studies", "st"),
+    "GatePolicy": ("gatepolicy", "gatepolicies", "policy", "policies", "gp"),
+    "Release": ("release", "releases", "rel"),
+    "AuditRun": ("auditrun", "auditruns", "ar"),
+}
+
+
+def kind_of(word: str) -> str:
+    """The kind that a word stands for.
+
+    Raises:
+        InvalidValue: If it stands for none; lists the kinds.
+    """
+    for kind, words in KINDS.items():
+        if word.lower() in words:
+            return kind
+    raise InvalidValue(
+        "kind", f"must be one of {', '.join(words[0] for words in KINDS.values())}", word
+    )
+
+
+def target(text: str, name: str, namespace: str) -> ResourceKey:
+    """A resource from ``study/malignancy`` or ``study malignancy``."""
+    kind, slash, rest = text.partition("/")
+    chosen = rest if slash else name
+    if not chosen:
+        raise InvalidValue("resource", "must be KIND/NAME or KIND NAME", text)
+    return ResourceKey(
+        kind_of(kind), check_name("--namespace", namespace), check_name("name", chosen)
+    )
+
+
+def existing(*, create: bool = False) -> Settings:
+    """The settings, with a prepared home folder.
+
+    Raises:
+        NotFound: If there is no home folder yet and the command is not one that creates it.
+    """
+    found = settings.from_environment()
+    if create:
+        from primum.entrypoints import bootstrap
+
+        bootstrap.prepare_home(found)
+    elif not (found.home / "primum.db").exists() and found.database_url.startswith("sqlite"):
+        raise NotFound(f"no platform in {found.home}. Run `primum up`, or apply a resource first.")
+    return found
+
+
+def open_stores(found: Settings) -> Any:
+    """Ledger, evidence and resources."""
+    from primum.entrypoints import bootstrap
+
+    return bootstrap.stores(found)
+
+
+def only_namespace(stores: Any, kind: str, name: str, namespace: str) -> ResourceKey:
+    """The resource of that name: in the namespace given, else in the only one that has it.
+
+    Raises:
+        NotFound: If there is none.
+        InvalidValue: If several namespaces have one.
+    """
+    if namespace:
+        key = ResourceKey(kind, namespace, name)
+        if stores.resources.get(key) is None:
+            raise NotFound(f"{key} does not exist")
+        return key
+    matches = [item.key for item in stores.resources.list(kind) if item.key.name == name]
+    if not matches:
+        raise NotFound(f"{kind} {name} does not exist in any namespace")
+    if len(matches) > 1:
+        listed = ", ".join(key.namespace for key in matches)
+        raise InvalidValue(
+            "--namespace", f"must be given, because {name} exists in {listed}", "none"
+        )
+    return matches[0]

@@ -1,0 +1,99 @@
+"""The control loop of the embedded profile.
+
+Look at every resource, let the use cases bring it on, look again.
+
+One loop per home folder: whoever holds the lock runs it. The ledger is safe without the lock; the
+lock only saves work. A fault in one resource is reported on it and retried later; it never stops
+the others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from primum.application import advance, audits, budgets, releases
+from primum.application.platform import ACTOR, Platform
+from primum.domain.errors import PrimumError
+from primum.resources.stored import StoredResource
+
+BACKOFF_SECONDS_MAX = 60.0  # A fault that lasts is not helped by asking more often.
+EXPIRY_SECONDS = 5.0  # Leases last minutes; looking every few seconds is soon enough.
+RESYNC_SECONDS = 2.0  # How old a standing resource's status may be when only the ledger moved.
+_STANDING = ("PrivacyBudget", "GatePolicy", "Release")
+
+log = structlog.get_logger(__name__)
+
+
+class ControlLoop:
+    """Level-based reconciliation of everything in the resource store."""
+
+    def __init__(self, platform: Platform, *, flush_lineage: Callable[[], int]) -> None:
+        self._platform = platform
+        self._flush_lineage = flush_lineage
+        self._retry_at: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._expire_at = 0.0
+        self._reconcilers: Mapping[str, Callable[[StoredResource], object]] = {
+            "PrivacyBudget": lambda stored: budgets.reconcile_budget(platform, stored),
+            "GatePolicy": lambda stored: releases.reconcile_policy(platform, stored),
+            "Study": lambda stored: advance.advance(platform, stored.key),
+            "Release": lambda stored: releases.reconcile_release(platform, stored),
+            "AuditRun": lambda stored: audits.reconcile_audit_run(platform, stored),
+        }
+
+    def look(self) -> None:
+        """One look at everything."""
+        now = time.monotonic()
+        if now >= self._expire_at:
+            self._platform.ledger.expire(actor=ACTOR)
+            self._expire_at = now + EXPIRY_SECONDS
+        for kind, reconcile in self._reconcilers.items():
+            for stored in self._platform.resources.list(kind):
+                if self._due(stored, now):
+                    self._guarded(stored, reconcile)
+        self._flush_lineage()
+
+    def _due(self, stored: StoredResource, now: float) -> bool:
+        """Whether a resource may need anything.
+
+        It changed, it is under way, or it was not looked at for a while.
+        """
+        if stored.key.kind == "Study" and advance.is_terminal(stored):
+            return False
+        seen = self._seen.get(stored.uid)
+        if stored.key.kind not in _STANDING or seen is None or seen[0] != stored.resource_version:
+            due = True
+        else:
+            due = now >= seen[1] + RESYNC_SECONDS
+        if due:
+            self._seen[stored.uid] = (stored.resource_version, now)
+        return due
+
+    def _guarded(
+        self, stored: StoredResource, reconcile: Callable[[StoredResource], object]
+    ) -> None:
+        name = str(stored.key)
+        now = time.monotonic()
+        if now < self._retry_at.get(name, 0.0):
+            return
+        try:
+            reconcile(stored)
+        except PrimumError as error:
+            self._failed(name, now, str(error))
+        except Exception as error:
+            # The text of a foreign exception may hold a value from the data; its type may not.
+            self._failed(name, now, type(error).__name__)
+            log.debug("reconcile failed", resource=name, exc_info=True)
+        else:
+            self._failures.pop(name, None)
+            self._retry_at.pop(name, None)
+
+    def _failed(self, name: str, now: float, message: str) -> None:
+        count = self._failures.get(name, 0) + 1
+        self._failures[name] = count
+        self._retry_at[name] = now + min(2.0 ** (count - 2), BACKOFF_SECONDS_MAX)
+        log.warning("reconcile failed", resource=name, error=message, failures=count)

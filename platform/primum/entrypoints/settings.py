@@ -1,0 +1,116 @@
+"""Every setting: its environment variable, unit, default, and why that default.
+
+Read once, at a process' start.
+
+A plain dataclass on purpose: a settings library costs a quarter of a second, half of what ``primum
+get`` may take (docs/decisions/0004).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from primum.domain.errors import InvalidValue
+
+PREFIX = "PRIMUM_"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one process runs by.
+
+    Args:
+        home: ``PRIMUM_HOME``. The platform's folder, which is the steward's zone on one machine.
+            Default ``.primum`` below the current folder, so that two checkouts never share a ledger
+            by accident.
+        database_url: ``PRIMUM_DATABASE_URL``. Default: SQLite in the home folder.
+        data_dirs: ``PRIMUM_DATA``. Folders with dataset files, separated by ``os.pathsep``.
+            Default: ``home/data``.
+        host: ``PRIMUM_HOST``. Address that API and endpoints listen on. Default loopback: nothing
+            leaves the machine before somebody says so.
+        api_port: ``PRIMUM_API_PORT``. Default 8399.
+        serving_port: ``PRIMUM_SERVING_PORT``. Default 8400.
+        lease_seconds: ``PRIMUM_LEASE_SECONDS``. A reservation without a heartbeat is resolved after
+            this long. Default 900: longer than any pause of a laptop's disk, shorter than a lost
+            afternoon.
+        token_seconds: ``PRIMUM_TOKEN_SECONDS``. How long a data token opens data. Default 3600:
+            steps open once, at their start, and may wait for a worker before that.
+        poll_seconds: ``PRIMUM_POLL_SECONDS``. Pause of the control loop between looks. Default 0.2.
+        workers: ``PRIMUM_WORKERS``. Ray CPUs; default: all of the machine.
+        lineage_url: ``PRIMUM_LINEAGE_URL``. OpenLineage HTTP endpoint; default none, events go to a
+            file.
+        token: ``PRIMUM_TOKEN``. The caller's token; default: the one in ``home/token``.
+    """
+
+    home: Path
+    database_url: str
+    data_dirs: tuple[str, ...]
+    host: str
+    api_port: int
+    serving_port: int
+    lease_seconds: float
+    token_seconds: float
+    poll_seconds: float
+    workers: int
+    lineage_url: str
+    token: str
+
+    def environment(self) -> dict[str, str]:
+        """The variables that make a child process read the same settings."""
+        return {
+            "PRIMUM_HOME": str(self.home),
+            "PRIMUM_DATABASE_URL": self.database_url,
+            "PRIMUM_DATA": os.pathsep.join(self.data_dirs),
+            "PRIMUM_HOST": self.host,
+            "PRIMUM_API_PORT": str(self.api_port),
+            "PRIMUM_SERVING_PORT": str(self.serving_port),
+            "PRIMUM_LEASE_SECONDS": str(self.lease_seconds),
+            "PRIMUM_TOKEN_SECONDS": str(self.token_seconds),
+            "PRIMUM_POLL_SECONDS": str(self.poll_seconds),
+            "PRIMUM_WORKERS": str(self.workers),
+            "PRIMUM_LINEAGE_URL": self.lineage_url,
+        }
+
+
+def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        environment: Variables to read; the process' own where ``None``.
+
+    Raises:
+        InvalidValue: If a number is not one.
+    """
+    values = os.environ if environment is None else environment
+    home = Path(values.get(PREFIX + "HOME", ".primum")).absolute()
+    data = values.get(PREFIX + "DATA", "")
+    return Settings(
+        home=home,
+        database_url=values.get(PREFIX + "DATABASE_URL") or f"sqlite:///{home / 'primum.db'}",
+        data_dirs=tuple(part for part in data.split(os.pathsep) if part) or (str(home / "data"),),
+        host=values.get(PREFIX + "HOST", "127.0.0.1"),
+        api_port=int(_number(values, "API_PORT", 8399)),
+        serving_port=int(_number(values, "SERVING_PORT", 8400)),
+        lease_seconds=_number(values, "LEASE_SECONDS", 900),
+        token_seconds=_number(values, "TOKEN_SECONDS", 3600),
+        poll_seconds=_number(values, "POLL_SECONDS", 0.2),
+        workers=int(_number(values, "WORKERS", os.cpu_count() or 1)),
+        lineage_url=values.get(PREFIX + "LINEAGE_URL", ""),
+        token=values.get(PREFIX + "TOKEN", ""),
+    )
+
+
+def _number(values: Mapping[str, str], name: str, default: float) -> float:
+    text = values.get(PREFIX + name, "")
+    if not text:
+        return default
+    try:
+        number = float(text)
+    except ValueError:
+        raise InvalidValue(PREFIX + name, "must be a number", text) from None
+    if not number > 0:
+        raise InvalidValue(PREFIX + name, "must be above 0", text)
+    return number

@@ -1,0 +1,285 @@
+"""PrivacyBudget: the guarantee promised to the units of one dataset. Declared by the steward."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator
+
+from primum.domain.quantities import Disclosure, Neighbors, PrivacyUnit
+from primum.resources.conditions import StandingStatus
+from primum.resources.fields import (
+    Count,
+    Delta,
+    Digest,
+    Epsilon,
+    Part,
+    Prose,
+    ShortText,
+    SignedDecimal,
+    Uri,
+    cel,
+    refuse_repeats,
+    with_rules,
+)
+from primum.resources.metadata import Resource
+
+
+class Accounting(enum.StrEnum):
+    """Which accounting policy vouches for a budget."""
+
+    RDP = "RDP"
+    GDP = "GDP"
+    BASIC = "Basic"
+
+
+class Duplicates(enum.StrEnum):
+    """What a dataset driver does with rows that are exact copies of another."""
+
+    KEEP = "Keep"
+    DROP = "Drop"
+
+
+class Download(enum.StrEnum):
+    """Whether a driver may fetch a published file."""
+
+    ALLOW = "Allow"
+    NEVER = "Never"
+
+
+class FeatureColumn(Part):
+    """A feature column and its public bounds, from a data dictionary, never from the data."""
+
+    name: ShortText = Field(description="name is the column's name. Required.")
+    low: SignedDecimal = Field(
+        description="low is the public lower bound, a quoted decimal. Required."
+    )
+    high: SignedDecimal = Field(
+        description="high is the public upper bound, a quoted decimal. Required."
+    )
+
+
+class DatasetOptions(Part):
+    """How a driver reads the dataset. Configuration that anyone may see; no secrets."""
+
+    label: ShortText | None = Field(
+        default=None,
+        description="label names the column to be predicted. Optional, the driver's own.",
+    )
+    classes: Annotated[list[ShortText], Field(min_length=2, max_length=256)] | None = Field(
+        default=None,
+        description="classes are the label's values, in order. Optional, the driver's own.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    positive: ShortText | None = Field(
+        default=None,
+        description="positive is the class that counts as positive. Optional, the driver's own.",
+    )
+    features: Annotated[list[FeatureColumn], Field(min_length=1, max_length=512)] | None = Field(
+        default=None,
+        description=(
+            "features are the feature columns with their public bounds. "
+            "Optional, the driver's own; needed by csv."
+        ),
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["name"],
+        },
+    )
+    unit_column: ShortText | None = Field(
+        default=None,
+        description=(
+            "unitColumn names the column that tells the privacy units apart. "
+            "Optional, one unit per row."
+        ),
+    )
+    duplicates: Duplicates | None = Field(
+        default=None,
+        description="duplicates is Keep or Drop, for exact copies. Optional, the driver's own.",
+    )
+    download: Download | None = Field(
+        default=None,
+        description="download is Allow to fetch a published file, or Never. Optional, Never.",
+    )
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_once(cls, value: list[str] | None) -> list[str] | None:
+        refuse_repeats(value or [], "must name each class once")
+        return value
+
+    @field_validator("features")
+    @classmethod
+    def _columns_once(cls, value: list[FeatureColumn] | None) -> list[FeatureColumn] | None:
+        refuse_repeats([column.name for column in value or []], "must name each column once")
+        return value
+
+    def settings(self) -> dict[str, Any]:
+        """What the driver reads: named settings, features as ``{column: [low, high]}``."""
+        given: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if self.features:
+            given["features"] = {column.name: [column.low, column.high] for column in self.features}
+        return given
+
+
+class Dataset(Part):
+    """Where a dataset lies and whose presence in it is protected."""
+
+    uri: Uri = Field(
+        description=(
+            "uri is where the dataset lies, as scheme://path; the scheme names a dataset driver. "
+            "Required."
+        )
+    )
+    unit: PrivacyUnit = Field(
+        description=(
+            "unit is whose presence is protected: Patient, ImagingStudy, Series, Image, or Site. "
+            "Required."
+        )
+    )
+    units: Count | None = Field(
+        default=None,
+        description=(
+            "units is the declared public number of units. Optional; without it the "
+            "steward's zone counts them once "
+            "and the number is listed as an unprotected quantity."
+        ),
+    )
+    options: DatasetOptions | None = Field(
+        default=None,
+        description=(
+            "options are how the driver reads the dataset. Optional, the driver's defaults."
+        ),
+    )
+
+
+class Guarantee(Part):
+    """An (epsilon, delta) guarantee."""
+
+    epsilon: Epsilon = Field(
+        description=(
+            'epsilon is the most that may be spent, a quoted decimal such as "8.0". Required; '
+            "may be lowered."
+        )
+    )
+    delta: Delta = Field(
+        description=(
+            'delta is the guarantee\'s delta, a quoted decimal such as "1e-5", below one '
+            "over the number of units. "
+            "Required; may be lowered."
+        )
+    )
+
+
+class AccountingTerms(Part):
+    """How a budget adds up what is spent."""
+
+    policy: Accounting = Field(
+        default=Accounting.RDP,
+        description="policy is RDP, GDP, or Basic. Optional, RDP; immutable.",
+    )
+
+
+class PrivacyBudgetSpec(Part):
+    """What a data steward promises to the units of one dataset."""
+
+    model_config = ConfigDict(
+        json_schema_extra=with_rules(
+            cel(
+                "self.dataset == oldSelf.dataset",
+                "dataset is immutable; declare another PrivacyBudget",
+            ),
+            cel(
+                "self.neighbors == oldSelf.neighbors",
+                "neighbors is immutable; declare another PrivacyBudget",
+            ),
+            cel(
+                "self.accounting == oldSelf.accounting",
+                "accounting is immutable; declare another PrivacyBudget",
+            ),
+            cel(
+                "double(self.guarantee.epsilon) <= double(oldSelf.guarantee.epsilon)",
+                "guarantee.epsilon can only be lowered; a promise is not taken back",
+            ),
+            cel(
+                "double(self.guarantee.delta) <= double(oldSelf.guarantee.delta)",
+                "guarantee.delta can only be lowered; a promise is not taken back",
+            ),
+        )
+    )
+
+    dataset: Dataset = Field(description="dataset is what is protected. Required; immutable.")
+    guarantee: Guarantee = Field(
+        description=(
+            "guarantee is the most that all Studies together may spend. Required; may be lowered."
+        )
+    )
+    neighbors: Neighbors = Field(
+        default=Neighbors.ADD_OR_REMOVE_ONE,
+        description=(
+            "neighbors is what two neighboring datasets differ by: AddOrRemoveOne or ReplaceOne. "
+            "Optional, AddOrRemoveOne; immutable."
+        ),
+    )
+    accounting: AccountingTerms = Field(
+        default_factory=AccountingTerms,
+        description="accounting is how spending is added up. Optional, policy RDP; immutable.",
+        json_schema_extra={"default": {}},
+    )
+    disclosures: Annotated[list[Disclosure], Field(max_length=8)] = Field(
+        default_factory=list,
+        description=(
+            "disclosures are what may leave the zone without a charge: Utility, Calibration, "
+            "Fairness. Each one is "
+            "printed on every certificate. Optional; absent means that nothing may."
+        ),
+        json_schema_extra={"default": [], "x-kubernetes-list-type": "set"},
+    )
+
+    @field_validator("disclosures")
+    @classmethod
+    def _each_once(cls, value: list[Disclosure]) -> list[Disclosure]:
+        refuse_repeats(value, "must list each disclosure once")
+        return value
+
+
+class PrivacyBudgetStatus(StandingStatus):
+    """What the ledger says about the budget. A projection; the ledger is the truth."""
+
+    account_id: ShortText | None = Field(
+        default=None, description="accountId is the ledger account of the dataset. Optional."
+    )
+    dataset_digest: Digest | None = Field(
+        default=None,
+        description="datasetDigest is the digest of the dataset when it was registered. Optional.",
+    )
+    units: Count | None = Field(
+        default=None,
+        description="units is the number of privacy units. Optional.",
+    )
+    epsilon_spent: ShortText | None = Field(
+        default=None, description="epsilonSpent is what was charged for good, rounded up. Optional."
+    )
+    epsilon_reserved: ShortText | None = Field(
+        default=None,
+        description=(
+            "epsilonReserved is what was charged and reserved together, rounded up. Optional."
+        ),
+    )
+    epsilon_left: ShortText | None = Field(
+        default=None, description="epsilonLeft is what is left to reserve, rounded down. Optional."
+    )
+    frozen: Prose | None = Field(
+        default=None,
+        description="frozen is why nothing may be reserved. Optional, absent unless frozen.",
+    )
+
+
+class PrivacyBudget(Resource):
+    """PrivacyBudget is the guarantee promised to the units of one dataset."""
+
+    kind: Literal["PrivacyBudget"] = Field(
+        default="PrivacyBudget", description="kind is PrivacyBudget. Required."
+    )
+    spec: PrivacyBudgetSpec = Field(description="spec is what the data steward promises. Required.")

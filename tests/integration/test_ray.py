@@ -1,0 +1,204 @@
+"""Compute on a real local Ray: one keeper for the whole module, since starting it takes seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from primum.adapters import processes
+from primum.adapters.ray import RayCompute, RaySettings, ray_down
+from primum.adapters.ray.wire import Address, ask, read_address
+from primum.domain.errors import Unavailable
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+
+BODIES = '''
+import os, signal, time
+from pathlib import Path
+from primum.domain.study.steps import WorkResult
+
+
+def _said(text):
+    return WorkResult("Succeeded", "StepSucceeded", text, (), (), (), "0")
+
+
+def who(request):
+    return _said(str(os.getpid()))
+
+
+def environment(request):
+    return _said(" ".join(os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")))
+
+
+def niceness(request):
+    return _said(str(os.nice(0)))
+
+
+def dying(request):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leaking(request):
+    raise ValueError("patient 42 is 63 years old")
+
+
+def lingering(request):
+    Path(request.artifacts_uri, "lingering").write_text(str(os.getpid()))
+    time.sleep(60)
+    Path(request.artifacts_uri, "survived").touch()
+'''
+
+
+def make_payload(folder, step: str = "job") -> dict[str, object]:
+    return {
+        "context": {"step": step, "runId": "r"},
+        "tokens": {},
+        "public_key": "",
+        "artifacts_uri": str(folder),
+        "data_dirs": [],
+        "inputs": {},
+    }
+
+
+@pytest.fixture(scope="module")
+def compute(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ray")
+    site = folder / "site" / "trial"
+    site.mkdir(parents=True)
+    (site / "__init__.py").touch()
+    for name in ("bodies.py", "validate.py"):
+        (site / name).write_text(BODIES)
+    paths = [str(site.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONDONTWRITEBYTECODE": "1"}
+    home = folder / "home"
+    compute = RayCompute(home, environment=environment, settings=RaySettings(start_seconds=300))
+    compute.home = home
+    compute.warm()
+    compute.ready("trial.bodies:who")
+    yield compute
+    ray_down(home)
+    assert not list(processes._marked(home / "ray.lock")), "Ray left processes behind"
+
+
+def pid_of(compute, folder, entry: str = "trial.bodies:who") -> int:
+    return int(str(compute.call(entry, make_payload(folder))["message"]))
+
+
+def test_calls_meet_the_same_warm_worker(compute, tmp_path):
+    assert pid_of(compute, tmp_path) == pid_of(compute, tmp_path) != os.getpid()
+
+
+def test_validation_has_a_worker_of_its_own(compute, tmp_path):
+    assert pid_of(compute, tmp_path, "trial.validate:who") != pid_of(compute, tmp_path)
+
+
+def test_a_worker_has_one_thread_bytecode_and_ordinary_priority(compute, tmp_path):
+    found = compute.call("trial.bodies:environment", make_payload(tmp_path))["message"]
+    niceness = compute.call("trial.bodies:niceness", make_payload(tmp_path))["message"]
+
+    assert str(found).strip() == "1"
+    assert niceness == str(os.nice(0))
+
+
+def test_a_body_s_exception_stays_in_the_zone(compute, tmp_path):
+    report = compute.call("trial.bodies:leaking", make_payload(tmp_path))
+
+    assert report["message"] == "job failed: ValueError"
+    assert "patient 42" in (tmp_path / "restricted" / "job.log").read_text()
+    ray_log = (compute.home / "ray.log").read_text()
+    assert "patient 42" not in ray_log
+
+
+def test_a_killed_worker_is_unavailable_once_and_replaced(compute, tmp_path):
+    before = pid_of(compute, tmp_path)
+
+    with pytest.raises(Unavailable, match="died while it worked"):
+        compute.call("trial.bodies:dying", make_payload(tmp_path))
+
+    assert pid_of(compute, tmp_path) != before
+
+
+def test_a_step_that_dies_takes_its_work_with_it(compute, tmp_path):
+    """Otherwise a stopped run would go on training, and its successor would wait for it."""
+    code = (
+        "import json, sys, pathlib; from primum.adapters.ray import RayCompute; "
+        "RayCompute(pathlib.Path(sys.argv[1])).call('trial.bodies:lingering', json.loads(sys.argv[2]))"
+    )
+    payload = json.dumps(make_payload(tmp_path))
+    step = subprocess.Popen([sys.executable, "-c", code, str(compute.home), payload])
+    mark = tmp_path / "lingering"
+    deadline = time.monotonic() + 60
+    while not (mark.exists() and mark.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    step.send_signal(signal.SIGKILL)
+    step.wait()
+
+    assert pid_of(compute, tmp_path) != int(mark.read_text())
+    assert not (tmp_path / "survived").exists()
+
+
+def test_calls_to_one_worker_wait_for_each_other(compute, tmp_path):
+    found: list[int] = []
+    threads = [threading.Thread(target=lambda: found.append(pid_of(compute, tmp_path))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(found) == 4
+    assert len(set(found)) == 1
+
+
+def test_address_token_and_log_are_the_owner_s_alone(compute):
+    for name in ("ray.json", "ray.token", "ray.log", "ray.lock"):
+        assert stat.S_IMODE((compute.home / name).stat().st_mode) == 0o600
+
+
+def test_the_socket_wants_the_key(compute):
+    known = read_address(compute.home / "ray.json")
+    stranger = Address(known.socket, "00" * 32, known.pid, known.ray_address, known.token_path)
+
+    with pytest.raises((Unavailable, Exception), match="rejected|did not answer"):
+        ask(stranger, {"ask": "stop"})
+
+    compute.ready("trial.bodies:who")
+
+
+def test_a_second_start_finds_the_first(compute):
+    before = read_address(compute.home / "ray.json").pid
+
+    RayCompute(compute.home).warm()
+    compute.ready("trial.bodies:who")
+
+    assert read_address(compute.home / "ray.json").pid == before
+
+
+def test_a_step_reaches_a_warm_worker_without_importing_ray(compute, tmp_path):
+    code = (
+        "import json, sys, pathlib; from primum.adapters.ray import RayCompute; "
+        "RayCompute(pathlib.Path(sys.argv[1])).call('trial.bodies:who', json.loads(sys.argv[2])); "
+        "assert 'ray' not in sys.modules"
+    )
+    arguments = [str(compute.home), json.dumps(make_payload(tmp_path))]
+
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=60)
+
+
+def test_an_address_left_by_a_killed_keeper_is_not_believed(tmp_path):
+    (tmp_path / "ray.json").write_text(json.dumps({"socket": "/nowhere", "key": "00", "pid": 1}))
+    compute = RayCompute(tmp_path, environment={"PATH": ""}, settings=RaySettings(start_seconds=0.0))
+
+    with pytest.raises(Unavailable):
+        compute.ready("trial.bodies:who")
+    ray_down(tmp_path)
+    processes.end_marked(tmp_path / "ray.lock", grace_seconds=2.0)

@@ -1,0 +1,172 @@
+"""A Study's request as a worker gets it, with real tokens; tests change one thing and see what follows."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from primum import signing
+from primum.domain.accounting.rdp import RdpAccountant
+from primum.domain.canonical import canonical_json
+from primum.domain.names import ResourceKey
+from primum.domain.quantities import Neighbors, PrivacyUnit
+from primum.domain.study.jobs import PlanningContext
+from primum.domain.study.plan import DatasetFacts
+from primum.domain.study.spec import DataRole, DatasetSpec, StudyInput, StudySpec
+from primum.domain.study.steps import WorkRequest
+from primum_pipelines.kinds.train.kind import TrainKind
+
+BUDGET = "wisconsin"
+JOB = {"model": "Logistic", "epochs": 20, "batchSize": 128, "maxGradNorm": "1.0"}
+
+
+def make_facts(**changes):
+    facts = DatasetFacts(
+        budget=BUDGET,
+        account_id="account-1",
+        dataset=DatasetSpec("sklearn://breast_cancer", PrivacyUnit.PATIENT),
+        units=569,
+        train_units=463,
+        neighbors=Neighbors.ADD_OR_REMOVE_ONE,
+        accounting="RDP",
+        epsilon=Decimal("8.0"),
+        delta=Decimal("1e-5"),
+        disclosures=("Utility",),
+    )
+    return replace(facts, **changes)
+
+
+def make_study(**changes):
+    study = StudySpec(
+        key=ResourceKey("Study", "oncology", "malignancy"),
+        uid="study-1",
+        generation=1,
+        purpose="Tell malignant from benign",
+        inputs=(StudyInput(DataRole.PRIVATE, budget=BUDGET),),
+        epsilon=Decimal("3.0"),
+        delta=Decimal("1e-5"),
+        job_kind="Train",
+        job=JOB,
+        workers=1,
+        gpus_per_worker=0,
+        expectations=(),
+        audits=(),
+        policy="clinical-default",
+        endpoint="malignancy",
+        dataset_release="",
+        audit_schedule="",
+    )
+    return replace(study, **changes)
+
+
+def make_context(*facts, synthetic=None):
+    datasets = {item.budget: item for item in facts or (make_facts(),)}
+    return PlanningContext(datasets, synthetic or {}, RdpAccountant())
+
+
+@dataclass
+class Zone:
+    """A worker's view of one Study: its plan, its tokens, its folder."""
+
+    folder: Path
+    study: StudySpec = field(default_factory=make_study)
+    facts: DatasetFacts = field(default_factory=make_facts)
+    claims: dict = field(default_factory=dict)
+    synthetic: dict = field(default_factory=dict)
+    plan: object = None
+
+    def __post_init__(self):
+        self.private, self.public = signing.generate()
+        if self.plan is None:
+            self.plan = TrainKind().declare(self.study, make_context(self.facts))
+
+    def token(self, access):
+        dataset = self.facts.dataset
+        claims = {
+            "id": f"token-{access.name}",
+            "access": access.name,
+            "budget": access.budget,
+            "uri": dataset.uri,
+            "unit": dataset.unit.value,
+            "options": dict(dataset.options),
+            "studyUid": self.study.uid,
+            "generation": self.study.generation,
+            "reservationId": "reservation-1",
+            "fence": 1,
+            "expires": "2999-01-01T00:00:00.000000Z",
+        } | self.claims
+        envelope = signing.sign(self.private, signing.DATA_TOKEN_TYPE, canonical_json(claims))
+        return base64.urlsafe_b64encode(json.dumps(envelope).encode()).decode().rstrip("=")
+
+    def request(self, step, *, inputs=None):
+        dataset = self.facts.dataset
+        context = {
+            "step": step,
+            "study": {
+                "namespace": "oncology",
+                "name": "malignancy",
+                "uid": self.study.uid,
+                "generation": self.study.generation,
+                "kind": "Train",
+            },
+            "plan": self.plan.to_json(),
+            "datasets": {
+                self.facts.budget: {
+                    "uri": dataset.uri,
+                    "unit": dataset.unit.value,
+                    "units": self.facts.units,
+                    "options": dict(dataset.options),
+                    "disclosures": list(self.facts.disclosures),
+                }
+            },
+            "synthetic": self.synthetic,
+            "expectations": [dict(item) for item in self.study.expectations],
+            "audits": [],
+        }
+        return WorkRequest(
+            context=context,
+            tokens={a.name: self.token(a) for a in self.plan.accesses if a.step == step},
+            public_key=self.public,
+            artifacts_uri=str(self.folder),
+            data_dirs=[str(self.folder)],
+            inputs=inputs or {},
+        )
+
+
+@pytest.fixture
+def zone(tmp_path):
+    return Zone(tmp_path)
+
+
+@pytest.fixture
+def make_zone(tmp_path):
+    return lambda **changes: Zone(tmp_path, **changes)
+
+
+@pytest.fixture
+def study():
+    return make_study
+
+
+@pytest.fixture
+def facts():
+    return make_facts
+
+
+@pytest.fixture
+def planning():
+    return make_context
+
+
+@pytest.fixture
+def assets():
+    folder = os.environ.get("PRIMUM_TEST_ASSETS")
+    if not folder:
+        pytest.skip("PRIMUM_TEST_ASSETS is not set: the hospital data sets are not bundled")
+    return Path(folder) / "data"

@@ -1,0 +1,153 @@
+"""Does Train declare what it does, calibrate to the claim, and refuse what it cannot do?"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from primum.domain.accounting.events import Repeated, SubsampledGaussian
+from primum.domain.errors import InvalidValue, NotFound, Refused
+from primum.domain.study.jobs import SyntheticFacts
+from primum.domain.study.plan import Treatment, plan_from_json
+from primum.domain.study.spec import AuditSpec, DataRole, StudyInput
+from primum_pipelines.kinds.train.kind import TrainKind
+
+KIND = TrainKind()
+SYNTHETIC = StudyInput(DataRole.SYNTHETIC, release="void-biopsies")
+LAUNDRY = SyntheticFacts("void-biopsies", "d.npz", "Void", "sha256:0", ("generator uncharged",))
+
+
+def test_the_plan_is_calibrated_to_the_claim(study, planning):
+    context = planning()
+    plan = KIND.declare(study(), context)
+    train = next(access for access in plan.accesses if access.step == "job")
+    assert train.event == Repeated(
+        SubsampledGaussian(Decimal(plan.mechanism["noiseMultiplier"]), Decimal("0.276458")), 73
+    )
+    assert train.treatment is Treatment.CHARGED
+    assert Decimal("2.99") < plan.epsilon <= Decimal("3.0")
+    less = Decimal(plan.mechanism["noiseMultiplier"]) - Decimal("0.0001")
+    assert KIND.with_noise(study(), context, less).epsilon > 3
+    assert plan_from_json(plan.to_json()) == plan
+
+
+def test_every_step_has_its_access(study, planning):
+    plan = KIND.declare(study(), planning())
+    treated = {access.step: access.treatment for access in plan.accesses}
+    assert treated == {
+        "job": Treatment.CHARGED,
+        "validate": Treatment.DISCLOSED,
+        "evaluate": Treatment.DISCLOSED,
+    }
+
+
+def test_evaluation_stays_inside_where_utility_is_not_disclosed(study, facts, planning):
+    plan = KIND.declare(study(), planning(facts(disclosures=())))
+    assert next(a for a in plan.accesses if a.step == "evaluate").treatment is Treatment.INSPECTED
+
+
+def test_canaries_are_planned_with_what_they_can_certify(study, planning):
+    audits = (AuditSpec("Membership", "OneRunCanary", {"canaries": 100}),)
+    plan = KIND.declare(study(audits=audits), planning())
+    assert plan.parameters["canaries"] == 100
+    assert Decimal("3.4") < plan.max_certifiable < Decimal("3.5")
+    assert KIND.headline(plan).endswith("(RDP), 100 canaries")
+
+
+def test_a_given_noise_multiplier_is_taken(study, planning):
+    job = {**study().job, "noiseMultiplier": "5.0"}
+    plan = KIND.declare(study(job=job), planning())
+    assert plan.mechanism["noiseMultiplier"] == "5"
+    assert plan.epsilon < 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number"),
+        ({"epochs": "20"}, "epochs must be a whole number"),
+        ({"batchSize": 464}, "batchSize must be at most 463"),
+        ({"maxGradNorm": "0"}, "maxGradNorm must be above 0"),
+        ({"maxGradNorm": 1.0}, "maxGradNorm must be a quoted decimal"),
+        ({"momentum": "1"}, "momentum must be at least 0 and below 1"),
+        ({"optimizer": "Newton"}, "optimizer must be one of SGD, Adam"),
+        ({"algorithm": "Nothing"}, "algorithm must be one of"),
+        ({"model": "Oracle"}, "model must be one of"),
+        ({"modelParameters": {"depth": 3}}, "modelParameters.depth must not be present"),
+        ({"noiseMultiplier": "0.5"}, "noiseMultiplier must keep epsilon at most 3"),
+        ({"epoch": 3}, "epoch must be one of"),
+    ],
+)
+def test_a_wrong_parameter_is_named(study, planning, changes, named):
+    job = {**study().job, **changes}
+    with pytest.raises(InvalidValue, match=named):
+        KIND.declare(study(job=job), planning())
+
+
+def test_no_privacy_is_refused(study, planning):
+    with pytest.raises(Refused, match="^NoMechanism"):
+        KIND.declare(study(epsilon=None, delta=None), planning())
+
+
+@pytest.mark.parametrize(
+    ("delta", "named"), [("0.01", "below 1/569"), ("2e-5", "delta of budget wisconsin")]
+)
+def test_a_delta_that_promises_too_little_is_refused(study, planning, delta, named):
+    with pytest.raises(InvalidValue, match=named):
+        KIND.declare(study(delta=Decimal(delta)), planning())
+
+
+def test_two_private_inputs_are_for_federate(study, facts, planning):
+    inputs = (StudyInput(DataRole.PRIVATE, budget="a"), StudyInput(DataRole.PRIVATE, budget="b"))
+    with pytest.raises(InvalidValue, match="one private input.*Use Federate"):
+        KIND.declare(study(inputs=inputs), planning(facts(budget="a"), facts(budget="b")))
+
+
+def test_a_public_input_is_refused(study, planning):
+    inputs = (*study().inputs, StudyInput(DataRole.PUBLIC, uri="sklearn://digits"))
+    with pytest.raises(InvalidValue, match="no Public input"):
+        KIND.declare(study(inputs=inputs), planning())
+
+
+def test_synthetic_data_does_not_launder(study, planning):
+    """Its own noise is real, but a generator that was not charged voids the claim."""
+    inputs = (SYNTHETIC, *study().inputs)
+    plan = KIND.declare(study(inputs=inputs), planning(synthetic={"void-biopsies": LAUNDRY}))
+    assert plan.void_edges == ("generator uncharged (through release void-biopsies)",)
+    assert any(access.treatment is Treatment.CHARGED for access in plan.accesses)
+
+
+def test_released_data_alone_costs_nothing_and_inherits_the_edge(study, planning):
+    plan = KIND.declare(
+        study(inputs=(SYNTHETIC,)), planning(synthetic={"void-biopsies": LAUNDRY})
+    )
+    assert plan.accesses == ()
+    assert plan.epsilon == 0
+    assert plan.void_edges
+    assert "no charge" in KIND.headline(plan)
+
+
+def test_alternatives_fit_into_what_is_left(study, planning):
+    greedy = study(epsilon=Decimal("7.9"))
+    context = planning()
+    found = KIND.alternatives(greedy, context, Decimal("2.5"))
+    assert {item.change for item in found} == {"noise multiplier", "epochs"}
+    assert all(item.epsilon <= Decimal("2.5") for item in found)
+    noise = next(item for item in found if item.change == "noise multiplier")
+    assert KIND.with_noise(greedy, context, Decimal(noise.value)).epsilon == noise.epsilon
+    epochs = next(item for item in found if item.change == "epochs")
+    planned = Decimal(KIND.declare(greedy, context).mechanism["noiseMultiplier"])
+    fewer = study(job={**greedy.job, "epochs": int(epochs.value)})
+    assert KIND.with_noise(fewer, context, planned).epsilon == epochs.epsilon
+
+
+def test_nothing_fits_into_nothing(study, planning):
+    assert KIND.alternatives(study(), planning(), Decimal(0)) == ()
+
+
+def test_an_unknown_plugin_group_entry_is_not_found():
+    from primum_pipelines import extensions
+
+    with pytest.raises(NotFound, match="primum.models must have Oracle"):
+        extensions.load("primum.models", "Oracle")
