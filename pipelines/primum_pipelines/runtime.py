@@ -21,7 +21,7 @@ from typing import Any
 
 from primum.domain.canonical import JSON
 from primum.domain.conditions import Reason
-from primum.domain.errors import InvalidValue, PrimumError, Tampered, Unavailable
+from primum.domain.errors import InvalidValue, PrimumError, Tampered
 from primum.domain.governance.evidence import Evidence, evidence_from_json
 from primum.domain.study.lineage import ReservationLink, step_ended, step_started
 from primum.domain.study.steps import (
@@ -87,8 +87,8 @@ def execute(
         a receipt that does not name the data token it was given, nor a message that is not ours.
 
     Raises:
-        Unavailable: If the platform could not be reached before anything was exposed, or could not
-            store the outcome. Running the step again is then right: it meets its earlier self.
+        Unavailable: If the platform could not be reached before anything began, or could not store
+            the outcome. Running the step again is then right: it meets its earlier self.
     """
     standing = services.outcome(context.outcome_id)
     if standing is not None:
@@ -105,9 +105,7 @@ def execute(
         for access in _accesses(context):
             tokens[access] = _redeemed(context, services, access)
         ended = _read(context, services.compute(context.entry, step.request(tokens)), tokens)
-    except Exception as error:
-        if isinstance(error, Unavailable) and not tokens and _accesses(context):
-            raise
+    except Exception as error:  # noqa: BLE001 - whatever went wrong is the step's outcome
         ended = step.failed(error)
     return step.end(ended, tokens)
 

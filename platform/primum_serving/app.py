@@ -28,10 +28,10 @@ _log = logging.getLogger(__name__)
 
 
 def load_artifact(data: bytes) -> Model:
-    """A model from the verified bytes of its file; torch enters the process with the first one."""
-    from primum_pipelines.models import artifact
+    """A model from the verified bytes of its file; torch enters with the first that needs it."""
+    from primum_pipelines.models import artifact, light
 
-    return artifact.from_bytes(data)
+    return light.light_model(data) or artifact.from_bytes(data)
 
 
 def create_app(registry_dir: Path, public_pem: str) -> FastAPI:

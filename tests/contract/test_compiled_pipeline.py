@@ -1,4 +1,4 @@
-"""The compiled pipeline keeps its promises: no cache, no installation, no retry, one image by digest, one text."""
+"""The compiled pipeline: no cache, no installation, no retry, one image by digest, one text."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ def test_the_body_only_hands_over_to_the_platform(containers):
 
 
 def test_the_same_steps_compile_to_the_same_text_in_another_process(text):
-    code = f"from primum_pipelines.compile import compile_pipeline; print(compile_pipeline({STEPS!r}, image={IMAGE!r}), end='')"
+    call = f"compile_pipeline({STEPS!r}, image={IMAGE!r})"
+    code = f"from primum_pipelines.compile import compile_pipeline; print({call}, end='')"
     other = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )

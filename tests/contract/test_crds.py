@@ -355,6 +355,7 @@ WRONG = [
     ("PrivacyBudget", "spec.guarantee.delta", None),
     ("PrivacyBudget", "spec.guarantee.rho", "1"),
     ("PrivacyBudget", "spec.dataset.uri", "no-scheme"),
+    ("PrivacyBudget", "spec.dataset.uri", "sql://me:secret@host/table"),
     ("PrivacyBudget", "spec.dataset.unit", "Person"),
     ("PrivacyBudget", "spec.disclosures", ["Names"]),
     ("PrivacyBudget", "spec.accounting.policy", "PLD"),

@@ -1,4 +1,4 @@
-"""Every event that we emit is valid OpenLineage, our facets are as published, and nothing else gets out."""
+"""Every event we emit is valid OpenLineage, our facets are as published, nothing else goes."""
 
 from __future__ import annotations
 
@@ -94,6 +94,7 @@ EVIDENCE = (
     evidence(EvidenceKind.UTILITY, None, {"accuracy": "0.95"}),
 )
 LINKS = (ReservationLink("wisconsin", "job", RESERVATION, "account-1"),)
+WHOLE = (ReservationLink(budget="", access="", reservation_id=RESERVATION, account_id="account-1"),)
 GATES = tuple(
     GateDecision("clinical-default", DIGEST, stage, Verdict.PASS, (DIGEST,))
     for stage in ("Admission", "Data", "Samples", "Promotion", "Release")
@@ -111,7 +112,7 @@ def every_event() -> dict[str, dict]:
             STUDY,
             RunState.COMPLETE,
             at=AT,
-            reservations=LINKS,
+            reservations=WHOLE,
             gates=GATES,
             inputs=["sklearn://breast_cancer", "/data/pneumonia.npz"],
             outputs=[MODEL],

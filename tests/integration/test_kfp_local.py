@@ -1,7 +1,7 @@
 """Pipelines on this machine, run by the real kfp.local in a real detached process.
 
-The steps are the real step runtime over a platform that keeps its state in files; ``sitecustomize`` puts it in the
-place of the platform's own step entry point inside the step processes.
+The steps are the real step runtime over a platform that keeps its state in files; inside the step
+processes ``sitecustomize`` puts it in the place of the platform's own step entry point.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class FolderServices:
         self._path("exposed", self.context.step).touch()
         key = (HOME / "key.pem").read_text()
         access = self.context.step
-        envelope = signing.sign(key, signing.DATA_TOKEN_TYPE, canonical_json({"id": access, "reservationId": ""}))
+        claims = canonical_json({"id": access, "reservationId": ""})
+        envelope = signing.sign(key, signing.DATA_TOKEN_TYPE, claims)
         return DataToken(signing.encode_token(envelope), access, "b", "u")
 
     def compute(self, entry, request):
@@ -124,22 +125,26 @@ class Trial:
         (site / "sitecustomize.py").write_text(PLATFORM)
         (self.facts / "key.pem").write_text(signing.generate()[0])
         paths = [str(site), os.environ.get("PYTHONPATH", "")]
-        environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "TRIAL_HOME": str(self.facts)}
+        environment = {
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "TRIAL_HOME": str(self.facts),
+        }
         self.runner = LocalKfpRunner(folder / "home", environment=environment)
         self.folder = folder / "home" / "runs" / "run-1"
 
     def launch(self, **changes: object) -> None:
-        self.runner.launch("run-1", name="trial", steps=[make_context(step, **changes) for step in STEPS])
+        contexts = [make_context(step, **changes) for step in STEPS]
+        self.runner.launch("run-1", name="trial", steps=contexts)
 
     def wait(self, *expected: RunStatus) -> RunStatus:
-        return self.until(lambda: self.runner.status("run-1") in expected) and self.runner.status("run-1")
+        self.until(lambda: self.runner.status("run-1") in expected)
+        return self.runner.status("run-1")
 
-    def until(self, condition) -> bool:
+    def until(self, condition) -> None:
         deadline = time.monotonic() + WAIT_SECONDS
         while not condition():
             assert time.monotonic() < deadline, self.runner.logs("run-1")
             time.sleep(0.02)
-        return True
 
     def hold(self, step: str) -> Path:
         path = self.facts / f"hold-{step}"
@@ -193,7 +198,7 @@ def test_a_run_walks_every_step_and_says_so(trial):
 
 
 def test_a_context_arrives_unchanged_whatever_kfp_would_replace(trial):
-    """kfp.local replaces ``python3`` and its own placeholders in every argument; integers must stay integers."""
+    """kfp.local replaces ``python3`` and its own placeholders in every argument."""
     plan = {"accesses": [], "note": "{{$.pipeline_job_name}} {{$}} python3", "one": 1}
     trial.launch(plan=plan)
     trial.wait(RunStatus.SUCCEEDED)
@@ -251,7 +256,7 @@ def test_no_ticket_stays_behind(trial):
 
 @pytest.mark.slow
 def test_a_run_killed_in_a_step_is_resumed_and_the_exposed_step_is_not_run_again(trial):
-    """kill -9 of runner and step; the same launch again: what stands is skipped, what was exposed is lost."""
+    """kill -9 of runner and step, launch again: what stands is skipped, the exposed step lost."""
     held = trial.hold("job")
     trial.launch()
     trial.until(lambda: "job" in trial.bodies)

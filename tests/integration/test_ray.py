@@ -20,7 +20,7 @@ from primum.domain.errors import Unavailable
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
-BODIES = '''
+BODIES = """
 import os, signal, time
 from pathlib import Path
 from primum.domain.study.steps import WorkResult
@@ -35,7 +35,8 @@ def who(request):
 
 
 def environment(request):
-    return _said(" ".join(os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")))
+    names = ("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")
+    return _said(" ".join(os.environ.get(name, "") for name in names))
 
 
 def niceness(request):
@@ -54,7 +55,7 @@ def lingering(request):
     Path(request.artifacts_uri, "lingering").write_text(str(os.getpid()))
     time.sleep(60)
     Path(request.artifacts_uri, "survived").touch()
-'''
+"""
 
 
 def make_payload(folder, step: str = "job") -> dict[str, object]:
@@ -77,7 +78,10 @@ def compute(tmp_path_factory):
     for name in ("bodies.py", "validate.py"):
         (site / name).write_text(BODIES)
     paths = [str(site.parent), os.environ.get("PYTHONPATH", "")]
-    environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     home = folder / "home"
     compute = RayCompute(home, environment=environment, settings=RaySettings(start_seconds=300))
     compute.home = home
@@ -130,7 +134,8 @@ def test_a_step_that_dies_takes_its_work_with_it(compute, tmp_path):
     """Otherwise a stopped run would go on training, and its successor would wait for it."""
     code = (
         "import json, sys, pathlib; from primum.adapters.ray import RayCompute; "
-        "RayCompute(pathlib.Path(sys.argv[1])).call('trial.bodies:lingering', json.loads(sys.argv[2]))"
+        "call = RayCompute(pathlib.Path(sys.argv[1])).call; "
+        "call('trial.bodies:lingering', json.loads(sys.argv[2]))"
     )
     payload = json.dumps(make_payload(tmp_path))
     step = subprocess.Popen([sys.executable, "-c", code, str(compute.home), payload])
@@ -149,7 +154,8 @@ def test_a_step_that_dies_takes_its_work_with_it(compute, tmp_path):
 
 def test_calls_to_one_worker_wait_for_each_other(compute, tmp_path):
     found: list[int] = []
-    threads = [threading.Thread(target=lambda: found.append(pid_of(compute, tmp_path))) for _ in range(4)]
+    work = lambda: found.append(pid_of(compute, tmp_path))  # noqa: E731
+    threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -168,7 +174,7 @@ def test_the_socket_wants_the_key(compute):
     known = read_address(compute.home / "ray.json")
     stranger = Address(known.socket, "00" * 32, known.pid, known.ray_address, known.token_path)
 
-    with pytest.raises((Unavailable, Exception), match="rejected|did not answer"):
+    with pytest.raises(Unavailable, match="AuthenticationError"):
         ask(stranger, {"ask": "stop"})
 
     compute.ready("trial.bodies:who")
@@ -186,7 +192,8 @@ def test_a_second_start_finds_the_first(compute):
 def test_a_step_reaches_a_warm_worker_without_importing_ray(compute, tmp_path):
     code = (
         "import json, sys, pathlib; from primum.adapters.ray import RayCompute; "
-        "RayCompute(pathlib.Path(sys.argv[1])).call('trial.bodies:who', json.loads(sys.argv[2])); "
+        "call = RayCompute(pathlib.Path(sys.argv[1])).call; "
+        "call('trial.bodies:who', json.loads(sys.argv[2])); "
         "assert 'ray' not in sys.modules"
     )
     arguments = [str(compute.home), json.dumps(make_payload(tmp_path))]
@@ -196,7 +203,7 @@ def test_a_step_reaches_a_warm_worker_without_importing_ray(compute, tmp_path):
 
 def test_an_address_left_by_a_killed_keeper_is_not_believed(tmp_path):
     (tmp_path / "ray.json").write_text(json.dumps({"socket": "/nowhere", "key": "00", "pid": 1}))
-    compute = RayCompute(tmp_path, environment={"PATH": ""}, settings=RaySettings(start_seconds=0.0))
+    compute = RayCompute(tmp_path, settings=RaySettings(start_seconds=0.0))
 
     with pytest.raises(Unavailable):
         compute.ready("trial.bodies:who")

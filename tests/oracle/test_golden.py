@@ -25,6 +25,7 @@ def load_cases():
 
 
 CASES = load_cases()
+SLOW = ("calibrate.", "idp.")  # Root findings over composed distributions.
 pytestmark = pytest.mark.skipif(
     not CASES, reason="PRIMUM_TEST_ASSETS does not name a folder with golden/theory.json"
 )
@@ -56,7 +57,12 @@ def agrees(found, expected, case):  # noqa: PLR0911
     return abs(found - expected) <= case["rel_tol"] * abs(expected)
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+def as_parameter(case):
+    marks = [pytest.mark.slow] if case["quantity"].startswith(SLOW) else []
+    return pytest.param(case, id=case["id"], marks=marks)
+
+
+@pytest.mark.parametrize("case", [as_parameter(case) for case in CASES])
 def test_golden_value(case):
     found = catalogue.evaluate(case["quantity"], case["inputs"])
     assert agrees(found, case["expected"], case), (found, case["expected"])

@@ -7,14 +7,29 @@ per test.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
+from scipy import stats
 
 torch = pytest.importorskip("torch")
 
 from primum.domain.governance.evidence import Verdict  # noqa: E402
+from primum.domain.risk import from_scratch  # noqa: E402
+from primum_pipelines.attacks import analytic_inversion, lira  # noqa: E402
+from primum_pipelines.attacks.figures import auc  # noqa: E402
+from primum_pipelines.attacks.pool import Pool  # noqa: E402
+from primum_pipelines.attacks.shadows import (  # noqa: E402
+    Recipe,
+    complementary_halves,
+    logits_of,
+    train_stacked,
+)
+from primum_pipelines.audits.one_run_canary import Canaries, measure  # noqa: E402
 from primum_pipelines.audits.self_test.mechanism import mechanism_self_test  # noqa: E402
+from primum_pipelines.audits.self_test.release import gaussian_release_self_test  # noqa: E402
+from primum_pipelines.audits.subject import PlannedMechanism  # noqa: E402
 from primum_pipelines.optimization.algorithm import (  # noqa: E402
     MechanismParameters,
     TrainingReport,
@@ -155,3 +170,174 @@ def test_self_test_passes_an_exact_mechanism(
     assert result.failed == ()
     assert result.verdict is Verdict.PASS
     assert result.noise_draws >= 100_000
+
+
+def test_self_test_passes_the_platforms_algorithm() -> None:
+    """Accepted false-alarm rate: 1e-4."""
+    pytest.importorskip("opacus")
+    from primum_pipelines.optimization.dpsgd import DPSGD
+
+    assert mechanism_self_test(DPSGD(), MECHANISM).failed == ()
+
+
+def test_self_test_takes_no_hidden_steps_for_a_pass() -> None:
+    class Hidden(HandWrittenDPSGD):
+        def fit(self, task):
+            return super().fit(replace(task, on_step=None))
+
+    result = mechanism_self_test(Hidden(), MECHANISM)
+    assert result.verdict is Verdict.INCONCLUSIVE
+
+
+def test_self_test_catches_a_report_that_differs_from_the_plan() -> None:
+    class Boaster(HandWrittenDPSGD):
+        def fit(self, task):
+            report = super().fit(task)
+            return replace(report, executed=((9.0, *report.executed[0][1:]),))
+
+    assert mechanism_self_test(Boaster(), MECHANISM).failed == ("ReportAsPlanned",)
+
+
+@pytest.mark.parametrize(
+    ("release", "verdict"),
+    [
+        ("right", Verdict.PASS),
+        ("half noise", Verdict.FAIL),
+        ("no noise", Verdict.FAIL),
+        ("same seed", Verdict.FAIL),
+        ("scaled by the sum", Verdict.FAIL),
+        ("wrong shape", Verdict.INCONCLUSIVE),
+    ],
+)
+def test_release_self_test(release: str, verdict: Verdict) -> None:
+    """One Gaussian release; accepted false-alarm rate 1e-4."""
+    generator = np.random.default_rng(1)
+
+    def run(total):
+        source = np.random.default_rng(3) if release == "same seed" else generator
+        noise = source.standard_normal(total.shape) * 2.5
+        return {
+            "half noise": total + noise / 2,
+            "no noise": total,
+            "scaled by the sum": total + noise * (1 + total / 1000),
+            "wrong shape": (total + noise)[:5],
+        }.get(release, total + noise)
+
+    assert gaussian_release_self_test(run, noise_multiplier=2.5).verdict is verdict
+
+
+def test_analytic_inversion_meets_the_from_scratch_bound() -> None:
+    """4,000 draws; MSE N / (sigma ||x||)^2 is chi-square. False alarm 1 %, seed fixed."""
+    generator = np.random.default_rng(11)
+    records = np.tile(generator.uniform(-1, 1, 784), (4000, 1))
+    found = analytic_inversion.invert(
+        records, noise_multiplier=0.7, max_grad_norm=1.0, releases=1, generator=generator
+    )
+    scale = (0.7 * np.linalg.norm(records[0])) ** 2
+    chi_square = ((found - records) ** 2).mean(axis=1) * 784 / scale
+    assert stats.kstest(chi_square, stats.chi2(784).cdf).pvalue > 0.01
+    bound = from_scratch.mse_moments(
+        noise_multiplier=0.7,
+        target_norm=float(np.linalg.norm(records[0])),
+        dimension=784,
+        releases=1,
+    )
+    assert ((found - records) ** 2).mean() == pytest.approx(bound["mean"], rel=0.01)
+
+
+def test_analytic_inversion_without_noise_is_exact() -> None:
+    generator = np.random.default_rng(2)
+    records = generator.uniform(-1, 1, (20, 30))
+    found = analytic_inversion.invert(
+        records, noise_multiplier=0.0, max_grad_norm=1.0, releases=1, generator=generator
+    )
+    assert np.allclose(found, records)
+
+
+def one_run(*, noise_multiplier: float, canaries: int, seed: int):
+    """Canary scores straight from the definition of the mechanism."""
+    generator = np.random.default_rng(seed)
+    coins = generator.integers(0, 2, canaries)
+    taken = generator.binomial(72, 0.281, canaries) * coins
+    noise = generator.standard_normal(canaries) * noise_multiplier * math.sqrt(72)
+    return Canaries(tuple(coins.tolist()), tuple((taken + noise).tolist()))
+
+
+PLANNED = PlannedMechanism(
+    budget="b", noise_multiplier=3.7762, sample_rate=0.281, steps=72, max_grad_norm=1.0
+)
+
+
+def test_one_run_audit_contradicts_a_true_claim_in_at_most_5_percent() -> None:
+    """200 seeded null runs at the true claim; 5 % plus binomial slack is 19 of 200."""
+    above = tail = 0
+    for seed in range(200):
+        figures = measure(
+            one_run(noise_multiplier=3.7762, canaries=100, seed=seed),
+            mechanism=PLANNED,
+            claim=3.0,
+            delta=1e-5,
+        )
+        above += figures.epsilon_lower > 3.0
+        tail += figures.low_tail.tpr_lower > figures.low_tail.bound
+    assert above + tail <= 19
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_run_audit_catches_missing_noise_at_claim_1(seed: int) -> None:
+    """Sigma = 0 with 500 canaries against a claim of 1."""
+    figures = measure(
+        one_run(noise_multiplier=0.0, canaries=500, seed=seed),
+        mechanism=PLANNED,
+        claim=1.0,
+        delta=1e-5,
+    )
+    assert figures.epsilon_lower > 1.0
+    assert figures.low_tail.tpr_lower > figures.low_tail.bound
+
+
+def overfitted(*, noise_multiplier: float, seed: int = 0):
+    """Shadows and one target on random labels: a model can only memorize them."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn((240, 40), generator=generator)
+    labels = torch.randint(0, 2, (240,), generator=generator)
+    members = torch.ones(240, dtype=torch.bool)
+    pool = Pool(inputs, labels, members, 0)
+    recipe = Recipe(
+        noise_multiplier=noise_multiplier,
+        sample_rate=0.5,
+        steps=60,
+        max_grad_norm=1.0,
+        learning_rate=2.0,
+    )
+    halves = complementary_halves(66, 240, generator=generator)
+
+    def build():
+        linear = torch.nn.Linear(40, 2)
+        torch.nn.init.zeros_(linear.weight)
+        torch.nn.init.zeros_(linear.bias)
+        return torch.nn.Sequential(linear)
+
+    stack = train_stacked(build, pool, halves, recipe, generator=generator)
+    signals = lira.scaled_confidence(logits_of(build(), stack, inputs), labels)
+    return signals[2:], halves[2:].numpy(), signals[0], halves[0].numpy()
+
+
+def test_lira_finds_members_of_an_overfitted_model_and_beats_the_loss_attack() -> None:
+    """Fixed seed. The ordering that must hold: loss attack <= LiRA."""
+    shadows, members, target, truth = overfitted(noise_multiplier=0.0)
+    scores = lira.online_scores(target, shadows, members)
+    by_lira = auc(scores[truth], scores[~truth])
+    by_loss = auc(target[truth], target[~truth])
+    assert by_lira > 0.75
+    assert by_lira >= by_loss
+    threshold = lira.calibrated_threshold(shadows, members)
+    accuracy = ((scores > threshold) == truth).mean()
+    assert accuracy > 0.65
+
+
+def test_lira_finds_nothing_under_strong_noise() -> None:
+    """Fixed seed; 120 against 120 records, so an AUC of 0.5 has a standard error of 0.037."""
+    shadows, members, target, truth = overfitted(noise_multiplier=30.0)
+    scores = lira.online_scores(target, shadows, members)
+    assert 0.35 < auc(scores[truth], scores[~truth]) < 0.65

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from decimal import Decimal
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from primum import signing
 from primum.domain.accounting.charges import Charge
 from primum.domain.accounting.events import NoEvent, Repeated, SubsampledGaussian
+from primum.domain.accounting.rdp import RdpAccountant
 from primum.domain.budget.entries import (
     AccountTerms,
     AccountView,
@@ -30,9 +33,10 @@ from primum.domain.governance.facts import Settlement, gate_facts
 from primum.domain.governance.gates import RuleVerdict, StageVerdict
 from primum.domain.names import ResourceKey
 from primum.domain.quantities import Neighbors, PrivacyUnit
+from primum.domain.study.jobs import PlanningContext
 from primum.domain.study.plan import Access, DatasetFacts, Plan, Treatment
 from primum.domain.study.spec import AuditSpec, DataRole, DatasetSpec, StudyInput, StudySpec
-from primum.domain.study.steps import ArtifactRef, Receipt
+from primum.domain.study.steps import ArtifactRef, Receipt, WorkRequest
 
 EVENT = Repeated(SubsampledGaussian(Decimal("1.31"), Decimal("0.281")), 72)
 ARTIFACT = b"the bytes of a model"

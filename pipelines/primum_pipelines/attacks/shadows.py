@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from primum_pipelines.attacks.pool import Pool
 
 Stack: TypeAlias = dict[str, torch.Tensor]
-_ROWS_AT_ONCE = 4096  # Rows over all stacked models: bounds the memory of unfolded convolutions.
+_TABLE_AXES = 2
+_PARAMETER_FREE = (
+    nn.Flatten,
+    nn.ReLU,
+    nn.Tanh,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+)
+_ROWS_AT_ONCE = 4096  # Rows over all stacked models: bounds memory.
+_IMAGES_AT_ONCE = 256  # Unfolded images leave the processor's cache above it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +108,7 @@ def train_stacked(
         for name, _ in skeleton.named_parameters()
     }
     optimizer = _optimizer(stack, recipe)
-    sums = _GhostSums(skeleton, pool.inputs[:1])
+    sums = GhostSums(skeleton)
     expected = recipe.sample_rate * members.sum(dim=1).float()
     for _ in range(recipe.steps):
         rows, taken = _poisson(members, recipe.sample_rate, generator)
@@ -119,14 +128,13 @@ def logits_of(
     skeleton: nn.Module, stack: Mapping[str, torch.Tensor], inputs: torch.Tensor
 ) -> torch.Tensor:
     """Every stacked model's logits on all records, ``(M, n, classes)``."""
-
-    def one(parameters: Stack) -> torch.Tensor:
-        result: torch.Tensor = torch.func.functional_call(skeleton, parameters, (inputs,))
-        return result
-
+    sums, models = GhostSums(skeleton), len(next(iter(stack.values())))
     with torch.no_grad():
-        frozen = {name: value.detach() for name, value in stack.items()}
-        return torch.func.vmap(one, chunk_size=8)(frozen)
+        parts = [
+            sums.logits(stack, rows.expand(models, *rows.shape))
+            for rows in inputs.split(max(1, _ROWS_AT_ONCE // models))
+        ]
+    return torch.cat(parts, dim=1)
 
 
 def _optimizer(stack: Stack, recipe: Recipe) -> torch.optim.Optimizer:
@@ -151,7 +159,7 @@ def _poisson(
 
 
 def _clipped_sums(
-    sums: _GhostSums,
+    sums: GhostSums,
     stack: Stack,
     pool: Pool,
     *,
@@ -160,64 +168,61 @@ def _clipped_sums(
     bound: float,
 ) -> Stack:
     """Sums over each model's batch of gradients clipped to ``bound``, in chunks of models."""
-    chunk = max(1, _ROWS_AT_ONCE // rows.shape[1])
+    at_once = _IMAGES_AT_ONCE if pool.inputs.dim() > _TABLE_AXES else _ROWS_AT_ONCE
+    chunk = max(1, at_once // rows.shape[1])
     parts: list[Stack] = []
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
         chosen = rows[part]
         parameters = {name: value.detach()[part] for name, value in stack.items()}
-        parts.append(sums(parameters, pool.inputs[chosen], pool.labels[chosen], taken[part], bound))
+        parts.append(
+            sums(
+                parameters,
+                pool.inputs[chosen],
+                pool.labels[chosen],
+                taken=taken[part],
+                bound=bound,
+            )
+        )
     return {name: torch.cat([part[name] for part in parts]) for name in stack}
 
 
-class _GhostSums:
-    """Clipped gradient sums of stacked models from layer inputs and output gradients."""
+class GhostSums:
+    """Clipped gradient sums of stacked models, from layer inputs and output gradients.
 
-    def __init__(self, skeleton: nn.Module, example: torch.Tensor) -> None:
-        self._skeleton = skeleton
-        self._layers = {
-            name: layer
-            for name, layer in skeleton.named_modules()
-            if list(layer.parameters(recurse=False))
-        }
-        for name, layer in self._layers.items():
-            plain_conv = isinstance(layer, nn.Conv2d) and layer.groups == 1
-            if not (plain_conv or isinstance(layer, nn.Linear | nn.GroupNorm)):
-                raise InvalidValue(
-                    f"model layer {name}",
-                    "must be Linear, Conv2d without groups, or GroupNorm for stacked shadows",
-                    type(layer).__name__,
-                )
-        self._shapes = self._output_shapes(example)
+    Args:
+        skeleton: A sequence of Linear, Conv2d (without groups), GroupNorm and parameter-free layers
+            that treat every row by itself.
 
-    def _output_shapes(self, example: torch.Tensor) -> dict[str, tuple[int, ...]]:
-        shapes: dict[str, tuple[int, ...]] = {}
+    Raises:
+        InvalidValue: If it is anything else.
+    """
 
-        def note(name: str) -> Callable[..., None]:
-            def hook(_layer: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-                shapes[name] = tuple(output.shape[1:])
+    def __init__(self, skeleton: nn.Module) -> None:
+        self._layers = _layers_of(skeleton)
 
-            return hook
-
-        handles = [layer.register_forward_hook(note(name)) for name, layer in self._layers.items()]
-        with torch.no_grad():
-            self._skeleton(example)
-        for handle in handles:
-            handle.remove()
-        return shapes
+    def logits(self, parameters: Mapping[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+        """Every model's logits on its own rows: ``(M, B, ...)`` to ``(M, B, classes)``."""
+        return self._forward(parameters, inputs)[0]
 
     def __call__(
         self,
-        parameters: Stack,
+        parameters: Mapping[str, torch.Tensor],
         inputs: torch.Tensor,
         labels: torch.Tensor,
+        *,
         taken: torch.Tensor,
         bound: float,
     ) -> Stack:
         """Sums ``(M, ...)`` by parameter name; rows that are not taken count nothing."""
-        gradients, seen = self._backward(parameters, inputs, labels)
+        with torch.enable_grad():
+            logits, passes = self._forward(parameters, inputs)
+            loss = nn.functional.cross_entropy(
+                logits.flatten(0, 1), labels.flatten(), reduction="sum"
+            )
+            gradients = torch.autograd.grad(loss, [item.output for item in passes])
         parts = [
-            _part(layer, name, seen[name], gradients[name]) for name, layer in self._layers.items()
+            _part(item, gradient) for item, gradient in zip(passes, gradients, strict=True)
         ]
         norms = torch.stack([part.squares for part in parts]).sum(dim=0).sqrt()
         factor = (bound / norms.clamp_min(1e-12)).clamp_max(1.0) * taken
@@ -226,43 +231,32 @@ class _GhostSums:
             sums.update(part.sums(factor))
         return sums
 
-    def _backward(
-        self, parameters: Stack, inputs: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[Stack, Stack]:
-        """Gradients of each layer's outputs, and each layer's inputs: ``(M, B, ...)`` each."""
-        nudges = {
-            name: torch.zeros((inputs.shape[1], *shape)) for name, shape in self._shapes.items()
-        }
+    def _forward(
+        self, parameters: Mapping[str, torch.Tensor], inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, list[_Pass]]:
+        state, passes = inputs, []
+        for name, layer in self._layers:
+            own = {
+                key: parameters[f"{name}.{key}"] for key, _ in layer.named_parameters(recurse=False)
+            }
+            if not own:
+                state = layer(state.flatten(0, 1)).unflatten(0, state.shape[:2])
+                continue
+            seen, state = _apply(layer, own, state)
+            if not state.requires_grad and torch.is_grad_enabled():
+                state.requires_grad_()
+            passes.append(_Pass(name, layer, seen, state))
+        return state, passes
 
-        def one(
-            nudge: Stack, current: Stack, rows: torch.Tensor, targets: torch.Tensor
-        ) -> tuple[torch.Tensor, Stack]:
-            seen: Stack = {}
 
-            def hook_of(name: str) -> Callable[..., torch.Tensor]:
-                def hook(
-                    _layer: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor
-                ) -> torch.Tensor:
-                    seen[name] = given[0]
-                    return output + nudge[name]
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One layer's pass: what its weights were multiplied with, and what came out."""
 
-                return hook
-
-            handles = [
-                layer.register_forward_hook(hook_of(name)) for name, layer in self._layers.items()
-            ]
-            try:
-                logits = torch.func.functional_call(self._skeleton, current, (rows,))
-            finally:
-                for handle in handles:
-                    handle.remove()
-            return nn.functional.cross_entropy(logits, targets, reduction="sum"), seen
-
-        differentiate = torch.func.grad(one, has_aux=True)
-        result: tuple[Stack, Stack] = torch.func.vmap(differentiate, in_dims=(None, 0, 0, 0))(
-            nudges, parameters, inputs, labels
-        )
-        return result
+    name: str
+    layer: nn.Module
+    seen: torch.Tensor
+    output: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,68 +267,105 @@ class _Part:
     sums: Callable[[torch.Tensor], Stack]
 
 
-def _part(layer: nn.Module, name: str, seen: torch.Tensor, gradient: torch.Tensor) -> _Part:
-    prefix = f"{name}." if name else ""
+def _layers_of(skeleton: nn.Module) -> list[tuple[str, nn.Module]]:
+    if not isinstance(skeleton, nn.Sequential):
+        raise InvalidValue("model", "must be a Sequential for shadows", type(skeleton).__name__)
+    layers = list(skeleton.named_children())
+    for name, layer in layers:
+        plain = isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros"
+        if not (plain or isinstance(layer, (nn.Linear, nn.GroupNorm, *_PARAMETER_FREE))):
+            raise InvalidValue(
+                f"model layer {name}",
+                "must be Linear, Conv2d without groups, GroupNorm or parameter-free for shadows",
+                type(layer).__name__,
+            )
+    return layers
+
+
+def _apply(
+    layer: nn.Module, own: Stack, state: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One layer of every model. Convolutions are matrix products over unfolded windows.
+
+    Returns:
+        What the weights multiply: ``(M, B, in)``, ``(M, B, in x kernel, pixels)`` or the normalized
+        state; and the output.
+    """
+    bias = own.get("bias")
     if isinstance(layer, nn.Linear):
-        return _linear_part(layer, prefix, seen, gradient)
-    if isinstance(layer, nn.Conv2d):
-        return _stored_part(layer, prefix, _conv_gradients(layer, seen, gradient), gradient)
-    return _stored_part(layer, prefix, _norm_gradients(layer, seen, gradient), gradient)
+        product = state @ own["weight"].transpose(1, 2)
+        return state, product if bias is None else product + bias[:, None]
+    if isinstance(layer, nn.GroupNorm):
+        normal = nn.functional.group_norm(state.flatten(0, 1), layer.num_groups, eps=layer.eps)
+        seen = normal.unflatten(0, state.shape[:2])
+        return seen, seen * own["weight"][:, None, :, None, None] + own["bias"][
+            :, None, :, None, None
+        ]
+    columns = nn.functional.unfold(
+        state.flatten(0, 1),
+        kernel_size=layer.kernel_size,
+        dilation=layer.dilation,
+        padding=layer.padding,
+        stride=layer.stride,
+    ).unflatten(0, state.shape[:2])
+    product = own["weight"].flatten(2)[:, None] @ columns
+    if bias is not None:
+        product = product + bias[:, None, :, None]
+    return columns, product.unflatten(3, _conv_size(layer, state))
 
 
-def _linear_part(
-    layer: nn.Linear, prefix: str, seen: torch.Tensor, gradient: torch.Tensor
-) -> _Part:
+def _conv_size(layer: nn.Module, state: torch.Tensor) -> tuple[int, int]:
+    """Height and width after a convolution."""
+    sizes = [
+        (length + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+        for length, pad, dilation, kernel, stride in zip(
+            state.shape[-2:],
+            layer.padding,
+            layer.dilation,
+            layer.kernel_size,
+            layer.stride,
+            strict=True,
+        )
+    ]
+    return sizes[0], sizes[1]
+
+
+def _part(item: _Pass, gradient: torch.Tensor) -> _Part:
+    seen = item.seen.detach()
+    if isinstance(item.layer, nn.Linear):
+        return _linear_part(item, seen, gradient)
+    if isinstance(item.layer, nn.Conv2d):
+        return _stored_part(item, gradient.flatten(3) @ seen.transpose(2, 3), gradient)
+    return _stored_part(item, (seen * gradient).flatten(3).sum(dim=-1), gradient)
+
+
+def _linear_part(item: _Pass, seen: torch.Tensor, gradient: torch.Tensor) -> _Part:
     """A linear layer's norms are products of norms: no per-record gradient is formed."""
     energy = gradient.square().sum(dim=-1)
     squares = energy * seen.square().sum(dim=-1)
+    biased = getattr(item.layer, "bias", None) is not None
 
     def sums(factor: torch.Tensor) -> Stack:
         weighted = gradient * factor[..., None]
-        found = {f"{prefix}weight": weighted.transpose(1, 2) @ seen}
-        if layer.bias is not None:
-            found[f"{prefix}bias"] = weighted.sum(dim=1)
+        found = {f"{item.name}.weight": weighted.transpose(1, 2) @ seen}
+        if biased:
+            found[f"{item.name}.bias"] = weighted.sum(dim=1)
         return found
 
-    return _Part(squares + energy if layer.bias is not None else squares, sums)
+    return _Part(squares + energy if biased else squares, sums)
 
 
-def _stored_part(
-    layer: nn.Module, prefix: str, weights: torch.Tensor, gradient: torch.Tensor
-) -> _Part:
+def _stored_part(item: _Pass, weights: torch.Tensor, gradient: torch.Tensor) -> _Part:
     """A small layer: its per-record gradients ``(M, B, ...)`` are kept."""
-    own = dict(layer.named_parameters(recurse=False))
+    own = dict(item.layer.named_parameters(recurse=False))
     biases = gradient.flatten(3).sum(dim=-1)
     squares = weights.flatten(2).square().sum(dim=-1)
 
     def sums(factor: torch.Tensor) -> Stack:
         total = (weights * factor.view(*factor.shape, *(1,) * (weights.dim() - 2))).sum(dim=1)
-        found = {f"{prefix}weight": total.view(len(total), *own["weight"].shape)}
+        found = {f"{item.name}.weight": total.view(len(total), *own["weight"].shape)}
         if "bias" in own:
-            found[f"{prefix}bias"] = (biases * factor[..., None]).sum(dim=1)
+            found[f"{item.name}.bias"] = (biases * factor[..., None]).sum(dim=1)
         return found
 
     return _Part(squares + biases.square().sum(dim=-1) if "bias" in own else squares, sums)
-
-
-def _conv_gradients(layer: nn.Conv2d, seen: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Per-record gradients of a convolution's weight, ``(M, B, out, in x kernel)``."""
-    m, b = seen.shape[:2]
-    columns = nn.functional.unfold(
-        seen.flatten(0, 1),
-        kernel_size=layer.kernel_size,
-        dilation=layer.dilation,
-        padding=layer.padding,
-        stride=layer.stride,
-    )
-    outputs = gradient.flatten(0, 1).flatten(2)
-    return (outputs @ columns.transpose(1, 2)).view(m, b, outputs.shape[1], columns.shape[1])
-
-
-def _norm_gradients(layer: nn.Module, seen: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Per-record gradients of a group norm's scale, ``(M, B, channels)``."""
-    if not isinstance(layer, nn.GroupNorm):
-        raise InvalidValue("layer", "must be GroupNorm", type(layer).__name__)
-    m, b = seen.shape[:2]
-    normal = nn.functional.group_norm(seen.flatten(0, 1), layer.num_groups, eps=layer.eps)
-    return (normal * gradient.flatten(0, 1)).flatten(2).sum(dim=-1).view(m, b, -1)

@@ -37,7 +37,8 @@ FPRS = (0.1, 0.01, 0.001)
 PRIORS = (0.5, 0.1, 0.01)
 METHOD = "two-sided test at a threshold calibrated on shadows; records of one model"
 SHADOWS_DEFAULT = 64
-POOL_DEFAULT = 2000  # Records; 64 small networks on more would take minutes on two cores.
+POOL_DEFAULT = 2000
+POOL_OF_IMAGES_DEFAULT = 500  # 64 convolutional shadows on more take minutes on two cores.
 MEMBERS_MIN = 20  # Below it even a perfect attack shows nothing worth a verdict.
 
 
@@ -54,7 +55,8 @@ class LiRA:
 
         Args:
             subject: The trained model and its plan.
-            parameters: ``shadows`` (even, default 64), ``pool`` (records at most, default 2000).
+            parameters: ``shadows`` (even, default 64), ``pool`` (records at most;
+                2000 by default, 500 for images).
 
         Returns:
             The finding. The epsilon bound treats records of one model as independent trials, which
@@ -66,17 +68,19 @@ class LiRA:
         from primum_pipelines.attacks.membership import attack
 
         shadow_count = whole(parameters, "shadows", default=SHADOWS_DEFAULT, low=4, high=1024)
-        mechanism = subject.released_by()
+        mechanism, model = subject.released_by(), subject.model()
+        images = len(model.spec.input_shape) > 1
+        most = POOL_OF_IMAGES_DEFAULT if images else POOL_DEFAULT
         scores = attack(
-            subject.model(),
+            model,
             subject.table(),
             recipe=_recipe(subject),
             shadow_count=shadow_count,
-            pool_most=whole(parameters, "pool", default=POOL_DEFAULT, low=20, high=100_000),
+            pool_most=whole(parameters, "pool", default=most, low=20, high=100_000),
         )
         members, others = len(scores.present), len(scores.absent)
         bound = _epsilon_lower(scores, subject.delta)
-        most = audits.max_certifiable_two_sided(
+        certifiable = audits.max_certifiable_two_sided(
             members=members,
             non_members=others,
             delta=subject.delta,
@@ -85,7 +89,7 @@ class LiRA:
         verdict, reasons = membership_verdict(
             epsilon_lower=bound,
             claim=subject.claim,
-            max_certifiable=most,
+            max_certifiable=certifiable,
             low_tail=smallest_fpr(
                 present=[float(s) for s in scores.present],
                 absent=[float(s) for s in scores.absent],
@@ -109,7 +113,7 @@ class LiRA:
                     decimal_text(fpr): decimal_text(tpr)
                     for fpr, tpr in zip(FPRS, tpr_bounds(mechanism, fprs=FPRS), strict=True)
                 },
-                "maxCertifiable": decimal_text(most),
+                "maxCertifiable": decimal_text(certifiable),
             },
             restricted=_restricted(scores, epsilon_lower=bound),
             reasons=reasons,

@@ -70,9 +70,7 @@ class LocalGrid(Grid):  # type: ignore[misc] # flwr is not followed by mypy
         ttl: float | None = None,
     ) -> Message:
         """A message to one node."""
-        return Message(
-            content, dst_node_id, message_type, ttl=ttl, group_id=group_id
-        )
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Every node."""
@@ -93,7 +91,10 @@ class LocalGrid(Grid):  # type: ignore[misc] # flwr is not followed by mypy
         return [self._replies.pop(number) for number in message_ids if number in self._replies]
 
     def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None  # noqa: ARG002 - no wire
+        self,
+        messages: Iterable[Message],
+        *,
+        timeout: float | None = None,  # noqa: ARG002 - no wire
     ) -> Iterable[Message]:
         """Deliver messages and return the replies."""
         return self.pull_messages(self.push_messages(messages))

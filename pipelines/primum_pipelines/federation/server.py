@@ -126,7 +126,9 @@ def federate(
     found: dict[str, np.ndarray] = {}
     with flower_process():
         nodes = range(_FIRST_NODE, _FIRST_NODE + len(sites))
-        strategy = CheckedAverage(dict(zip(nodes, terms, strict=True)), rounds=rounds, on_round=on_round)
+        strategy = CheckedAverage(
+            dict(zip(nodes, terms, strict=True)), rounds=rounds, on_round=on_round
+        )
         app = ServerApp()
 
         @app.main()  # type: ignore[untyped-decorator] # flwr is not followed by mypy

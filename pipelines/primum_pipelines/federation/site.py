@@ -74,7 +74,9 @@ class Site:
         self._algorithm = algorithm
         self._reports: list[TrainingReport] = []
         sealed = task.sealed
-        self._trained = module if sealed is None else canaries.WithCanaries(module, count=len(sealed.coins))
+        self._trained = (
+            module if sealed is None else canaries.WithCanaries(module, count=len(sealed.coins))
+        )
         self._inputs = (
             (task.features, task.labels)
             if sealed is None
@@ -130,7 +132,9 @@ class Site:
     def _train_round(self) -> None:
         task = self.task
         if self.failure is not None or len(self._reports) >= task.rounds:
-            raise Refused(f"site {task.name} must train at most {task.rounds} rounds; found one more.")
+            raise Refused(
+                f"site {task.name} must train at most {task.rounds} rounds; found one more."
+            )
         try:
             report = self._algorithm.fit(
                 TrainingTask(
@@ -152,4 +156,3 @@ class Site:
 
 def _loss(module: nn.Module, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return nn.functional.cross_entropy(module(features), labels, reduction="none")
-

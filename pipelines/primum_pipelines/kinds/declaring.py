@@ -25,7 +25,9 @@ CANARIES_DEFAULT = 100  # Can certify up to epsilon 3.5 at 95 % confidence.
 AUDIT_P_VALUE = 0.05
 
 WHY_VALIDATE = "Expectations are checked inside the zone; only their verdict leaves."
-WHY_EVALUATE_DISCLOSED = "Utility is measured on held-out units and leaves, as the budget's disclosures allow."
+WHY_EVALUATE_DISCLOSED = (
+    "Utility is measured on held-out units and leaves, as the budget's disclosures allow."
+)
 WHY_EVALUATE_INSPECTED = "Utility is measured on held-out units; no figure of it leaves the zone."
 WHY_AUDIT = "Attacks are run inside the zone; only their verdict leaves."
 
@@ -162,7 +164,9 @@ def require_within_claim(plan: Plan, claim: Claim) -> None:
 
 def charged(name: str, facts: DatasetFacts, event: Event, *, why: str) -> Access:
     """The access of the job step that a mechanism answers for."""
-    return Access(access_name(name, facts.budget), "job", facts.budget, Treatment.CHARGED, event, why)
+    return Access(
+        access_name(name, facts.budget), "job", facts.budget, Treatment.CHARGED, event, why
+    )
 
 
 def standing_accesses(facts: DatasetFacts, *, audited: Sequence[str] = ()) -> tuple[Access, ...]:
@@ -177,7 +181,13 @@ def standing_accesses(facts: DatasetFacts, *, audited: Sequence[str] = ()) -> tu
     """
     disclosed = Disclosure.UTILITY.value in facts.disclosures
     accesses = [
-        Access(access_name("validate", facts.budget), "validate", facts.budget, Treatment.DISCLOSED, why=WHY_VALIDATE),
+        Access(
+            access_name("validate", facts.budget),
+            "validate",
+            facts.budget,
+            Treatment.DISCLOSED,
+            why=WHY_VALIDATE,
+        ),
         Access(
             access_name("evaluate", facts.budget),
             "evaluate",
@@ -188,7 +198,15 @@ def standing_accesses(facts: DatasetFacts, *, audited: Sequence[str] = ()) -> tu
     ]
     if audited:
         why = f"{WHY_AUDIT} ({', '.join(audited)})"
-        accesses.append(Access(access_name("audit", facts.budget), "audit", facts.budget, Treatment.DISCLOSED, why=why))
+        accesses.append(
+            Access(
+                access_name("audit", facts.budget),
+                "audit",
+                facts.budget,
+                Treatment.DISCLOSED,
+                why=why,
+            )
+        )
     return tuple(accesses)
 
 
@@ -230,7 +248,9 @@ class Parameters:
         """
         for name in self.values:
             if name not in names:
-                raise InvalidValue(f"{self.section}.{name}", f"must be one of {', '.join(names)}", name)
+                raise InvalidValue(
+                    f"{self.section}.{name}", f"must be one of {', '.join(names)}", name
+                )
 
     def whole(self, name: str, *, default: int | None = None, low: int, high: int) -> int:
         """A whole number.
@@ -241,7 +261,9 @@ class Parameters:
         value = self.values.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise InvalidValue(
-                f"{self.section}.{name}", f"must be a whole number from {low} to {high}", _shown(value)
+                f"{self.section}.{name}",
+                f"must be a whole number from {low} to {high}",
+                _shown(value),
             )
         return value
 
@@ -267,7 +289,9 @@ class Parameters:
         """
         value = self.values.get(name, default)
         if not isinstance(value, str) or value not in options:
-            raise InvalidValue(f"{self.section}.{name}", f"must be one of {', '.join(options)}", _shown(value))
+            raise InvalidValue(
+                f"{self.section}.{name}", f"must be one of {', '.join(options)}", _shown(value)
+            )
         return value
 
 

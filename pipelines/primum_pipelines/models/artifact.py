@@ -192,6 +192,20 @@ def from_bytes(data: bytes) -> LoadedModel:
     return LoadedModel(module=module.eval(), spec=spec)
 
 
+def read_spec(data: bytes) -> ModelSpec:
+    """What a model file says about itself, without loading its weights or torch.
+
+    Raises:
+        InvalidValue: If it is not a model file of ours.
+    """
+    try:
+        return _spec(_metadata(data), digest=digest_of_bytes(data))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidValue(
+            "model file", "must be a safetensors file written by Primum", type(error).__name__
+        ) from error
+
+
 def _metadata(data: bytes) -> Mapping[str, Any]:
     """The JSON that ``to_bytes`` put into the header (safetensors: 8-byte length, then JSON)."""
     length = int.from_bytes(data[:8], "little")

@@ -7,6 +7,8 @@ the bound.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from opacus.optimizers.optimizer import DPOptimizer, _check_processed_flag, _mark_as_processed
 
@@ -42,8 +44,11 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus has no types
     def clip_and_accumulate(self) -> None:
         """Drop rows without a finite gradient, count clipped ones, clip and sum as Opacus does."""
         samples = self.grad_samples
-        norms = torch.stack([s.reshape(len(s), -1).square().sum(dim=1) for s in samples], dim=1)
-        total = norms.sum(dim=1).sqrt()
+        squares = [
+            sample.reshape(len(sample), math.prod(sample.shape[1:])).square().sum(dim=1)
+            for sample in samples
+        ]
+        total = torch.stack(squares, dim=1).sum(dim=1).sqrt()
         finite = torch.isfinite(total)
         if not bool(finite.all()):
             for sample in samples:

@@ -19,7 +19,9 @@ from primum.domain.risk.statistics import cohen_kappa
 from primum_pipelines.sample_filters.filter import Duplicates, FittedFilter, SampleFilter
 from primum_pipelines.sample_filters.perturbations import families
 
-RATE_MIN = 0.95  # Worst-family sensitivity and specificity a filter needs, by lower confidence bound.
+RATE_MIN = (
+    0.95  # Worst-family sensitivity and specificity a filter needs, by lower confidence bound.
+)
 _TAIL = 0.05
 _EXAMPLES_MAX = 300  # Per family; a lower bound of 0.99 needs 299 without a miss.
 _PROBE_ROWS = 50  # Per family, for the agreement of refits.
@@ -141,9 +143,7 @@ def measure(
     }
     rejected = _rejected(fitted, held_out)
     few = [rows[:_PROBE_ROWS] for rows in (*copies.values(), held_out)]
-    refits = [
-        _refit(sample_filter, chosen, others, held_out, generator) for _ in range(_REFITS)
-    ]
+    refits = [_refit(sample_filter, chosen, others, held_out, generator) for _ in range(_REFITS)]
     return FilterQuality(
         sensitivity={name: _rejected(fitted, rows) for name, rows in copies.items()},
         specificity=Rate(rejected.trials - rejected.successes, rejected.trials),

@@ -7,6 +7,7 @@ the product only shortlists, and the distance that decides is taken from the dif
 from __future__ import annotations
 
 import enum
+import math
 
 import numpy as np
 
@@ -73,5 +74,6 @@ def _rechecked(
 
 
 def _flat(rows: np.ndarray) -> np.ndarray:
-    flat = rows.reshape(len(rows), -1).astype(np.float32) - np.float32(_CENTER)
+    width = math.prod(rows.shape[1:])
+    flat = rows.reshape(len(rows), width).astype(np.float32) - np.float32(_CENTER)
     return np.ascontiguousarray(flat)

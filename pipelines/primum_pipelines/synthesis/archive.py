@@ -85,7 +85,10 @@ def to_bytes(table: UnitTable) -> bytes:
     name, values = "features", table.features
     if table.features.ndim == _IMAGE_AXES:
         levels = np.round(table.features * GRAY_MAX).astype(np.uint8)
-        name, values = "images", levels[:, 0] if levels.shape[1] == 1 else np.moveaxis(levels, 1, -1)
+        name, values = (
+            "images",
+            levels[:, 0] if levels.shape[1] == 1 else np.moveaxis(levels, 1, -1),
+        )
     elif table.feature_low is not None and table.feature_high is not None:
         arrays["feature_names"] = np.array(table.feature_names)
         arrays["feature_low"], arrays["feature_high"] = table.feature_low, table.feature_high

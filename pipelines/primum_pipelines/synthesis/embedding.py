@@ -9,8 +9,12 @@ from decimal import Decimal
 
 FEATURES_MIN = 20  # Fewer tell classes apart by little more than their size.
 FEATURES_MAX = 1000  # Beyond it the generator's target gets finer than 28 x 28 images can use.
-NOISE_RATIO_MAX = Decimal("0.01")  # Noise norm over the largest possible norm of the embedding's features.
-COUNT_WEIGHT = 0.1  # Share of a unit's norm that carries its class count; 0.995 is left to the features.
+NOISE_RATIO_MAX = Decimal(
+    "0.01"
+)  # Noise norm over the largest possible norm of the embedding's features.
+COUNT_WEIGHT = (
+    0.1  # Share of a unit's norm that carries its class count; 0.995 is left to the features.
+)
 
 
 def noise_ratio(*, noise_multiplier: Decimal, features: int, classes: int, units: int) -> Decimal:

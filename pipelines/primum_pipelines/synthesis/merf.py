@@ -158,7 +158,9 @@ def release_sum(
     """
     model = nn.Linear(contributions.dimension, 1, bias=False)
     present = [i for i, coin in enumerate(sealed.coins) if coin] if sealed is not None else []
-    numbers = torch.cat([torch.arange(contributions.units), torch.zeros(len(present), dtype=torch.int64)])
+    numbers = torch.cat(
+        [torch.arange(contributions.units), torch.zeros(len(present), dtype=torch.int64)]
+    )
     ids = torch.full((len(numbers),), _NOT_A_CANARY)
     ids[contributions.units :] = torch.tensor(present, dtype=torch.int64)
     module = model if sealed is None else WithCanaries(model, count=len(sealed.coins))
@@ -178,7 +180,9 @@ def release_sum(
         inputs=(numbers, ids),
         loss=loss,
         expected_units=expected_units,
-        mechanism=MechanismParameters(noise_multiplier, sample_rate=1.0, steps=1, max_grad_norm=1.0),
+        mechanism=MechanismParameters(
+            noise_multiplier, sample_rate=1.0, steps=1, max_grad_norm=1.0
+        ),
         learning_rate=1.0,
         seed=seed,
     )

@@ -16,6 +16,7 @@ import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TOKENS = "tokens.json"
 TOKEN = "token"  # noqa: S105 - a file name
@@ -76,8 +77,7 @@ def identify(home: Path, token: str) -> Identity:
     given = _digest(token)
     for item in _known(home):
         if hmac.compare_digest(str(item["sha256"]), given):
-            # type: ignore[attr-defined]
-            roles = frozenset(Role(str(role)) for role in item["roles"])
+            roles = frozenset(Role(role) for role in item["roles"])
             return Identity(str(item["name"]), roles)
     return NOBODY
 
@@ -89,7 +89,7 @@ def caller(home: Path, token: str) -> Identity:
     return identify(home, token) if token else NOBODY
 
 
-def _known(home: Path) -> list[dict[str, object]]:
+def _known(home: Path) -> list[dict[str, Any]]:
     path = home / TOKENS
     return list(json.loads(path.read_text())) if path.exists() else []
 

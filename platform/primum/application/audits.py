@@ -213,8 +213,8 @@ def _incident(
         platform.ledger.freeze(held.account_id, reason=reason, key=key, actor=ACTOR)
     name = stored.spec.get("release") or spec.endpoint or spec.dataset_release
     if name:
-        key = ResourceKey("Release", stored.key.namespace, str(name))
-        releases.revoke(platform, key, f"contradicted by audit {stored.key.name}: {found}")
+        released = ResourceKey("Release", stored.key.namespace, str(name))
+        releases.revoke(platform, released, f"contradicted by audit {stored.key.name}: {found}")
 
 
 def _overall(evidence: Sequence[Evidence]) -> Verdict:

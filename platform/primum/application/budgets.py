@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from primum.application.platform import ACTOR, Platform
-from primum.application.ports import Registration, StoredResource
+from primum.application.ports import Registration
 from primum.domain.accounting.accountant import Guarantee
 from primum.domain.budget.entries import AccountTerms, AccountView, ReservationState, Result
 from primum.domain.canonical import JSON
@@ -18,6 +18,7 @@ from primum.domain.errors import InvalidValue, NotFound, PrimumError
 from primum.domain.study.plan import DatasetFacts
 from primum.domain.study.spec import BudgetSpec
 from primum.resources import conversion, status
+from primum.resources.stored import StoredResource
 
 REGISTRATION = "Registration"
 

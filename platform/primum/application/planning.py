@@ -236,7 +236,7 @@ def _synthetic_of(platform: Platform, spec: StudySpec, name: str) -> SyntheticFa
     stored = platform.resources.get(ResourceKey("Release", spec.key.namespace, name))
     if stored is None or stored.deleting:
         message = f"spec.data names release {name!r}, which does not exist in namespace {spec.key.namespace}"
-        raise Blocked(Refusal("Plan", Reason.BUDGET_NOT_FOUND, message))
+        raise Blocked(Refusal("Plan", Reason.RELEASE_NOT_FOUND, message))
     return conversion.synthetic_facts(stored)
 
 

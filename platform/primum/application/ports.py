@@ -287,13 +287,6 @@ class Compute(Protocol):
             Unavailable: If none can be reached in time.
         """
 
-    def ready(self, entry: str) -> None:
-        """Wait until a worker can take this entry.
-
-        Raises:
-            Unavailable: If none can be reached.
-        """
-
     def call(self, entry: str, payload: Mapping[str, JSON]) -> Mapping[str, JSON]:
         """Run ``package.module:function`` with a JSON payload on a worker.
 

@@ -54,7 +54,10 @@ def study_status(platform: Platform, scene: Scene, found: Sequence[Condition]) -
 
 
 def _stage(found: Sequence[Condition]) -> str:
-    """The stage of the last condition that is known."""
+    """The stage of the first condition that failed, else of the last one that is known."""
+    failed = next((c for c in found if c.type in STAGE_OF and c.status is Status.FALSE), None)
+    if failed is not None:
+        return STAGE_OF[failed.type].value
     known = [c for c in found if c.type in STAGE_OF and c.status is not Status.UNKNOWN]
     return STAGE_OF[known[-1].type].value if known else "Plan"
 

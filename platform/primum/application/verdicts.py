@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from primum.application.platform import Platform
-from primum.application.ports import StageVerdict
 from primum.domain.budget.entries import ReservationState, ReservationView
 from primum.domain.canonical import JSON, digest_of
 from primum.domain.errors import NotFound
 from primum.domain.governance.claims import Claim, claim_of_plan
 from primum.domain.governance.evidence import Evidence
 from primum.domain.governance.facts import Settlement, gate_facts
-from primum.domain.governance.gates import verdict_from_json
+from primum.domain.governance.gates import StageVerdict, verdict_from_json
 from primum.domain.names import ResourceKey
 from primum.domain.study.lifecycle import Judgment
 from primum.domain.study.plan import DatasetFacts, Plan

@@ -73,6 +73,7 @@ class Reason(enum.StrEnum):
     NO_MECHANISM = "NoMechanism"
     INVALID_SPEC = "InvalidSpec"
     BUDGET_NOT_FOUND = "BudgetNotFound"
+    RELEASE_NOT_FOUND = "ReleaseNotFound"
     BUDGET_NOT_READY = "BudgetNotReady"
     DATASET_UNREADABLE = "DatasetUnreadable"
     ENDPOINT_TAKEN = "EndpointTaken"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from primum import extensions
 from primum.application.access import Gatekeeper
@@ -20,6 +20,9 @@ from primum.domain.errors import NotFound
 from primum.domain.study.jobs import JobKind
 from primum.domain.study.steps import StepContext
 from primum.entrypoints.settings import Settings
+
+if TYPE_CHECKING:
+    from primum.adapters.openlineage import Outbox
 
 PRODUCER = "https://primum.dev/primum"
 
@@ -125,7 +128,7 @@ def lineage_flusher(settings: Settings) -> Callable[[], int]:
     return _outbox(settings).flush
 
 
-def _outbox(settings: Settings) -> Any:
+def _outbox(settings: Settings) -> Outbox:
     from primum.adapters.openlineage import FileDestination, HttpDestination, Outbox
 
     folder = settings.home / "lineage"
@@ -165,7 +168,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 # Nothing phones home; see docs/decisions/0003 for each switch.
-QUIET: Mapping[str, str] = {
+QUIET: dict[str, str] = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_TELEMETRY_ENABLED": "0",
     "GX_ANALYTICS_ENABLED": "false",

@@ -17,6 +17,7 @@ import structlog
 from primum.application import advance, audits, budgets, releases
 from primum.application.platform import ACTOR, Platform
 from primum.domain.errors import PrimumError
+from primum.domain.study.lifecycle import Action
 from primum.resources.stored import StoredResource
 
 BACKOFF_SECONDS_MAX = 60.0  # A fault that lasts is not helped by asking more often.
@@ -40,7 +41,7 @@ class ControlLoop:
         self._reconcilers: Mapping[str, Callable[[StoredResource], object]] = {
             "PrivacyBudget": lambda stored: budgets.reconcile_budget(platform, stored),
             "GatePolicy": lambda stored: releases.reconcile_policy(platform, stored),
-            "Study": lambda stored: advance.advance(platform, stored.key),
+            "Study": self._advance,
             "Release": lambda stored: releases.reconcile_release(platform, stored),
             "AuditRun": lambda stored: audits.reconcile_audit_run(platform, stored),
         }
@@ -56,6 +57,10 @@ class ControlLoop:
                 if self._due(stored, now):
                     self._guarded(stored, reconcile)
         self._flush_lineage()
+
+    def _advance(self, stored: StoredResource) -> None:
+        if advance.advance(self._platform, stored.key) is Action.DONE:
+            self._seen.clear()  # What it spent, froze or released shows on other resources at once.
 
     def _due(self, stored: StoredResource, now: float) -> bool:
         """Whether a resource may need anything.

@@ -63,7 +63,7 @@ class Audit(Part):
     )
     restarts: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = Field(
         default=None,
-        description="restarts is how often an optimization starts anew. Optional, the attack's own.",
+        description="restarts is how often an optimization restarts. Optional, the attack's own.",
     )
     parameters: Parameters | None = Field(
         default=None,

@@ -9,12 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from yaml import SafeLoader as _Loader
+else:
+    _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C where PyYAML was built with it.
 
 BYTES_MAX = 1_048_576  # What an API server takes in one object; a file of resources is far smaller.
 DEPTH_MAX = 32  # The deepest resource has 7 levels.
@@ -67,13 +72,11 @@ class Document:
     value: JSON
 
 
-# type: ignore[misc] # C where it was built
-class _Reader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class _Reader(_Loader):
     """Resolves plain scalars by the rules above instead of PyYAML's."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
 
-
+_Reader.yaml_implicit_resolvers = {}  # Without this, PyYAML's own would be copied and extended.
 for _name, _pattern, _first in (
     ("bool", _TRUTH, "yYnNtTfFoO"),
     ("int", _WHOLE, "-+0123456789"),
@@ -131,7 +134,9 @@ def _compose(text: str, source: str) -> Iterator[Document]:
     try:
         while reader.check_node():
             node = reader.get_node()
-            yield Document(source, node.start_mark.line + 1, _Builder(source).value(node, 0))
+            if node is not None:
+                line = node.start_mark.line + 1
+                yield Document(source, line, _Builder(source).value(node, 0))
     finally:
         reader.dispose()
 

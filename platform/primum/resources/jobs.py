@@ -313,7 +313,8 @@ class Job(Part):
         for kind, block in BLOCK_OF_KIND.items():
             given = getattr(self, block) is not None
             if given and kind != self.kind:
-                raise broken(f"must have the block of its kind {self.kind}, and no other", block)
+                rule = f"must have the block of its kind {self.kind}, and no other"
+                raise broken(rule, block, f"Write kind: {kind}, or remove {block}.")
             if not given and kind == self.kind:
                 raise broken(f"must have a block {block}, because its kind is {kind}", "none")
         if self.parameters is not None and self.kind in BLOCK_OF_KIND:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from primum.resources.audits import AuditRun, AuditRunStatus
-from primum.resources.budget import PrivacyBudget, PrivacyBudgetStatus
+from primum.resources.audits import AuditRun, AuditRunSpec, AuditRunStatus
+from primum.resources.budget import PrivacyBudget, PrivacyBudgetSpec, PrivacyBudgetStatus
 from primum.resources.conditions import StatusModel
-from primum.resources.policy import GatePolicy, GatePolicyStatus
-from primum.resources.release import Release, ReleaseStatus
-from primum.resources.study import Study, StudyStatus
+from primum.resources.fields import Part
+from primum.resources.policy import GatePolicy, GatePolicySpec, GatePolicyStatus
+from primum.resources.release import Release, ReleaseSpec, ReleaseStatus
+from primum.resources.study import Study, StudySpec, StudyStatus
 
 AnyResource: TypeAlias = PrivacyBudget | Study | GatePolicy | Release | AuditRun
 
@@ -26,6 +27,7 @@ class Kind:
         short: As people type it.
         summary: The condition that sums it up: ``Ready`` (standing) or ``Succeeded`` (bounded).
         resource: The model of the whole resource.
+        spec: The model of its spec.
         status: The model of its status.
     """
 
@@ -34,16 +36,33 @@ class Kind:
     short: str
     summary: str
     resource: type[AnyResource]
+    spec: type[Part]
     status: type[StatusModel]
 
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("PrivacyBudget", "privacybudgets", "pb", "Ready", PrivacyBudget, PrivacyBudgetStatus),
-        Kind("Study", "studies", "st", "Succeeded", Study, StudyStatus),
-        Kind("GatePolicy", "gatepolicies", "gp", "Ready", GatePolicy, GatePolicyStatus),
-        Kind("Release", "releases", "rel", "Ready", Release, ReleaseStatus),
-        Kind("AuditRun", "auditruns", "ar", "Succeeded", AuditRun, AuditRunStatus),
+        Kind(
+            "PrivacyBudget",
+            "privacybudgets",
+            "pb",
+            "Ready",
+            PrivacyBudget,
+            PrivacyBudgetSpec,
+            PrivacyBudgetStatus,
+        ),
+        Kind("Study", "studies", "st", "Succeeded", Study, StudySpec, StudyStatus),
+        Kind(
+            "GatePolicy",
+            "gatepolicies",
+            "gp",
+            "Ready",
+            GatePolicy,
+            GatePolicySpec,
+            GatePolicyStatus,
+        ),
+        Kind("Release", "releases", "rel", "Ready", Release, ReleaseSpec, ReleaseStatus),
+        Kind("AuditRun", "auditruns", "ar", "Succeeded", AuditRun, AuditRunSpec, AuditRunStatus),
     )
 }

@@ -77,6 +77,8 @@ def _line(stage: Stage, known: Mapping[ConditionType, Condition], *, over: bool)
     text = ", ".join(part.message for part in parts if part.message)
     if stage is Stage.RELEASE:
         text = _release_text(parts)
+    if stage is Stage.CHECK:  # What was attacked says more than that it was evaluated.
+        text = ", ".join(p.message for p in parts if p.type is ConditionType.AUDITED)
     wrong = [part for part in parts if part.status is Status.FALSE]
     failed = bool(wrong)
     if failed:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue
@@ -85,9 +85,7 @@ _FURTHER: Mapping[str, Callable[[ResourceKey, Mapping[str, Any], Mapping[str, An
 
 
 def _normal(key: ResourceKey, spec: Mapping[str, JSON]) -> dict[str, Any]:
-    model = KINDS[key.kind].resource.model_fields["spec"].annotation
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        raise TypeError(f"the spec of {key.kind} is not a model")
+    model = KINDS[key.kind].spec
     try:
         checked = model.model_validate(spec, by_alias=True, by_name=False)
     except ValidationError as error:

@@ -76,7 +76,7 @@ def test_headroom_table(epsilon, delta, mironov, weighted, one_order, gdp):  # n
 
 
 def test_five_training_studies_of_epsilon_three_fit_into_eight():
-    # Noise 4.1579 is the least with which q = 0.28, 90 steps are (3, 1e-5)-DP by dense Renyi orders.
+    # Noise 4.158 is the least that makes q = 0.28, 90 steps (3, 1e-5)-DP by dense orders.
     policy, budget = RdpPolicy(), Guarantee(Decimal(8), Decimal("1E-5"))
     study = policy.charge(Repeated(SubsampledGaussian(Decimal("4.158"), Decimal("0.28")), 90), ADD)
     used, fitted = zero(policy), 0

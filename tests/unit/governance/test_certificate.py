@@ -128,6 +128,18 @@ def test_less_than_planned_is_in_order(make):
     assert refusals(make.facts(receipts=(make.receipt(event=fewer),))) == []
 
 
+def test_an_opened_access_that_released_nothing_is_in_order(make):
+    """Validation and audits answer with no event; undeclared, even that is refused."""
+    quiet = make.receipt(access="validate@wisconsin", event=make.no_event, facts={})
+    facts = make.facts(receipts=(make.receipt(), quiet))
+    assert refusals(facts) == []
+    assert len(certificate_statement(facts)["predicate"]["mechanisms"]) == 1
+    unknown = make.receipt(access="peek@wisconsin", event=make.no_event, facts={})
+    assert refusals(make.facts(receipts=(make.receipt(), unknown)))
+    alone = make.receipt(access="validate@wisconsin", facts={})
+    assert refusals(make.facts(receipts=(make.receipt(), alone)))
+
+
 def predicate_of(make, **changes):
     return certificate_statement(make.facts(**changes))["predicate"]
 
@@ -253,7 +265,9 @@ def test_a_signed_certificate_verifies(make):
 def test_a_certificate_holds_for_its_bytes_and_its_endpoint_only(make):
     envelope = make.certificate(PRIVATE)
     other = digest_of_bytes(make.artifact + b"!")
-    assert "artifact must have digest" in verification.verify_certificate(envelope, PUBLIC, other)[0]
+    assert (
+        "artifact must have digest" in verification.verify_certificate(envelope, PUBLIC, other)[0]
+    )
     found = verification.verify_certificate(envelope, PUBLIC, release="sepsis")
     assert found == ["certificate must be for sepsis; found malignancy."]
 

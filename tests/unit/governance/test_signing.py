@@ -49,7 +49,9 @@ def flipped(text, position):
 def test_a_flipped_bit_is_noticed(position):
     envelope = signing.sign(PRIVATE, TYPE, b"some payload")
     with pytest.raises(Tampered):
-        signing.verify(PUBLIC, {**envelope, "payload": flipped(envelope["payload"], position)}, TYPE)
+        signing.verify(
+            PUBLIC, {**envelope, "payload": flipped(envelope["payload"], position)}, TYPE
+        )
     signature = {**envelope["signatures"][0]}
     signature["sig"] = flipped(signature["sig"], position)
     with pytest.raises(Tampered):
@@ -64,7 +66,9 @@ def test_a_flipped_bit_is_noticed(position):
         {"payload": "not base64!"},
         {"payload": "aGk"},
         {"payload": "aGl=\n"},
-        {"payload": "aGl="},  # Decodes like aGk= under a lenient reader: one payload, two spellings.
+        {
+            "payload": "aGl="
+        },  # Decodes like aGk= under a lenient reader: one payload, two spellings.
         {"payload": 7},
         {"signatures": []},
         {"signatures": {}},

@@ -13,9 +13,7 @@ from primum.domain.governance import statements
 from primum.domain.quantities import Neighbors, PrivacyUnit
 
 
-@given(
-    st.floats(0.05, 10), st.floats(1e-12, 1e-3), st.integers(1, 6)
-)
+@given(st.floats(0.05, 10), st.floats(1e-12, 1e-3), st.integers(1, 6))
 def test_group_guarantee_is_the_sum_of_its_steps(epsilon, delta, size):
     """delta_k = delta * sum of e^(j epsilon), j < k: one hybrid step per unit."""
     found_epsilon, found_delta = statements.group_guarantee(
@@ -65,7 +63,13 @@ def test_a_group_that_delta_gives_up_on_is_promised_nothing():
 
 @pytest.mark.parametrize(
     ("epsilon", "label"),
-    [("0.5", "Strong"), ("1", "Strong"), ("1.01", "Reasonable"), ("10", "Reasonable"), ("11", "Weak")],
+    [
+        ("0.5", "Strong"),
+        ("1", "Strong"),
+        ("1.01", "Reasonable"),
+        ("10", "Reasonable"),
+        ("11", "Weak"),
+    ],
 )
 def test_labels(epsilon, label):
     assert statements.strength_label(Decimal(epsilon)) == label

@@ -46,7 +46,13 @@ def test_types_are_strict(name, value):
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"[]", b"null", GRANT.payload + b" ", GRANT.payload.replace(b'"fence":3', b'"fence":3.0')],
+    [
+        b"",
+        b"[]",
+        b"null",
+        GRANT.payload + b" ",
+        GRANT.payload.replace(b'"fence":3', b'"fence":3.0'),
+    ],
 )
 def test_other_spellings_are_tampered(payload):
     with pytest.raises(Tampered):

@@ -1,4 +1,4 @@
-"""A step in miniature: its context, and a platform that keeps what the step does in the order it does it."""
+"""A step in miniature: its context, and a platform that keeps what the step does, in order."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from primum.domain.study.steps import (
 )
 
 EVENT = Repeated(SubsampledGaussian(Decimal("1.31"), Decimal("0.28")), 90)
+DIGEST = "sha256:" + "0" * 64
 RESERVATION = "00000000-0000-5000-8000-000000000001"
 
 
@@ -63,7 +64,7 @@ def make_context(step: str = "job", **changes: object) -> StepContext:
 
 @dataclass
 class Recorder:
-    """StepServices that remember. ``acts`` is the order of effects; faults are raised where they are named."""
+    """StepServices that remember: ``acts`` is their order, ``faults`` what to raise where."""
 
     result: WorkResult | Exception
     folder: str = ""
@@ -96,7 +97,9 @@ class Recorder:
         name = ticket.removeprefix("ticket-")
         claims = {"id": f"token-{name}", "access": name, "reservationId": RESERVATION}
         envelope = signing.sign(self.key[0], signing.DATA_TOKEN_TYPE, canonical_json(claims))
-        return DataToken(signing.encode_token(envelope), name, "wisconsin", "sklearn://breast_cancer")
+        return DataToken(
+            signing.encode_token(envelope), name, "wisconsin", "sklearn://breast_cancer"
+        )
 
     def compute(self, entry: str, request: WorkRequest) -> WorkResult:
         self._act("compute")
@@ -142,7 +145,7 @@ def make_result(**changes: object) -> WorkResult:
         "message": "trained 90 of 90 steps",
         "receipts": (receipt(),),
         "evidence": (),
-        "artifacts": ({"kind": "Model", "uri": "file:///m/model.safetensors", "digest": "sha256:" + "0" * 64},),
+        "artifacts": ({"kind": "Model", "uri": "file:///m/m.safetensors", "digest": DIGEST},),
         "body_seconds": "1.5",
     }
     return WorkResult(**{**fields, **changes})  # type: ignore[arg-type]

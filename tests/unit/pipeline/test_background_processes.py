@@ -41,6 +41,7 @@ def start(tmp_path):
     begin.lock, begin.log = lock, tmp_path / "log"
     yield begin
     processes.end_marked(lock, grace_seconds=1.0)
+    wait_for(lambda: not processes.is_running(lock) and not processes._STARTED)
 
 
 def test_a_process_is_running_until_it_ends(start):

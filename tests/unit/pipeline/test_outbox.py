@@ -135,7 +135,10 @@ def test_queued_events_outlive_the_process(tmp_path):
     assert receiver.got == ["a"]
 
 
-@pytest.mark.parametrize("event", [{}, {"run": {}}, {"run": {"runId": "a"}}, {"eventType": 0.5, "run": {"runId": "a"}}])
+@pytest.mark.parametrize(
+    "event",
+    [{}, {"run": {}}, {"run": {"runId": "a"}}, {"eventType": 0.5, "run": {"runId": "a"}}],
+)
 def test_queueing_never_fails_a_job(tmp_path, event):
     outbox = Outbox(tmp_path / "outbox.db")
 

@@ -17,12 +17,21 @@ from primum_pipelines import runtime
 SECRET = "patient 42 is 63 years old"
 
 
+_WITHOUT_EVENT = {
+    "access": "train",
+    "budget": "wisconsin",
+    "event": 3,
+    "facts": {},
+    "tokenId": "token-train",
+}
+
+
 def run(context, services):
     return runtime.execute(context, services, clock=lambda: "2026-11-22T06:00:00.000000Z")
 
 
 def test_effects_come_in_the_order_that_survives_a_crash(recorder, step):
-    """Exposure is durable before compute; the outcome is stored before lineage says that it ended."""
+    """Exposure is durable before compute; the outcome is stored before lineage says so."""
     run(step.context(), recorder)
 
     assert recorder.acts == [
@@ -69,16 +78,30 @@ def test_a_step_that_was_exposed_and_left_no_outcome_is_lost_not_run_again(recor
 
 
 def test_no_ticket_is_redeemed_while_no_worker_is_there(recorder, step):
-    recorder.faults["ready"] = Unavailable("no worker")
+    """Nothing was exposed, so the ledger returns what was held; the outcome says why."""
+    recorder.faults["ready"] = Unavailable("Ray did not start")
+
+    outcome = run(step.context(), recorder)
+
+    assert not [act for act in recorder.acts if act.startswith("redeem")]
+    assert outcome.message == "job failed: Ray did not start"
+
+
+@pytest.mark.parametrize("act", ["begun", "record"])
+def test_a_platform_that_cannot_be_reached_leaves_the_step_to_be_run_again(recorder, step, act):
+    recorder.faults[act] = Unavailable("the database is locked")
 
     with pytest.raises(Unavailable):
         run(step.context(), recorder)
 
-    assert not [act for act in recorder.acts if act.startswith(("redeem", "record"))]
+    assert "COMPLETE" not in recorder.acts
+    assert recorder.standing == {}
 
 
 def test_a_refused_ticket_is_a_failed_outcome_with_our_own_words(recorder, step):
-    recorder.faults["redeem ticket-train"] = Refused("the reservation of budget wisconsin is resolved")
+    recorder.faults["redeem ticket-train"] = Refused(
+        "the reservation of budget wisconsin is resolved"
+    )
 
     outcome = run(step.context(), recorder)
 
@@ -107,7 +130,7 @@ def test_a_missing_ticket_fails_closed(recorder, step):
     "damage",
     [
         {"receipts": ({"access": "train"},)},
-        {"receipts": ({"access": "train", "budget": "wisconsin", "event": 3, "facts": {}, "tokenId": "token-train"},)},
+        {"receipts": (_WITHOUT_EVENT,)},
         {"status": "Perfect"},
         {"reason": "BecauseISaySo"},
         {"body_seconds": "NaN"},
@@ -256,7 +279,9 @@ def test_our_own_refusals_pass_with_their_words(worked):
     )
 
 
-@pytest.mark.parametrize("entry", ["bodies", "bodies:", "bodies:missing", "no_such_module:run", "os:path.join"])
+@pytest.mark.parametrize(
+    "entry", ["bodies", "bodies:", "bodies:missing", "no_such_module:run", "os:path.join"]
+)
 def test_an_entry_that_names_nothing_is_a_failed_report(recorder, step, entry):
     run(step.context(), recorder)
 

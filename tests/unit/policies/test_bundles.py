@@ -1,4 +1,4 @@
-"""Does each rule of each bundle pass what it should and deny what it should, and does absence deny?"""
+"""Does each rule pass what it should and deny what it should, and does absence deny?"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from primum.domain.governance.gates import GateStage
 from primum.domain.quantities import PrivacyUnit
 from primum.domain.study.plan import Access, Treatment
 from primum.domain.study.spec import AuditSpec
+from primum.resources.policy import GatePolicy
 from primum_policies import bundles
 from primum_policies.engine import CelPolicyEngine
 
@@ -191,9 +193,7 @@ DENIED = [
         "clinical-default",
         "Release",
         "audits-passed",
-        lambda m: {
-            "evidence": (*m.all_evidence(), m.evidence("Membership", "LiRA", Verdict.FAIL))
-        },
+        lambda m: {"evidence": (*m.all_evidence(), m.evidence("Membership", "LiRA", Verdict.FAIL))},
     ),
     (
         "clinical-default",
@@ -334,6 +334,13 @@ def test_each_rule_denies_what_it_is_there_for(make, case):
     bundle, stage, rule, changes = case
     assert rule not in failed_rules(bundle, base_facts(make, bundle), stage)
     assert rule in failed_rules(bundle, base_facts(make, bundle, **changes(make)), stage)
+
+
+@pytest.mark.parametrize("name", bundles.bundle_names())
+def test_a_bundle_is_a_resource_that_anyone_could_apply(name):
+    assert (
+        GatePolicy.model_validate(yaml.safe_load(bundles.bundle_text(name))).metadata.name == name
+    )
 
 
 def test_every_rule_of_every_bundle_is_in_the_table():

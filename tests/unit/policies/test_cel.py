@@ -67,7 +67,9 @@ def nested(depth):
 def test_nested_macros_are_bounded():
     assert cel.problems(nested(2)) == []
     assert "nest macros" in cel.problems(nested(3))[0]
-    assert any("nest macros" in text for text in cel.problems(nested(3).replace(".all(", ". all (")))
+    assert any(
+        "nest macros" in text for text in cel.problems(nested(3).replace(".all(", ". all ("))
+    )
 
 
 def test_macros_side_by_side_are_not_nested():

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from primum.domain.accounting.charges import Charge
+from primum.domain.budget.entries import AccountTerms, AccountView, Balance
 from primum.domain.conditions import Condition, ConditionType, Reason, Status
 from primum.domain.errors import InvalidValue
 from primum.domain.names import ResourceKey
@@ -137,8 +139,8 @@ def test_synthetic_facts_carry_the_claim_and_its_void_edges() -> None:
 
 def test_every_example_is_stored_and_read_back_unchanged() -> None:
     for item in load_files(sorted(EXAMPLES.glob("breast-cancer/*.yaml"))):
-        model = KINDS[item.key.kind].resource.model_fields["spec"].annotation
-        again = model.model_validate(item.spec_mapping(), by_alias=True, by_name=False)  # type: ignore[union-attr]
+        model = KINDS[item.key.kind].spec
+        again = model.model_validate(item.spec_mapping(), by_alias=True, by_name=False)
         assert conversion.wire_form(again) == item.spec_mapping()
 
 
@@ -263,3 +265,62 @@ def test_a_budget_without_a_readable_account_keeps_what_was_known() -> None:
     stored = make_stored("PrivacyBudget", {}, status=known)
     projected = status.budget_status(stored, (READY,), None, units=None, now="t1")
     assert {name: projected[name] for name in known} == known
+
+
+def make_account(**changes: Any) -> AccountView:
+    terms = AccountTerms(
+        dataset_uri="sklearn://breast_cancer",
+        dataset_digest=DIGEST,
+        unit=PrivacyUnit.PATIENT,
+        neighbors=Neighbors.ADD_OR_REMOVE_ONE,
+        epsilon=Decimal("8.0"),
+        delta=Decimal("1e-5"),
+        policy="RDP",
+        units=569,
+    )
+    values: dict[str, Any] = {
+        "account_id": "a-1",
+        "terms": terms,
+        "balance": Balance(Charge(()), Charge(())),
+        "capacity": Charge(()),
+        "epsilon_spent": Decimal("2.999923"),
+        "epsilon_reserved": Decimal("2.999923"),
+        "epsilon_left": Decimal("5.000077"),
+        "frozen": "",
+        "entries": 3,
+    }
+    return AccountView(**(values | changes))
+
+
+def test_a_budget_shows_its_account_and_thaws_with_it() -> None:
+    stored = make_stored("PrivacyBudget", {}, status={"frozen": "claim exceeded"})
+    shown = status.budget_status(stored, (READY,), make_account(), units=569, now="t1")
+    assert shown["epsilonSpent"] == "3"
+    assert shown["epsilonLeft"] == "5"
+    assert (shown["accountId"], shown["datasetDigest"], shown["units"]) == ("a-1", DIGEST, 569)
+    assert "frozen" not in shown
+    KINDS["PrivacyBudget"].status.model_validate(shown, by_alias=True, by_name=False)
+    frozen = make_account(frozen="claim exceeded by Study oncology/leaky")
+    shown = status.budget_status(stored, (READY,), frozen, units=569, now="t2")
+    assert shown["frozen"] == "claim exceeded by Study oncology/leaky"
+
+
+def test_the_other_kinds_are_read_back_checked() -> None:
+    policy = conversion.gate_policy_spec(make_stored("GatePolicy", {"extends": "strict"}))
+    assert (policy.extends, policy.rules, policy.allowed_plugins) == ("strict", [], [])
+    release = conversion.release_spec(make_stored("Release", RELEASE))
+    assert release.claim.epsilon == "3.0"
+    run = {"release": "thing", "audit": {"kind": "Membership", "attack": "LiRA", "shadows": 64}}
+    audit = conversion.audit_run_spec(make_stored("AuditRun", run)).audit
+    assert audit.settings() == {"shadows": 64}
+
+
+def test_a_new_spec_that_breaks_a_rule_is_refused_before_it_is_compared() -> None:
+    old = example("breast-cancer/study.yaml", "malignancy")
+    with pytest.raises(InvalidValue, match=r"Study oncology/malignancy: spec\.data must have at"):
+        conversion.check_transition(STUDY, old, changed(old, "data", []))
+
+
+def test_a_release_may_change_its_schedule_only() -> None:
+    key = ResourceKey("Release", "oncology", "thing")
+    conversion.check_transition(key, RELEASE, {**RELEASE, "auditSchedule": "0 3 * * 0"})

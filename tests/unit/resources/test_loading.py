@@ -159,13 +159,13 @@ STUDY_MISTAKES = [
         "kind: Train,",
         "kind: Trian,",
         "file.yaml: Study oncology/x: spec.job must have the block of its kind Trian, "
-        "and no other; found train.",
+        "and no other; found train. Write kind: Train, or remove train.",
     ),
     (
         "kind: Train,",
         "kind: Federate,",
         "file.yaml: Study oncology/x: spec.job must have the block of its kind Federate, "
-        "and no other; found train.",
+        "and no other; found train. Write kind: Train, or remove train.",
     ),
     (
         "name: x,",
@@ -211,6 +211,7 @@ def test_a_mistake_in_a_study_is_one_sentence(right: str, wrong: str, sentence: 
     ("right", "wrong", "part"),
     [
         ("sklearn://breast_cancer", "breast_cancer", "spec.dataset.uri must be scheme://path"),
+        ("sklearn://", "sql://me:secret@", "without spaces and credentials"),
         ("unit: Patient", "unit: Person", "spec.dataset.unit must be one of Patient, ImagingStudy"),
         ("unit: Patient", "unit: Patient, units: 0", "spec.dataset.units must be at least 1"),
         ("unit: Patient", "unit: Patient, options: {lable: y}", "Did you mean label?"),
@@ -361,3 +362,42 @@ def test_a_file_that_is_no_resource_says_so(tmp_path: Path, content: bytes, part
 def test_an_empty_folder_says_what_it_looked_for(tmp_path: Path) -> None:
     with pytest.raises(InvalidValue, match=r"must hold a file ending in \.yaml or \.yml"):
         load_files([tmp_path])
+
+
+def test_a_file_that_may_not_be_read_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file.yaml"
+    file.write_text(BUDGET)
+
+    def refuse(self: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InvalidValue) as caught:
+        load_files([file])
+    assert str(caught.value) == f"{file} must be readable; found Permission denied."
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ('{classes: ["0", "0"]}', "spec.dataset.options.classes must name each class once"),
+        (
+            '{features: [{name: a, low: "0", high: "1"}, {name: a, low: "0", high: "1"}]}',
+            "spec.dataset.options.features must name each column once; found a.",
+        ),
+        ("{features: [{name: a, low: 0, high: 1}]}", "features[0].low must be a quoted decimal"),
+    ],
+)
+def test_a_mistake_in_dataset_options_is_one_sentence(options: str, part: str) -> None:
+    text = BUDGET.replace("unit: Patient", f"unit: Patient, options: {options}")
+    with pytest.raises(InvalidValue) as caught:
+        load_text(text, source="file.yaml")
+    assert part in str(caught.value)
+
+
+def test_an_attack_parameter_with_a_field_of_its_own_belongs_there() -> None:
+    audits = "  audits: [{kind: Membership, attack: LiRA, parameters: {shadows: '64'}}]\n"
+    with pytest.raises(InvalidValue, match="must give shadows as a field, not under parameters"):
+        load_text(STUDY + audits, source="file.yaml")

@@ -51,7 +51,7 @@ def test_other_bytes_are_refused(house):
 
 def test_a_missing_artifact_is_named(house):
     house.source.unlink()
-    with pytest.raises(NotFound, match="model.safetensors"):
+    with pytest.raises(NotFound, match=r"model\.safetensors"):
         publish(house)
 
 
@@ -72,7 +72,9 @@ def no_certificate(house):
     return {"certificate": {}}
 
 
-@pytest.mark.parametrize("change", [another_key, another_artifact, another_endpoint, no_certificate])
+@pytest.mark.parametrize(
+    "change", [another_key, another_artifact, another_endpoint, no_certificate]
+)
 def test_without_a_certificate_that_holds_nothing_is_published(house, change):
     with pytest.raises(Refused, match="certificate must hold"):
         publish(house, **change(house))
@@ -105,7 +107,7 @@ def test_withdrawing_another_release_changes_nothing(house):
 @pytest.mark.parametrize("uri", ["s3://bucket/model", "http://there/model"])
 def test_only_local_artifacts_are_published_here(house, uri):
     spec = {**house.spec, "artifact": {**house.spec["artifact"], "uri": uri}}
-    with pytest.raises(InvalidValue, match="artifact.uri"):
+    with pytest.raises(InvalidValue, match=r"artifact\.uri"):
         publish(house, spec=spec)
 
 

@@ -1,4 +1,4 @@
-"""Does the server speak the protocol, serve only what is certified, and keep what it was sent to itself?"""
+"""Does the server speak the protocol, serve only what is certified, and echo nothing?"""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_failing_model_tells_nothing(client, served, caplog):
         def predict_proba(self, features):
             raise RuntimeError(f"cannot multiply {features.tolist()}")
 
-    stamp, good = registry._known["malignancy"]
+    _, good = registry._known["malignancy"]
     object.__setattr__(good, "model", Broken())
     answer = client.post(f"{URL}/infer", json=tensor([[SECRET, 2]]))
     assert (answer.status_code, answer.json()) == (500, {"error": "the model could not answer"})

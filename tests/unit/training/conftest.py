@@ -1,4 +1,4 @@
-"""A Study's request as a worker gets it, with real tokens; tests change one thing and see what follows."""
+"""A Study's request as a worker gets it, with real tokens; tests change one thing at a time."""
 
 from __future__ import annotations
 

@@ -68,7 +68,15 @@ def test_images_are_looked_at_by_mean_and_spread():
     ("asked", "expected"),
     [
         ({"type": "ExpectColumnValuesToBeBetween", "column": "age", "max": "35"}, False),
-        ({"type": "ExpectColumnValuesToBeBetween", "column": "age", "max": "35", "mostly": "0.6"}, True),
+        (
+            {
+                "type": "ExpectColumnValuesToBeBetween",
+                "column": "age",
+                "max": "35",
+                "mostly": "0.6",
+            },
+            True,
+        ),
         ({"type": "ExpectColumnValuesToBeInSet", "column": "sex", "values": ["0", "1"]}, True),
         ({"type": "ExpectColumnValuesToBeInSet", "column": "label", "values": ["no"]}, False),
         ({"type": "ExpectTableRowCountToBeBetween", "min": "2"}, True),

@@ -86,7 +86,7 @@ def test_a_wrong_parameter_is_named(study, planning, changes, named):
 
 
 def test_no_privacy_is_refused(study, planning):
-    with pytest.raises(Refused, match="^NoMechanism"):
+    with pytest.raises(Refused, match=r"^NoMechanism"):
         KIND.declare(study(epsilon=None, delta=None), planning())
 
 
@@ -100,7 +100,7 @@ def test_a_delta_that_promises_too_little_is_refused(study, planning, delta, nam
 
 def test_two_private_inputs_are_for_federate(study, facts, planning):
     inputs = (StudyInput(DataRole.PRIVATE, budget="a"), StudyInput(DataRole.PRIVATE, budget="b"))
-    with pytest.raises(InvalidValue, match="one private input.*Use Federate"):
+    with pytest.raises(InvalidValue, match=r"one private input.*Use Federate"):
         KIND.declare(study(inputs=inputs), planning(facts(budget="a"), facts(budget="b")))
 
 
@@ -119,9 +119,7 @@ def test_synthetic_data_does_not_launder(study, planning):
 
 
 def test_released_data_alone_costs_nothing_and_inherits_the_edge(study, planning):
-    plan = KIND.declare(
-        study(inputs=(SYNTHETIC,)), planning(synthetic={"void-biopsies": LAUNDRY})
-    )
+    plan = KIND.declare(study(inputs=(SYNTHETIC,)), planning(synthetic={"void-biopsies": LAUNDRY}))
     assert plan.accesses == ()
     assert plan.epsilon == 0
     assert plan.void_edges
@@ -147,7 +145,7 @@ def test_nothing_fits_into_nothing(study, planning):
 
 
 def test_an_unknown_plugin_group_entry_is_not_found():
-    from primum_pipelines import extensions
+    from primum import extensions
 
-    with pytest.raises(NotFound, match="primum.models must have Oracle"):
+    with pytest.raises(NotFound, match=r"primum.models must have Oracle"):
         extensions.load("primum.models", "Oracle")

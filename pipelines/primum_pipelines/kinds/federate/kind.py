@@ -179,16 +179,18 @@ def _read(study: StudySpec) -> _Request:
     )
 
 
-def _sites(
-    study: StudySpec, context: PlanningContext, wanted: _Request
-) -> tuple[_SitePlan, ...]:
+def _sites(study: StudySpec, context: PlanningContext, wanted: _Request) -> tuple[_SitePlan, ...]:
     for item in study.inputs:
         if item.role is not DataRole.PRIVATE:
-            raise InvalidValue("spec.data", "must have only Private inputs for Federate", item.role.value)
+            raise InvalidValue(
+                "spec.data", "must have only Private inputs for Federate", item.role.value
+            )
     datasets = declaring.private_datasets(study, context)
     if len(datasets) < SITES_MIN:
         remedy = "Use Train for one dataset."
-        raise InvalidValue("spec.data", f"must have at least {SITES_MIN} sites", len(datasets), remedy)
+        raise InvalidValue(
+            "spec.data", f"must have at least {SITES_MIN} sites", len(datasets), remedy
+        )
     _require_same_shape(datasets)
     return tuple(_site(facts, wanted) for facts in datasets)
 

@@ -38,6 +38,7 @@ from primum_pipelines.optimization.algorithm import MechanismParameters
 from primum_pipelines.progress import Progress
 from primum_pipelines.steps import evaluate as site_evaluation
 from primum_pipelines.steps import metrics, records
+from primum_pipelines.synthesis.utility import shown
 
 _INITIAL_SEED = 0  # Of the initial weights, which are public; sampling and noise never use it.
 
@@ -76,7 +77,9 @@ def run(request: WorkRequest) -> WorkResult:
             initial={name: value.numpy() for name, value in module.state_dict().items()},
             terms=[_terms(report, item, module) for item in opened],
             rounds=_whole(parameters, "rounds"),
-            on_round=lambda done, total: progress.update(done, total, "rounds of federated averaging"),
+            on_round=lambda done, total: progress.update(
+                done, total, "rounds of federated averaging"
+            ),
         )
     except (Refused, InvalidValue) as problem:
         _add_receipts(report, opened, sites)
@@ -118,15 +121,14 @@ def evaluate(request: WorkRequest) -> WorkResult:
         positive=model.spec.classes.index(model.spec.positive),
     )
     figures: dict[str, JSON] = {
-        name: {
-            "estimate": decimal_text(figure.estimate),
-            "lower": decimal_text(figure.lower),
-            "upper": decimal_text(figure.upper),
-        }
-        for name, figure in metrics.utility(scored).items()
+        name: shown(figure) for name, figure in metrics.utility(scored).items()
     }
     disclosed = all(discloses(request, access.budget, "Utility") for access in accesses)
-    public: dict[str, JSON] = {"data": "pooled", "sites": len(accesses), "positive": model.spec.positive}
+    public: dict[str, JSON] = {
+        "data": "pooled",
+        "sites": len(accesses),
+        "positive": model.spec.positive,
+    }
     pooled = records.record(
         request,
         EvidenceKind.UTILITY,
@@ -194,9 +196,7 @@ def _fresh(spec: ModelSpec) -> nn.Module:
         )
 
 
-def _sealed(
-    report: StepReport, opened: list[_Opened]
-) -> tuple[str, canaries.SealedCoins | None]:
+def _sealed(report: StepReport, opened: list[_Opened]) -> tuple[str, canaries.SealedCoins | None]:
     """Canaries go to the site that reveals most, which is the one that an audit compares them with."""
     planted = _whole(report.plan.parameters, "canaries")
     if not planted:
@@ -294,7 +294,11 @@ def _add_training_evidence(report: StepReport, sites: list[Site], *, subject: st
     }
     public["sites"] = {
         site.task.name: [
-            {"noiseMultiplier": decimal_text(noise), "sampleRate": decimal_text(rate), "steps": steps}
+            {
+                "noiseMultiplier": decimal_text(noise),
+                "sampleRate": decimal_text(rate),
+                "steps": steps,
+            }
             for noise, rate, steps in site.executed
         ]
         for site in sites

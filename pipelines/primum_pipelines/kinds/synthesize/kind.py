@@ -115,7 +115,9 @@ class SynthesizeKind:
         facts = plan.mechanism
         noise = facts.get("noiseMultiplier")
         protection = (
-            f"noise multiplier {noise} ({facts['accountant']})" if noise else "no mechanism, claim Void"
+            f"noise multiplier {noise} ({facts['accountant']})"
+            if noise
+            else "no mechanism, claim Void"
         )
         line = f"Synthesize {facts['method']}, {plan.parameters['samples']} samples, {protection}"
         if plan.parameters.get("sampleFilter"):
@@ -197,9 +199,6 @@ def _plan(
     features = wanted.features or features_for(
         noise_multiplier=noise_multiplier or Decimal(0), classes=classes, units=facts.train_units
     )
-    if canaries > classes * features:
-        rule = f"must be at most {classes * features}, the dimensions of the embedding"
-        raise InvalidValue("spec.audits.canaries", rule, canaries)
     noise = "0" if noise_multiplier is None else decimal_text(noise_multiplier)
     mechanism: dict[str, JSON] = {
         "method": METHOD,
@@ -232,6 +231,7 @@ def _plan(
             "iterations": wanted.iterations,
             "trainUnits": facts.train_units,
             "sampleFilter": wanted.sample_filter,
+            "positive": described["positive"],
         },
         steps=tuple(SynthesizeKind.steps),
         max_certifiable=declaring.certifiable(canaries=canaries, delta=delta),

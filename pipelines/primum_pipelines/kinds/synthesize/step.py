@@ -42,7 +42,9 @@ from primum_pipelines.synthesis.utility import synthetic_utility
 
 GENERATOR_FILE = "generator.safetensors"
 _SEED_BITS = 31
-_ROUNDS_MAX = 10  # Draws to replace rejected samples; more would hide a filter that rejects nearly all.
+_ROUNDS_MAX = (
+    10  # Draws to replace rejected samples; more would hide a filter that rejects nearly all.
+)
 _PROGRESS_STEPS = 50
 
 
@@ -117,9 +119,11 @@ def evaluate(request: WorkRequest) -> WorkResult:
     if made is None:
         raise NotFound("job must have left an artifact of kind Dataset; found none.")
     synthetic = archive.from_bytes(artifacts.fetch(made.uri, digest=made.digest))
-    utility = synthetic_utility(synthetic=synthetic, real=table)
-    restricted = utility.to_json()
-    public: dict[str, JSON] = {"test": "train on synthetic, test on real"}
+    positive = str(report.plan.parameters["positive"])
+    utility = synthetic_utility(
+        synthetic=synthetic, real=table, positive=table.classes.index(positive)
+    )
+    public: dict[str, JSON] = {"data": access.budget, "positive": positive}
     if discloses(request, access.budget, "Utility"):
         public |= utility.headline()
     report.add_evidence(
@@ -127,8 +131,9 @@ def evaluate(request: WorkRequest) -> WorkResult:
         "TrainOnSyntheticTestOnReal",
         subject=made.digest,
         public=public,
-        restricted=restricted,
+        restricted=utility.to_json(),
     )
+    report.add_receipt(access, NoEvent(), {})
     return report.succeeded("synthetic samples evaluated on held-out units")
 
 

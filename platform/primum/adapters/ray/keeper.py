@@ -71,6 +71,7 @@ class Keeper:
         self._busy = 0
         self._count = threading.Lock()
         self._last_call = time.monotonic()
+        self._idle_seconds = float(settings["idle_seconds"])
 
     def serve(self) -> None:
         """Listen, start Ray, and stay until nobody needs it."""
@@ -129,6 +130,7 @@ class Keeper:
     def _end(self) -> None:
         import ray
 
+        self._stopping.set()
         (self._home / "ray.json").unlink(missing_ok=True)
         ray.shutdown()
         shutil.rmtree(self._scratch, ignore_errors=True)
@@ -141,10 +143,8 @@ class Keeper:
             return True
         for path, _ in owners:
             path.unlink(missing_ok=True)
-        limit = _OWNERLESS_SECONDS if owners else float(self._settings["idle_seconds"])
-        if owners:
-            self._settings = {**self._settings, "idle_seconds": _OWNERLESS_SECONDS}
-        return idle < limit
+            self._idle_seconds = _OWNERLESS_SECONDS
+        return idle < self._idle_seconds
 
     def _accept(self, listener: Listener) -> None:
         while not self._stopping.is_set():
@@ -172,9 +172,10 @@ class Keeper:
         if question["ask"] == "stop":
             self._stopping.set()
             return {}
+        deadline = time.monotonic() + float(self._settings["start_seconds"])
         while not self._up.wait(_POLL_SECONDS):
-            if is_gone(line) or self._stopping.is_set():
-                return {"unavailable": "the Ray keeper is stopping"}
+            if is_gone(line) or self._stopping.is_set() or time.monotonic() > deadline:
+                return {"unavailable": "Ray did not start in time"}
         lane = self._lane(str(question["entry"]), str(question["key"]))
         while not lane.turn.acquire(timeout=_POLL_SECONDS):
             if is_gone(line):

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def ask(address: Address, question: Mapping[str, Any]) -> dict[str, Any]:
         with Client(address.socket, family="AF_UNIX", authkey=bytes.fromhex(address.key)) as line:
             line.send_bytes(json.dumps(question).encode())
             answer = json.loads(line.recv_bytes(MESSAGE_BYTES_MAX))
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, AuthenticationError) as error:
         raise Unavailable(f"the Ray keeper did not answer ({type(error).__name__})") from error
     if "unavailable" in answer:
         raise Unavailable(str(answer["unavailable"]))

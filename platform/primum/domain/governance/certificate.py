@@ -38,6 +38,7 @@ _JUDGED = (
 )
 _DISCLOSED_KINDS = {
     EvidenceKind.UTILITY: Disclosure.UTILITY,
+    EvidenceKind.SAMPLES: Disclosure.UTILITY,
     EvidenceKind.CALIBRATION: Disclosure.CALIBRATION,
     EvidenceKind.FAIRNESS: Disclosure.FAIRNESS,
 }
@@ -139,7 +140,11 @@ def certificate_statement(facts: CertificateFacts) -> dict[str, JSON]:
             }
             for access in plan.accesses
         ],
-        "mechanisms": [_mechanism(receipt) for receipt in facts.receipts],
+        "mechanisms": [
+            _mechanism(receipt)
+            for receipt in facts.receipts
+            if not isinstance(receipt.event, NoEvent)
+        ],
         "releaseModel": _release_model(facts),
         "unprotectedQuantities": _unprotected(facts),
         "ledger": {"seq": facts.ledger_head[0], "hash": facts.ledger_head[1]},
@@ -194,7 +199,8 @@ def _evidence_refusals(facts: CertificateFacts) -> list[str]:
         if item.kind in judged and item.verdict is Verdict.FAIL:
             found.append(f"Evidence {what} failed.")
         bounds = [item.restricted.get(name, item.public.get(name)) for name in _LOWER_BOUNDS]
-        if claimed and any(_above(bound, facts.plan.epsilon) for bound in bounds):
+        attacked = claimed and item.kind is EvidenceKind.MEMBERSHIP
+        if attacked and any(_above(bound, facts.plan.epsilon) for bound in bounds):
             found.append(f"Audit {what} found a lower bound on epsilon above the claim.")
     return found
 
@@ -228,16 +234,15 @@ def _claim_refusals(facts: CertificateFacts) -> list[str]:
 
 
 def _mechanism_refusals(facts: CertificateFacts) -> list[str]:
+    declared = {(access.name, access.budget): access for access in facts.plan.accesses}
     planned = {
-        (access.name, access.budget): access
-        for access in facts.plan.accesses
-        if access.treatment is Treatment.CHARGED
+        key: access for key, access in declared.items() if access.treatment is Treatment.CHARGED
     }
     found, answered = [], set()
     for receipt in facts.receipts:
         key = (receipt.access, receipt.budget)
         where = f"access {receipt.access}"
-        if key not in planned and isinstance(receipt.event, NoEvent):
+        if key in declared and key not in planned and isinstance(receipt.event, NoEvent):
             continue  # It says that no mechanism ran, which is what the plan says too.
         if key not in planned:
             found.append(f"A mechanism ran under {where}, which the plan does not charge.")
@@ -428,6 +433,9 @@ def _statements(facts: CertificateFacts) -> dict[str, JSON]:
         "generator": statements.generator_statement(generators),
         "lines": dict(lines),
     }
+    covered = plan.mechanism.get("claimCovers")
+    if covered:
+        found["covers"] = str(covered)
     large = statements.large_epsilon_statement(plan.epsilon)
     if large:
         found["largeEpsilon"] = large

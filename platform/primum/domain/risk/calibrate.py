@@ -17,7 +17,7 @@ from primum.domain.quantities import Neighbors
 from primum.domain.risk import composition, tradeoff
 
 _TOLERANCE = 2e-5  # Relative, of the answer.
-_SEARCH_INTERVAL = 2e-4  # Nested searches settle for it; epsilon is then right to 1e-4.
+_SEARCH_INTERVAL = 5e-4  # Nested searches settle for it; epsilon is then right to 1e-4.
 _EVALUATIONS_MAX = 60
 _NOISE_RANGE = (0.02, 1e4)
 _RENYI_TOLERANCE = 1e-3
@@ -220,7 +220,7 @@ def sample_parameters(
         start = rates.get(budget) or _renyi_rate(
             epsilon=budget, delta=delta, noise_multiplier=noise, steps=steps
         )
-        return 1 / _least(excess, 1 / start, (1.0, 1e9), tolerance=1e-4, step=0.02)
+        return 1 / _least(excess, 1 / start, (1.0, 1e9), tolerance=2e-4, step=0.02)
 
     def shortage(noise: float) -> float:
         for budget in sorted(set(budgets)):
@@ -234,6 +234,6 @@ def sample_parameters(
         q=expected_rate,
         steps=steps,
     )
-    noise = _least(shortage, guess, _NOISE_RANGE, tolerance=2e-4)
+    noise = _least(shortage, guess, _NOISE_RANGE, tolerance=4e-4)
     shortage(noise)
     return {"noise_multiplier": noise, "rates": [rates[budget] for budget in budgets]}

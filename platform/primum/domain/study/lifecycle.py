@@ -310,11 +310,8 @@ def _audited(seen: Observed, outcome: StepOutcome) -> Condition:
     kind = ConditionType.AUDITED
     if outcome.status is not StepStatus.SUCCEEDED:
         return _condition(seen, kind, Status.FALSE, Reason.STEP_FAILED, outcome.message)
-    failed = incidents(seen.evidence)
-    if failed:
-        names = ", ".join(spoken(e.name) for e in failed)
-        message = f"claim contradicted by {names}; every budget that was touched is frozen"
-        return _condition(seen, kind, Status.FALSE, Reason.CLAIM_EXCEEDED, message)
+    if incidents(seen.evidence):
+        return _condition(seen, kind, Status.FALSE, Reason.CLAIM_EXCEEDED, _contradiction(seen))
     audits = [e for e in seen.evidence if e.kind in INCIDENT_KINDS]
     open_ones = [spoken(e.name) for e in audits if e.verdict is not Verdict.PASS]
     if open_ones:
@@ -322,6 +319,11 @@ def _audited(seen: Observed, outcome: StepOutcome) -> Condition:
         return _condition(seen, kind, Status.FALSE, Reason.AUDIT_INCONCLUSIVE, message)
     names = ", ".join(spoken(e.name) for e in audits)
     return _condition(seen, kind, Status.TRUE, Reason.AUDITS_PASSED, names)
+
+
+def _contradiction(seen: Observed) -> str:
+    names = " and ".join(spoken(item.name) for item in incidents(seen.evidence))
+    return f"the claim is contradicted by {names}; every budget that was touched is frozen"
 
 
 def _settlement(seen: Observed) -> Condition:
@@ -372,13 +374,8 @@ def _succeeded(seen: Observed) -> Condition:
     if _action(seen) is not Action.DONE:
         return _condition(seen, kind, Status.UNKNOWN, Reason.PENDING)
     if incidents(seen.evidence):
-        return _condition(
-            seen,
-            kind,
-            Status.FALSE,
-            Reason.CLAIM_EXCEEDED,
-            "not released: claim contradicted by audit",
-        )
+        message = f"not released: {_contradiction(seen)}"
+        return _condition(seen, kind, Status.FALSE, Reason.CLAIM_EXCEEDED, message)
     failed = [outcome for outcome in seen.outcomes.values() if outcome.status is StepStatus.FAILED]
     if failed:
         return _condition(seen, kind, Status.FALSE, _reason(failed[0]), failed[0].message)

@@ -45,7 +45,7 @@ class ReservationLink:
     """Which reservation answers for which access.
 
     Args:
-        budget: The budget's name.
+        budget: The budget's name; may be empty where the account is named.
         access: The access's name; empty for a whole reservation.
         reservation_id: The ledger's reservation; empty for an access that is only inspected.
         account_id: The ledger's account; empty where the speaker does not know it.

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi.responses import StreamingResponse
+from pydantic.alias_generators import to_camel
 
 from primum import __version__
 from primum.adapters.identity import Identity, Role
@@ -260,7 +261,7 @@ def _all_entries(ports: Platform) -> Iterator[Entry]:
 
 def _csv(ports: Platform) -> Iterator[str]:
     columns = list(schemas.LedgerEntry.model_fields)
-    yield _line([schemas.to_camel(name) for name in columns])
+    yield _line([to_camel(name) for name in columns])
     for entry in _all_entries(ports):
         shown = _entry(entry)
         cells = [getattr(shown, name) for name in columns]

@@ -96,6 +96,7 @@ def follow_all(
             code = _follow(stores, item, display, drive, deadline)
             if code is not Exit.DONE:
                 worst = code if worst is Exit.DONE else worst
+        drive()  # Once more, so that what was spent or frozen shows on the budgets.
     return worst
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,7 +70,7 @@ def list_quantities() -> None:
         print(name)
 
 
-def _json(field: str, text: str) -> dict[str, object]:
+def _json(field: str, text: str) -> dict[str, Any]:
     import json
 
     from primum.domain.errors import InvalidValue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,7 +70,7 @@ def show(
     rendering.structured(json.loads(payload), Output.YAML if output is Output.TABLE else output)
 
 
-def _read(file: Path) -> dict[str, object]:
+def _read(file: Path) -> dict[str, Any]:
     import json
 
     from primum.domain.errors import NotFound, Tampered

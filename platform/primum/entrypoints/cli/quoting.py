@@ -38,7 +38,8 @@ def quote(
 
     settings = session.existing()
     platform = bootstrap.platform(settings)
-    answers, fits = [], True
+    answers: list[dict[str, object]] = []
+    fits = True
     for item in load_files(file):
         if item.key.kind != "Study":
             continue

@@ -24,11 +24,12 @@ WIDTH = 76  # Where the last column starts; fits a terminal of 80 columns and a 
 BAR = 24
 
 # Waiting longer does not help against these: a person has to act first.
-BLOCKING = (Reason.BUDGET_NOT_FOUND, Reason.BUDGET_NOT_READY)
+BLOCKING = (Reason.BUDGET_NOT_FOUND, Reason.BUDGET_NOT_READY, Reason.RELEASE_NOT_FOUND)
 _EXIT_OF = {
     Reason.INVALID_SPEC: Exit.INVALID,
     Reason.DATASET_UNREADABLE: Exit.NOT_FOUND,
     Reason.BUDGET_NOT_FOUND: Exit.NOT_FOUND,
+    Reason.RELEASE_NOT_FOUND: Exit.NOT_FOUND,
     Reason.ENDPOINT_TAKEN: Exit.CONFLICT,
     Reason.STEP_FAILED: Exit.FAULT,
     Reason.STEP_LOST: Exit.FAULT,
@@ -152,7 +153,8 @@ def summary(settings: Settings, stores: Any, stored: StoredResource) -> list[str
         if isinstance(shown, Mapping)
         else []
     )
-    if "epsilonSpent" in status:
+    reserved = condition(status, ConditionType.BUDGET_RESERVED)
+    if reserved is not None and reserved.status is Status.TRUE:
         left = _studies_left(stores, stored)
         figures.append(f"epsilon spent {_short(status['epsilonSpent'])}, left: {left}")
         lines.append(f"Public     {'   '.join(figures)}")

@@ -79,7 +79,9 @@ def only_namespace(stores: Any, kind: str, name: str, namespace: str) -> Resourc
         if stores.resources.get(key) is None:
             raise NotFound(f"{key} does not exist")
         return key
-    matches = [item.key for item in stores.resources.list(kind) if item.key.name == name]
+    matches: list[ResourceKey] = [
+        item.key for item in stores.resources.list(kind) if item.key.name == name
+    ]
     if not matches:
         raise NotFound(f"{kind} {name} does not exist in any namespace")
     if len(matches) > 1:

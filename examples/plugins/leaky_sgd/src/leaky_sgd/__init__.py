@@ -1,7 +1,7 @@
 """A training plug-in that claims DP-SGD and adds no noise: what Primum's audits are there to catch.
 
-Never use it on data that matters. It exists because a receipt is only a statement, and a platform that believes
-statements protects nobody.
+Never use it on data that matters. It exists because a receipt is only a statement, and a platform
+that believes statements protects nobody.
 """
 
 from __future__ import annotations
