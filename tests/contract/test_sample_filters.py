@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from primum.domain.errors import InvalidValue
 from primum import extensions
+from primum.domain.errors import InvalidValue
 from primum_pipelines.sample_filters.filter import GROUP, Duplicates
 
 SHAPES = [(1, 8, 8), (12,)]

@@ -1,12 +1,14 @@
 """Runs one ledger command in a forked child that kills itself at the n-th boundary.
 
-A boundary lies before and after every statement, before and after every commit, and around every move of the anchor.
-Reads ``{"url", "anchor", "command", "arguments", "at"}`` per line and answers with what became of the child:
-``killed`` or ``ended``. Imports once, forks for each line.
+A boundary lies after every statement, after every commit, and around every move of the anchor;
+between them nothing changes that could be lost. Reads one order per line, ``{"url", "anchor",
+"command", "arguments", "at", "ahead"}``, and answers with what became of the child: ``killed`` or
+``ended``. Imports once and forks for each.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -19,7 +21,8 @@ import sqlalchemy as sa
 from primum.adapters.anchor import FileAnchor
 from primum.adapters.sql import open_stores
 from primum.adapters.system import SystemClock
-from primum.domain.accounting.events import event_from_json
+from primum.domain.accounting.events import Repeated, SubsampledGaussian, event_from_json
+from primum.domain.accounting.policies import policy_named
 from primum.domain.budget.entries import AccountTerms, ReserveRequest
 from primum.domain.quantities import Neighbors, PrivacyUnit
 
@@ -34,6 +37,16 @@ class Fuse:
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class ShiftedClock(SystemClock):
+    """A clock that is some seconds ahead."""
+
+    def __init__(self, ahead):
+        self.ahead = ahead
+
+    def now(self):
+        return self.after(self.ahead)
 
 
 class FusedAnchor(FileAnchor):
@@ -52,14 +65,12 @@ class FusedAnchor(FileAnchor):
 def run(order):
     fuse = Fuse(order["at"])
     anchor = FusedAnchor(Path(order["anchor"]), fuse)
-    stores = open_stores(order["url"], SystemClock(), anchor)
+    stores = open_stores(order["url"], ShiftedClock(order["ahead"]), anchor)
     engine = stores.database.engine
-    sa.event.listen(engine, "before_cursor_execute", fuse.burn)
     sa.event.listen(engine, "after_cursor_execute", fuse.burn)
     commit = engine.dialect.do_commit
 
     def fused_commit(connection):
-        fuse.burn()
         commit(connection)
         fuse.burn()
 
@@ -105,9 +116,25 @@ def run(order):
             ledger.expire(actor="child")
 
 
+def warm(order):
+    """Import here what every child would import again: the driver, and what charges are computed
+    with.
+    """
+    open_stores(order["url"], SystemClock())
+    policy_named("RDP").charge(
+        Repeated(SubsampledGaussian(Decimal("50"), Decimal("0.01")), 10),
+        Neighbors.ADD_OR_REMOVE_ONE,
+    )
+    gc.freeze()
+
+
 def main():
+    warmed = False
     for line in sys.stdin:
         order = json.loads(line)
+        if not warmed:
+            warm(order)
+            warmed = True
         child = os.fork()
         if child == 0:
             code = 1

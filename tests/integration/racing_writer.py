@@ -18,7 +18,8 @@ def main(url, account, who):
     sys.stdout.flush()
     sys.stdin.readline()
     for number in range(1000):
-        # Half of the names are shared with the other writer: it must meet them, not reserve them again.
+        # Half of the names are shared with the other writer: it must meet them, not reserve them
+        # again.
         name = f"shared-{number}" if number % 2 else f"{who}-{number}"
         request = ReserveRequest(name, account, "study", 1, "ns/n", "p", "r", event)
         result = ledger.reserve([request], lease_seconds=600, actor=who)

@@ -25,7 +25,7 @@ def load_cases():
 
 
 CASES = load_cases()
-SLOW = ("calibrate.", "idp.")  # Root findings over composed distributions.
+SLOW = ("calibrate.", "idp.", "group.poisson_composed")  # Many or large loss distributions.
 pytestmark = pytest.mark.skipif(
     not CASES, reason="PRIMUM_TEST_ASSETS does not name a folder with golden/theory.json"
 )

@@ -117,7 +117,8 @@ def test_charges_add_up_to_at_least_the_composition(policy, first, second):
     together = policy.charge(Composed((first, second)), ADD).as_dict
     for key, amount in together.items():
         if not key.startswith("Basic"):
-            assert amount <= apart[key] + 1
+            # The order of float sums may differ in the last digit; the slack of a charge is 1e-10.
+            assert amount <= apart[key] + apart[key] // 10**12 + 1
             assert apart[key] - amount <= max(4, apart[key] // 10**9) or amount >= 10**18
 
 

@@ -299,7 +299,7 @@ def test_one_run_audit_catches_missing_noise_at_claim_1(seed: int) -> None:
 def overfitted(*, noise_multiplier: float, seed: int = 0):
     """Shadows and one target on random labels: a model can only memorize them."""
     generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn((240, 40), generator=generator)
+    inputs = torch.randn((240, 100), generator=generator)
     labels = torch.randint(0, 2, (240,), generator=generator)
     members = torch.ones(240, dtype=torch.bool)
     pool = Pool(inputs, labels, members, 0)
@@ -313,7 +313,7 @@ def overfitted(*, noise_multiplier: float, seed: int = 0):
     halves = complementary_halves(66, 240, generator=generator)
 
     def build():
-        linear = torch.nn.Linear(40, 2)
+        linear = torch.nn.Linear(100, 2)
         torch.nn.init.zeros_(linear.weight)
         torch.nn.init.zeros_(linear.bias)
         return torch.nn.Sequential(linear)

@@ -19,7 +19,7 @@ from primum.domain.errors import InvalidValue
 from primum_pipelines.attacks import analytic_inversion, gradient_inversion
 from primum_pipelines.attacks.figures import Array, ncc, psnr
 from primum_pipelines.attacks.gradient_inversion import InversionEffort, clipped_gradients
-from primum_pipelines.attacks.pool import training_pool
+from primum_pipelines.attacks.pool import Pool, training_pool
 from primum_pipelines.optimization.algorithm import (
     MechanismParameters,
     TrainingAlgorithm,
@@ -131,23 +131,14 @@ def reconstruct(
     generator = np.random.default_rng()  # Which records are tried must not be predictable.
     trials = _draw(len(pool.labels), effort, model.module, generator)
     module = copy.deepcopy(model.module)
-    hits, observed, norms = [], [], []
-    for chosen in trials:
-        inputs, labels = pool.inputs[chosen], pool.labels[chosen]
-        noisy = observed_update(module, inputs[:1], labels[:1], mechanism, algorithm)
-        candidates = clipped_gradients(
-            module, inputs, labels, max_grad_norm=mechanism.max_grad_norm
-        )
-        hits.append(most_likely(noisy, candidates) == 0)
-        observed.append(noisy)
-        norms.append(float(candidates[0].norm()))
+    seen = [_identified(module, pool, chosen, mechanism, algorithm) for chosen in trials]
     targets = min(effort.targets, len(trials))
     figures = _by_optimization(
         module,
         pool.inputs,
         pool.labels,
         trials=trials[:targets],
-        observed=torch.stack(observed[:targets]),
+        observed=torch.stack([item.noisy for item in seen[:targets]]),
         mechanism=mechanism,
         effort=effort,
     )
@@ -164,11 +155,35 @@ def reconstruct(
         trials=len(trials),
         targets=targets,
         dimension=records.shape[1],
-        identified_by_gradient=sum(hits),
+        identified_by_gradient=sum(item.right for item in seen),
         ncc_analytic=float(ncc(anchor, records).mean()),
-        gradient_norm_mean=float(np.mean(norms)),
+        gradient_norm_mean=float(np.mean([item.norm for item in seen])),
         optimized=figures,
     )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Seen:
+    """One trial: the observed update, whether it named its record, and the clean gradient's norm."""
+
+    noisy: torch.Tensor
+    right: bool
+    norm: float
+
+
+def _identified(
+    module: nn.Module,
+    pool: Pool,
+    chosen: np.ndarray,
+    mechanism: PlannedMechanism,
+    algorithm: TrainingAlgorithm,
+) -> _Seen:
+    """Let the algorithm take a step on the first of the candidates, and guess it."""
+    inputs, labels = pool.inputs[chosen], pool.labels[chosen]
+    noisy = observed_update(module, inputs[:1], labels[:1], mechanism, algorithm)
+    gradients = clipped_gradients(module, inputs, labels, max_grad_norm=mechanism.max_grad_norm)
+    right = first_is_best(log_likelihoods(noisy, gradients).numpy())
+    return _Seen(noisy, right, float(gradients[0].norm()))
 
 
 def observed_update(
@@ -210,10 +225,18 @@ def observed_update(
     return before - _parameters(stepped)
 
 
-def most_likely(noisy: torch.Tensor, candidates: torch.Tensor) -> int:
-    """The candidate whose gradient explains the observation best under Gaussian noise."""
-    scores = candidates.double() @ noisy.double() - candidates.double().square().sum(dim=1) / 2
-    return int(scores.argmax())
+def log_likelihoods(noisy: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """How well each candidate's gradient explains an observation under Gaussian noise, ``(n,)``.
+
+    Up to a constant and a positive factor; the optimal score for equally likely candidates.
+    """
+    wide = candidates.double()
+    return wide @ noisy.double() - wide.square().sum(dim=1) / 2
+
+
+def first_is_best(scores: Array) -> bool:
+    """Whether the first of several scores is strictly the largest: a tie names nobody."""
+    return bool(scores[0] > scores[1:].max())
 
 
 def _by_optimization(
@@ -250,11 +273,11 @@ def _by_optimization(
     # Without the update, the best guess is the mean of the candidates.
     guess = np.stack([_flat(inputs[chosen]).mean(axis=0) for chosen in trials])
     nearest = [
-        int(ncc(np.repeat(row[None], len(chosen), axis=0), _flat(inputs[chosen])).argmax())
+        first_is_best(ncc(np.repeat(row[None], len(chosen), axis=0), _flat(inputs[chosen])))
         for row, chosen in zip(found, trials, strict=True)
     ]
     return OptimizedFigures(
-        identified=sum(index == 0 for index in nearest),
+        identified=sum(nearest),
         ncc_mean=float(ncc(found, truth).mean()),
         ncc_worst=float(ncc(found, truth).max()),
         ncc_without_noise=float(ncc(without_noise, truth).mean()),

@@ -221,9 +221,7 @@ class GhostSums:
                 logits.flatten(0, 1), labels.flatten(), reduction="sum"
             )
             gradients = torch.autograd.grad(loss, [item.output for item in passes])
-        parts = [
-            _part(item, gradient) for item, gradient in zip(passes, gradients, strict=True)
-        ]
+        parts = [_part(item, gradient) for item, gradient in zip(passes, gradients, strict=True)]
         norms = torch.stack([part.squares for part in parts]).sum(dim=0).sqrt()
         factor = (bound / norms.clamp_min(1e-12)).clamp_max(1.0) * taken
         sums: Stack = {}
@@ -282,9 +280,7 @@ def _layers_of(skeleton: nn.Module) -> list[tuple[str, nn.Module]]:
     return layers
 
 
-def _apply(
-    layer: nn.Module, own: Stack, state: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _apply(layer: nn.Module, own: Stack, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """One layer of every model. Convolutions are matrix products over unfolded windows.
 
     Returns:

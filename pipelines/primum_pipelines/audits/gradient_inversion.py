@@ -18,7 +18,8 @@ from primum.domain.errors import InvalidValue
 from primum.domain.governance.evidence import EvidenceKind
 from primum.domain.risk import from_scratch, rero
 from primum.domain.risk.intervals import clopper_pearson_one_sided
-from primum_pipelines.audits.audit import CONFIDENCE, Finding, ThreatModel, identification_verdict
+from primum_pipelines.audits.audit import Finding, ThreatModel, identification_verdict
+from primum_pipelines.audits.low_tail import tpr_bounds
 from primum_pipelines.audits.parameters import whole
 from primum_pipelines.audits.subject import AuditSubject, PlannedMechanism
 
@@ -36,7 +37,8 @@ NCC_THRESHOLD = (
     0.5  # Above it people recognize a picture; a probability is published, not a mean alone.
 )
 TRIALS_MIN = 16
-_TAIL = float(1 - CONFIDENCE) / 2  # Two ways of identification are tried; the level is shared.
+FAIL_CONFIDENCE = Decimal("0.999")  # A Fail freezes budgets: at most 1 honest Study in 1,000.
+_TAIL = float(1 - FAIL_CONFIDENCE) / 2  # Two ways of identification are tried; they share it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class GradientInversion:
                 "threatModel": THREAT.to_json(),
                 "claim": str(subject.plan.epsilon),
                 "delta": str(subject.plan.delta),
-                "confidence": str(CONFIDENCE),
+                "confidence": str(FAIL_CONFIDENCE),
                 "trials": measured.trials,
                 "targets": measured.targets,
                 "iterations": effort.iterations,
@@ -154,12 +156,6 @@ def reconstruction_bounds(
         subtract.
     """
     kappa = rero.kappa_uniform_candidates(candidates=candidates)
-    whole_run = rero.dpsgd(
-        q=mechanism.sample_rate,
-        noise_multiplier=mechanism.noise_multiplier,
-        steps=mechanism.steps,
-        kappa=[kappa],
-    )
     scratch = from_scratch.ncc(
         noise_multiplier=mechanism.noise_multiplier,
         centered_norm=1.0,
@@ -171,7 +167,7 @@ def reconstruction_bounds(
     return ReconstructionBounds(
         candidates=candidates,
         gamma_one_update=rero.gaussian_bound(psi=1 / mechanism.noise_multiplier, kappa=kappa),
-        gamma_all_updates=float(whole_run["gamma"][0]),
+        gamma_all_updates=tpr_bounds(mechanism, fprs=[kappa])[0],
         expected_ncc=scratch["expected_ncc"],
         prob_ncc_above=scratch["prob_ncc_above"],
     )

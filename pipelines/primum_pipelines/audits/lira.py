@@ -102,22 +102,26 @@ class LiRA:
             kind=self.kind,
             name=self.name,
             verdict=verdict,
-            public={
-                "threatModel": THREAT.to_json(),
-                "claim": str(subject.plan.epsilon),
-                "delta": str(subject.plan.delta),
-                "confidence": str(CONFIDENCE),
-                "shadows": shadow_count,
-                "method": METHOD,
-                "boundImplied": {
-                    decimal_text(fpr): decimal_text(tpr)
-                    for fpr, tpr in zip(FPRS, tpr_bounds(mechanism, fprs=FPRS), strict=True)
-                },
-                "maxCertifiable": decimal_text(certifiable),
-            },
+            public=_public(subject, shadow_count=shadow_count, certifiable=certifiable),
             restricted=_restricted(scores, epsilon_lower=bound),
             reasons=reasons,
         )
+
+
+def _public(subject: AuditSubject, *, shadow_count: int, certifiable: float) -> dict[str, JSON]:
+    bounds = tpr_bounds(subject.released_by(), fprs=FPRS)
+    return {
+        "threatModel": THREAT.to_json(),
+        "claim": str(subject.plan.epsilon),
+        "delta": str(subject.plan.delta),
+        "confidence": str(CONFIDENCE),
+        "shadows": shadow_count,
+        "method": METHOD,
+        "boundImplied": {
+            decimal_text(fpr): decimal_text(tpr) for fpr, tpr in zip(FPRS, bounds, strict=True)
+        },
+        "maxCertifiable": decimal_text(certifiable),
+    }
 
 
 def _epsilon_lower(scores: MembershipScores, delta: float) -> float:

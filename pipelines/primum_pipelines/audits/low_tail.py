@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Protocol
 
-from primum.domain.risk import tradeoff
+from primum.domain.risk import gaussian, tradeoff
 from primum.domain.risk.intervals import clopper_pearson_one_sided
 from primum_pipelines.audits.audit import CONFIDENCE, LowTail
-from primum_pipelines.audits.subject import PlannedMechanism
 
 
 def smallest_fpr(
-    *, present: Sequence[float], absent: Sequence[float], mechanism: PlannedMechanism
+    *, present: Sequence[float], absent: Sequence[float], mechanism: Subsampled
 ) -> LowTail | None:
     """The TPR just above the largest score of all that were left out: FPR 0 of n, resolved as 1/n.
 
@@ -39,8 +40,35 @@ def smallest_fpr(
     return LowTail(tpr_lower=limits["lower"], bound=tpr_bounds(mechanism, fprs=[fpr_upper])[0])
 
 
-def tpr_bounds(mechanism: PlannedMechanism, *, fprs: Sequence[float]) -> list[float]:
-    """The largest TPR that a planned mechanism allows at each FPR (privacy-theory, 3.2)."""
+class Subsampled(Protocol):
+    """The facts of a subsampled Gaussian mechanism that its trade-off curve depends on."""
+
+    @property
+    def noise_multiplier(self) -> float:
+        """Relative to the add-or-remove sensitivity."""
+
+    @property
+    def sample_rate(self) -> float:
+        """Poisson rate; 1 takes everybody."""
+
+    @property
+    def steps(self) -> int:
+        """How often."""
+
+
+def tpr_bounds(mechanism: Subsampled, *, fprs: Sequence[float]) -> list[float]:
+    """The largest TPR that a planned mechanism allows at each FPR.
+
+    Also the reconstruction-robustness bound, where the FPR is kappa (privacy-theory, 3.2 and 5).
+
+    Args:
+        mechanism: The planned mechanism.
+        fprs: Each from 0 to 1.
+    """
+    if mechanism.sample_rate == 1:
+        # Nothing is subsampled: the composition is one Gaussian, exactly.
+        psi = math.sqrt(mechanism.steps) / mechanism.noise_multiplier
+        return [gaussian.tpr_at_fpr(psi=psi, fpr=fpr) for fpr in fprs]
     curve = tradeoff.dpsgd_curve(
         q=mechanism.sample_rate,
         noise_multiplier=mechanism.noise_multiplier,
@@ -48,3 +76,14 @@ def tpr_bounds(mechanism: PlannedMechanism, *, fprs: Sequence[float]) -> list[fl
         fpr=fprs,
     )
     return [float(rate) for rate in curve["tpr"]]
+
+
+def auc_bound(mechanism: Subsampled) -> float:
+    """The largest AUC that a planned mechanism allows."""
+    if mechanism.sample_rate == 1:
+        return gaussian.auc(math.sqrt(mechanism.steps) / mechanism.noise_multiplier)
+    return tradeoff.dpsgd_auc(
+        q=mechanism.sample_rate,
+        noise_multiplier=mechanism.noise_multiplier,
+        steps=mechanism.steps,
+    )

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from primum.domain.canonical import JSON, decimal_text
 from primum.domain.governance.evidence import EvidenceKind, Verdict
-from primum.domain.risk import rero, tradeoff
+from primum.domain.risk import rero
 from primum_pipelines.audits.audit import Finding, ThreatModel, worst
 from primum_pipelines.audits.gradient_inversion import reconstruction_bounds
-from primum_pipelines.audits.low_tail import tpr_bounds
+from primum_pipelines.audits.low_tail import auc_bound, tpr_bounds
 
 if TYPE_CHECKING:
     from primum_pipelines.audits.subject import AuditSubject, PlannedMechanism
@@ -82,12 +82,7 @@ def plan_bounds(mechanism: PlannedMechanism, *, dimension: int) -> dict[str, JSO
             FPRs, ``fromScratch``.
     """
     kappas = [rero.kappa_uniform_candidates(candidates=n) for n in CANDIDATES]
-    gammas = rero.dpsgd(
-        q=mechanism.sample_rate,
-        noise_multiplier=mechanism.noise_multiplier,
-        steps=mechanism.steps,
-        kappa=kappas,
-    )["gamma"]
+    gammas = tpr_bounds(mechanism, fprs=kappas)
     scratch = reconstruction_bounds(mechanism, candidates=CANDIDATES[0], dimension=dimension)
     return {
         "noiseMultiplier": decimal_text(mechanism.noise_multiplier),
@@ -100,13 +95,7 @@ def plan_bounds(mechanism: PlannedMechanism, *, dimension: int) -> dict[str, JSO
             decimal_text(fpr): decimal_text(tpr)
             for fpr, tpr in zip(FPRS, tpr_bounds(mechanism, fprs=FPRS), strict=True)
         },
-        "membershipAuc": decimal_text(
-            tradeoff.dpsgd_auc(
-                q=mechanism.sample_rate,
-                noise_multiplier=mechanism.noise_multiplier,
-                steps=mechanism.steps,
-            )
-        ),
+        "membershipAuc": decimal_text(auc_bound(mechanism)),
         "fromScratch": {
             "dimension": dimension,
             "expectedNcc": decimal_text(scratch.expected_ncc),

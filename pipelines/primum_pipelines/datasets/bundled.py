@@ -7,12 +7,15 @@ typed here as constants. They must never be replaced by bounds measured on the d
 
 from __future__ import annotations
 
+import importlib.util
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from primum.domain.canonical import JSON
-from primum.domain.errors import InvalidValue
+from primum.domain.errors import InvalidValue, NotFound
 from primum.domain.quantities import PrivacyUnit
 from primum_pipelines.datasets.driver import (
     in_train_split,
@@ -59,6 +62,7 @@ _BREAST_CANCER_BOUNDS = (
     ("worst symmetry", 0.156, 0.664),
     ("worst fractal dimension", 0.055, 0.208),
 )
+_FILES = {"breast_cancer": "breast_cancer.csv", "digits": "digits.csv.gz"}
 _DIGITS_SIDE = 8
 _DIGITS_GRAY_MAX = 16.0  # scikit-learn documents the pixels as integers from 0 to 16.
 _DIGITS_CLASSES = tuple(str(digit) for digit in range(10))
@@ -125,7 +129,6 @@ class BundledDriver:
     ) -> UnitTable:
         """Open the data; row ``i`` is unit ``patient-i`` or ``image-i``."""
         import numpy as np
-        from sklearn.datasets import load_breast_cancer, load_digits
 
         from primum_pipelines.datasets.table import UnitTable
 
@@ -133,14 +136,13 @@ class BundledDriver:
         facts = _facts(uri)
         require_unit(unit, facts.units, why=facts.why)
         tabular = bool(facts.names)
-        data = load_breast_cancer() if tabular else load_digits()
-        features = np.asarray(data.data, dtype=np.float32)
+        features, labels = _published(parse_uri(uri).rest.strip("/"), width=math.prod(facts.shape))
         if not tabular:
             features = (features / _DIGITS_GRAY_MAX).reshape(-1, *facts.shape)
         units = np.array([f"{unit.value.lower()}-{row}" for row in range(len(features))])
         return UnitTable(
             features=features,
-            labels=np.asarray(data.target, dtype=np.int64),
+            labels=labels,
             units=units,
             train=np.array([in_train_split(str(name)) for name in units]),
             classes=facts.classes,
@@ -148,6 +150,26 @@ class BundledDriver:
             feature_low=_bounds(1) if tabular else None,
             feature_high=_bounds(2) if tabular else None,
         )
+
+
+def _published(name: str, *, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels from scikit-learn's own files: importing it costs seconds per process."""
+    import numpy as np
+
+    found = importlib.util.find_spec("sklearn")
+    roots = found.submodule_search_locations if found is not None else None
+    if not roots:
+        raise NotFound("scikit-learn must be installed; found nothing. pip install primum[train].")
+    file = Path(roots[0]) / "datasets" / "data" / _FILES[name]
+    if not file.is_file():
+        raise NotFound(
+            f"dataset file {file.name} must exist in scikit-learn; looked in {file.parent}."
+        )
+    header = 1 if name == "breast_cancer" else 0
+    rows = np.loadtxt(file, delimiter=",", skiprows=header)
+    if rows.shape[1] != width + 1:
+        raise InvalidValue("dataset file", f"must have {width + 1} columns", rows.shape[1])
+    return rows[:, :-1].astype(np.float32), rows[:, -1].astype(np.int64)
 
 
 def _bounds(column: int) -> np.ndarray:

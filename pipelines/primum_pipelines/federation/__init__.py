@@ -1,1 +1,1 @@
-"""Federation: sites that train behind their own door, and a server that only ever sees their arrays."""
+"""Federation: sites train behind their own door; a server only ever sees their arrays."""

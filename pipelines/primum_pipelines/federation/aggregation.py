@@ -1,8 +1,9 @@
 """Defensive aggregation: refuse what does not fit, then average by declared weights.
 
-A site's update is input from outside. Names, shapes and types must be those that were sent out, values
-finite, the step away from the sent model no longer than it can have been. Must not weight by anything
-that a site measured on its data: under differential privacy a site's exact size is private.
+A site's update is input from outside. Names, shapes and types must be those that were sent out,
+values finite, the step away from the sent model no longer than it can have been. Must not weight by
+anything that a site measured on its data: under differential privacy a site's exact size is
+private.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ def step_norm_max(
 ) -> float:
     """The longest step that one round of DP-SGD can plausibly make away from the model it was sent.
 
-    Per local step a site moves by learning rate over expected batch times (the clipped sum + noise). A
-    Poisson batch of more than the expected size plus ten standard deviations, or a noise norm above
-    ten times its root mean square, does not happen by chance.
+    Per local step a site moves by learning rate over expected batch times (the clipped sum +
+    noise). A Poisson batch of more than the expected size plus ten standard deviations, or a noise
+    norm above ten times its root mean square, does not happen by chance.
 
     Args:
         learning_rate: Of plain SGD.
@@ -61,7 +62,8 @@ def check_update(update: Arrays, *, sent: Arrays, site: str, norm_max: float) ->
         norm_max: Longest L2 distance from ``sent``.
 
     Raises:
-        InvalidValue: If names, shapes or types differ, a value is not finite, or the step is too long.
+        InvalidValue: If names, shapes or types differ, a value is not finite, or the step is too
+            long.
             Messages carry names and rules, never a value of an array.
     """
     field = f"update of site {site}"

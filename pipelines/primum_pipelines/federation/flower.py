@@ -1,4 +1,4 @@
-"""The only door to Flower: silences it before it is imported, and names what this package uses of it."""
+"""The only door to Flower: silences it before its import, and names what this package uses."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class LocalGrid(Grid):  # type: ignore[misc] # flwr is not followed by mypy
         node = message.metadata.dst_node_id
         try:
             return self._apps[node](message, self._contexts[node])
-        except Exception as problem:  # noqa: BLE001 - whatever a site's app raises is an error reply
+        except Exception as problem:  # noqa: BLE001 - a site may raise anything
             return Message(Error(_CLIENT_RAISED, type(problem).__name__), reply_to=message)
 
 
@@ -122,8 +122,8 @@ def server_context() -> Context:
 def flower_process() -> Iterator[None]:
     """Make this process one in which Flower messages can be made; leaves it as it was.
 
-    Flower's home becomes an empty temporary folder, so that no configuration of a user is read, and its
-    log says nothing below an error.
+    Flower's home becomes an empty temporary folder, so that no configuration of a user is read, and
+    its log says nothing below an error.
     """
     logger = logging.getLogger("flwr")
     level, home = logger.level, os.environ.get("FLWR_HOME")

@@ -1,4 +1,4 @@
-"""The server of a federation: a Flower ServerApp whose strategy checks every update before it averages.
+"""The server of a federation: a Flower ServerApp that checks every update before it averages.
 
 Sees arrays and names; never data, counts or metrics of a site.
 """
@@ -30,7 +30,7 @@ _FIRST_NODE = 2  # Node 1 is the server.
 
 @dataclass(frozen=True, slots=True)
 class SiteTerms:
-    """What the server knows of a site: its name, its declared weight, and how far it can move the model."""
+    """What the server knows of a site: name, declared weight, how far it can move the model."""
 
     name: str
     weight: int

@@ -1,8 +1,8 @@
-"""One site of a federation: trains on its own units behind its own mechanism, answers with weights only.
+"""One site of a federation: trains behind its own mechanism, answers with weights only.
 
-Clipping and noise are the site's, not the ClientApp's caller's: whatever the server asks for, a site runs
-the planned steps under the planned noise and no more rounds than planned. No metric, count or loss is in
-a reply.
+Clipping and noise are the site's, not the ClientApp's caller's: whatever the server asks for, a
+site runs the planned steps under the planned noise and no more rounds than planned. No metric,
+count or loss is in a reply.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Site:
 
     @property
     def executed(self) -> tuple[tuple[float, float, int], ...]:
-        """``(noise_multiplier, sample_rate, steps)`` runs as executed; equal neighbors are one run."""
+        """Runs ``(noise_multiplier, sample_rate, steps)`` as executed; equal neighbors are one."""
         runs: list[tuple[float, float, int]] = []
         for report in self._reports:
             for noise, rate, steps in report.executed:
@@ -118,7 +118,7 @@ class Site:
         app = ClientApp()
 
         @app.train()  # type: ignore[untyped-decorator] # flwr is not followed by mypy
-        def train(message: Message, context: Context) -> Message:  # noqa: ARG001 - Flower's signature
+        def train(message: Message, context: Context) -> Message:  # noqa: ARG001 - Flower's
             self._load(message.content[ARRAYS])
             self._train_round()
             arrays = ArrayRecord(self._module.state_dict())

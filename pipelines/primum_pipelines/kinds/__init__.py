@@ -1,1 +1,1 @@
-"""Job kinds: for each a light half that declares and calibrates, and a heavy half that runs in a worker."""
+"""Job kinds: a light half that declares and calibrates, a heavy half that runs in a worker."""

@@ -1,7 +1,7 @@
-"""What every job kind declares in the same way: privacy, accesses, parameters, inherited void edges.
+"""What every job kind declares in the same way: privacy, accesses, parameters, void edges.
 
-Light: the planner imports this in a process that must start fast. Nothing here may open data, draw noise or
-default a privacy decision.
+Light: the planner imports this in a process that must start fast. Nothing here may open data, draw
+noise or default a privacy decision.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def requested_claim(study: StudySpec) -> Claim:
     """
     if study.epsilon is None or study.delta is None:
         raise Refused(
-            "NoMechanism: spec.privacy must give epsilon and delta, because this job runs on private data; "
-            'found none. Add privacy: {epsilon: "3.0", delta: "1e-5"}.'
+            "NoMechanism: spec.privacy must give epsilon and delta, because this job runs on "
+            'private data; found none. Add privacy: {epsilon: "3.0", delta: "1e-5"}.'
         )
     return Claim(study.epsilon, study.delta)
 
@@ -63,7 +63,8 @@ def private_datasets(study: StudySpec, context: PlanningContext) -> tuple[Datase
     """Facts of the Study's private inputs, in the order in which the Study lists them.
 
     Raises:
-        InvalidValue: If there is none, one is listed twice, or they do not share unit and neighbors.
+        InvalidValue: If there is none, one is listed twice, or they do not share unit and
+            neighbors.
     """
     names = [item.budget for item in study.inputs if item.role is DataRole.PRIVATE]
     if not names:
@@ -118,7 +119,7 @@ def planned_canaries(study: StudySpec) -> int:
 
 
 def certifiable(*, canaries: int, delta: Decimal) -> Decimal | None:
-    """The largest epsilon that a one-run audit of this size can show, rounded down; ``None`` without canaries."""
+    """The largest epsilon a one-run audit can show, rounded down; ``None`` without canaries."""
     if not canaries:
         return None
     from primum.domain.risk.audits import max_certifiable_one_run
@@ -148,7 +149,7 @@ def audits_on_data(study: StudySpec) -> tuple[str, ...]:
 
 
 def require_within_claim(plan: Plan, claim: Claim) -> None:
-    """Refuse a plan that costs more than the Study claims, as with a noise multiplier given by hand.
+    """Refuse a plan that costs more than is claimed, as with a noise multiplier given by hand.
 
     Raises:
         InvalidValue: If it does.
@@ -170,7 +171,7 @@ def charged(name: str, facts: DatasetFacts, event: Event, *, why: str) -> Access
 
 
 def standing_accesses(facts: DatasetFacts, *, audited: Sequence[str] = ()) -> tuple[Access, ...]:
-    """The accesses that every job has beside its own: validation, evaluation and, if data is needed, audits.
+    """The accesses that every job has beside its own: validation, evaluation, maybe audits.
 
     Args:
         facts: The dataset.
@@ -214,7 +215,8 @@ def inherited_void_edges(study: StudySpec, context: PlanningContext) -> tuple[st
     """Edges that void the claim because of a synthetic input: synthetic data does not launder.
 
     Returns:
-        One sentence per edge, with the Release it came through; nothing if every input's claim stands.
+        One sentence per edge, with the Release it came through; nothing if every input's claim
+        stands.
     """
     edges: list[str] = []
     for item in study.inputs:
@@ -241,7 +243,7 @@ class Parameters:
     values: Mapping[str, JSON]
 
     def require_known(self, names: Sequence[str]) -> None:
-        """Refuse a parameter that the job kind does not have: a typing error must not be a silent default.
+        """Refuse a parameter that the kind does not have: a typing error is no silent default.
 
         Raises:
             InvalidValue: If there is one.

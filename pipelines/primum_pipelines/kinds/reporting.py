@@ -1,6 +1,7 @@
 """Collects what a job's body found, in the order in which it finds it, for one report at the end.
 
-A failed body still reports the receipts of what had happened by then. Light; must not decide anything.
+A failed body still reports the receipts of what had happened by then. Light; must not decide
+anything.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Sample filters: reject generated samples that are too near to training examples. Never a guarantee."""
+"""Sample filters: reject samples that are too near to training examples. Never a guarantee."""

@@ -1,8 +1,8 @@
 """What a sample filter owes. Registered under the entry-point group ``primum.sample_filters``.
 
-A filter looks at training data, so its every use is a declared access; uncharged, it voids the claim
-of what it filtered. Distances and nearest indices are record-level and must never leave the worker.
-Imports nothing heavy.
+A filter looks at training data, so its every use is a declared access; uncharged, it voids the
+claim of what it filtered. Distances and nearest indices are record-level and must never leave the
+worker. Imports nothing heavy.
 """
 
 from __future__ import annotations

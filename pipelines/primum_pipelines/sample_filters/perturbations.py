@@ -1,7 +1,7 @@
-"""Copies that a sample filter ought to catch: training examples, lightly changed, one family at a time.
+"""Copies that a sample filter ought to catch: training examples, lightly changed, by family.
 
-Koeken, Ziller, Knolle, Rueckert, *Sensitivity, Specificity, and Consistency* (2025): a filter is only as
-good as its worst family. Public arithmetic on rows; must never store what it is given.
+Koeken, Ziller, Knolle, Rueckert, *Sensitivity, Specificity, and Consistency* (2025): a filter is
+only as good as its worst family. Public arithmetic on rows; must never store what it is given.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""PixelL2: reject a sample nearer to a training example than any two training examples are to each other.
+"""PixelL2: reject a sample nearer to a training example than any two of them are to each other.
 
 Paul, Cao, Zhang, Burlina (2021). Catches exact and nearly exact copies; misses a shift, a flip or a
 change of brightness, which its evidence shows. Must never be presented as a guarantee.

@@ -1,7 +1,7 @@
 """What a sample filter is worth and what it gives away, measured on real examples.
 
-Sensitivity per perturbation family, specificity on held-out examples, consistency over refits, and the
-least epsilon that its decisions force. Every figure here is Restricted.
+Sensitivity per perturbation family, specificity on held-out examples, consistency over refits, and
+the least epsilon that its decisions force. Every figure here is Restricted.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class FilterQuality:
     Args:
         sensitivity: Rejected share of perturbed training examples, by family.
         specificity: Kept share of held-out examples.
-        agreement: Smallest Cohen kappa of two refits' decisions, or 1 where all refits decide alike.
+        agreement: Smallest Cohen kappa of two refits' decisions, or 1 where all refits decide
+            alike.
     """
 
     sensitivity: Mapping[str, Rate]
@@ -100,8 +101,9 @@ class FilterQuality:
 def epsilon_forced(quality: FilterQuality, *, delta: float) -> float:
     """The least epsilon that any guarantee covering the filter's decisions would have.
 
-    If keep-or-reject were (epsilon, delta)-DP for a unit, then ``sens <= e^epsilon fpr + delta``; so
-    ``epsilon >= ln((sens - delta) / fpr)`` (methods, 3.7). With the confidence bounds that make it
+    If keep-or-reject were (epsilon, delta)-DP for a unit, then ``sens <= e^epsilon fpr + delta``;
+    so ``epsilon >= ln((sens - delta) / fpr)``. With the confidence bounds that make
+    it
     smallest: the lower one of the sensitivity to exact copies, the upper one of false alarms.
 
     Returns:

@@ -31,8 +31,8 @@ def nearest(
     """The nearest reference row of each candidate in L2.
 
     Guarantees:
-        The distance is exact in float64 for the row it names. The row is the nearest one unless more
-        than eight rows lie within float32 error of each other.
+        The distance is exact in float64 for the row it names. The row is the nearest one unless
+        more than eight rows lie within float32 error of each other.
 
     Args:
         candidates: ``(n, ...)``, values in [0, 1].

@@ -122,9 +122,12 @@ def _corridor(subject: AuditSubject, findings: Sequence[Finding]) -> list[Findin
     """The corridor record, where the plan has a mechanism to draw it for."""
     if not subject.mechanisms:
         return [_unclear(EvidenceKind.RISK_CORRIDOR, CORRIDOR, "the plan charges no mechanism")]
-    dimension = _dimension(subject)
+    try:
+        dimension = _dimension(subject)
+    except (InvalidValue, NotFound, Tampered):
+        dimension = 0  # The audits have said what is wrong with the model; the step must end.
     if dimension < _DIMENSION_MIN:
-        reason = "records have too few numbers for a from-scratch bound"
+        reason = "the record's numbers are unknown or too few for a from-scratch bound"
         return [_unclear(EvidenceKind.RISK_CORRIDOR, CORRIDOR, reason)]
     return [risk_corridor(subject, dimension=dimension, findings=findings)]
 

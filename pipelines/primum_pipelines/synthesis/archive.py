@@ -1,8 +1,9 @@
 """Synthetic datasets as NumPy archives: written by Synthesize, read by later Studies.
 
-Images have MedMNIST's layout (``train_images`` uint8 ``(n, h, w)`` or ``(n, h, w, c)``, ``train_labels``
-``(n, 1)``, the same for val and test). Tables have ``train_features`` float32 ``(n, d)`` in raw units
-instead, with column names and public bounds. Class names ride along. Must never unpickle.
+Images have MedMNIST's layout (``train_images`` uint8 ``(n, h, w)`` or ``(n, h, w, c)``,
+``train_labels`` ``(n, 1)``, the same for val and test). Tables have ``train_features`` float32
+``(n, d)`` in raw units instead, with column names and public bounds. Class names ride along. Must
+never unpickle.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """DP-MERF's arithmetic that the planner needs: how many random features the noise leaves room for.
 
-Light: no torch. Everything is decided from public constants (units, classes, noise), never from data.
+Light: no torch. Everything is decided from public constants (units, classes, noise), never from
+    data.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ COUNT_WEIGHT = (
 
 
 def noise_ratio(*, noise_multiplier: Decimal, features: int, classes: int, units: int) -> Decimal:
-    """Expected norm of the noise on the embedding over the largest norm that the embedding can have.
+    """Expected norm of the embedding's noise over the largest norm that the embedding can have.
 
-    Harder, Adamczewski, Park (2021), section 4: sigma sqrt(D K) / n, in the add-or-remove convention.
+    Harder, Adamczewski, Park (2021), section 4: sigma sqrt(D K) / n, in the add-or-remove
+    convention.
 
     Args:
         noise_multiplier: Standard deviation of the noise on the sum over its sensitivity of 1.
@@ -35,7 +37,7 @@ def noise_ratio(*, noise_multiplier: Decimal, features: int, classes: int, units
 
 
 def features_for(*, noise_multiplier: Decimal, classes: int, units: int) -> int:
-    """The largest even number of random features whose noise ratio stays within ``NOISE_RATIO_MAX``.
+    """The most random features, an even number, whose noise ratio is within ``NOISE_RATIO_MAX``.
 
     Args:
         noise_multiplier: Planned noise, 0 for a generator without a mechanism.

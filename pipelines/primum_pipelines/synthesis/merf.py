@@ -1,9 +1,9 @@
 """DP-MERF: one Gaussian release of class-wise mean random features, the rest is post-processing.
 
 Harder, Adamczewski, Park, *DP-MERF: Differentially Private Mean Embeddings with Random Features*
-(2021). ``release_sum`` is the only function here that gives out anything of private data, and it runs
-one step of the reviewed training algorithm at rate 1, so that clipping, noise, canaries and self-test
-are the very code that trains models. Nothing here may look at the data a second time.
+(2021). ``release_sum`` is the only function here that gives out anything of private data, and it
+runs one step of the reviewed training algorithm at rate 1, so that clipping, noise, canaries and
+self-test are the very code that trains models. Nothing here may look at the data a second time.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class FourierFeatures:
     def draw(cls, *, features: int, dimension: int, seed: int) -> FourierFeatures:
         """Frequencies for ``features`` features of vectors in [0, 1]^``dimension``.
 
-        The length scale is ``0.2 sqrt(dimension)``: the distance of two vectors that differ by 0.2 in
-        every coordinate. A public rule; the median heuristic would look at the data.
+        The length scale is ``0.2 sqrt(dimension)``: the distance of two vectors that differ by 0.2
+        in every coordinate. A public rule; the median heuristic would look at the data.
         """
         if features < FEATURES_MIN or features % 2:
             raise InvalidValue("features", f"must be even and at least {FEATURES_MIN}", features)
@@ -136,14 +136,14 @@ def release_sum(
     sealed: SealedCoins | None,
     seed: int | None = None,
 ) -> tuple[torch.Tensor, TrainingReport]:
-    """The one Gaussian mechanism: noise of standard deviation ``noise_multiplier`` on a sum of sensitivity 1.
+    """The one Gaussian mechanism: noise of the planned multiplier on a sum of sensitivity 1.
 
     The loss of a unit is minus the product of its contribution with the parameters, so its gradient
     is minus the contribution; one step at rate 1 with clipping bound 1 sums them and adds noise.
 
     Guarantees:
-        With neighbors AddOrRemoveOne this is the event ``Gaussian(noise_multiplier)``, if the algorithm
-        is what it says; with ReplaceOne the accountant doubles the sensitivity itself.
+        With neighbors AddOrRemoveOne this is the event ``Gaussian(noise_multiplier)``, if the
+        algorithm is what it says; with ReplaceOne the accountant doubles the sensitivity itself.
 
     Args:
         contributions: Of the training units.
@@ -212,7 +212,8 @@ def embedding_of(noisy_sum: torch.Tensor, *, noise_multiplier: float) -> Embeddi
 
     Args:
         noisy_sum: ``(K, 1 + D)``, as released.
-        noise_multiplier: At least 0; a class count within its own noise of 0 is raised to that noise.
+        noise_multiplier: At least 0; a class count within its own noise of 0 is raised to that
+            noise.
 
     Returns:
         The embedding.

@@ -1,7 +1,7 @@
 """How useful synthetic samples are: train on synthetic, test on real, beside train on real.
 
-Both classifiers are the same logistic regression; they differ in what they were trained on. Looks at
-held-out real units, so every figure is Restricted unless the budget discloses Utility.
+Both classifiers are the same logistic regression; they differ in what they were trained on. Looks
+at held-out real units, so every figure is Restricted unless the budget discloses Utility.
 """
 
 from __future__ import annotations

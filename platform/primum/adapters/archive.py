@@ -17,11 +17,11 @@ class FolderArchive:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / name
         if path.exists() and path.read_bytes() == content:
-            return str(path)
+            return path.as_uri()
         temporary = path.with_name(f".{name}.{os.getpid()}")
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        return str(path)
+        return path.as_uri()

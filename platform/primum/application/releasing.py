@@ -25,6 +25,8 @@ from primum.domain.names import ResourceKey
 from primum.domain.study.plan import Plan
 from primum.domain.study.spec import StudySpec
 from primum.domain.study.steps import ArtifactRef
+from primum.resources import conversion
+from primum.resources.stored import unstored
 
 CERTIFICATE_TYPE = "application/vnd.primum.certificate+json"
 
@@ -79,6 +81,7 @@ def publish(platform: Platform, scene: Scene) -> None:
     platform.archive.put(certificate_name(scene.spec), canonical_json(envelope))
     spec = _release_spec(scene, plan, artifact, certificate)
     release = release_key(scene.spec)
+    conversion.release_spec(unstored(release, spec))  # What the platform writes obeys the same rules.
     platform.resources.apply(
         release, spec, labels={"primum.dev/study": scene.spec.key.name}, owner=scene.spec.uid
     )

@@ -75,7 +75,7 @@ def platform(settings: Settings) -> Platform:
         conduct=Conduct(
             lease_seconds=settings.lease_seconds,
             token_seconds=settings.token_seconds,
-            artifacts_uri=str(settings.home / "artifacts"),
+            artifacts_uri=artifacts_uri(settings),
             data_dirs=settings.data_dirs,
             producer=PRODUCER,
         ),
@@ -97,7 +97,7 @@ def step_services(settings: Settings, context: StepContext) -> DirectStepService
         worker=compute(settings),
         signer=signer,
         lineage_sink=lineage(settings),
-        artifacts=str(settings.home / "artifacts"),
+        artifacts=artifacts_uri(settings),
         folders=settings.data_dirs,
     )
 
@@ -195,6 +195,11 @@ def _publisher(settings: Settings) -> Publisher:
     url = f"http://{settings.host}:{settings.serving_port}"
     public_key = keys.PublicKeyReader(keys_folder(settings)).public_key()
     return FolderPublisher(serving_registry(settings), base_url=url, public_key=public_key)
+
+
+def artifacts_uri(settings: Settings) -> str:
+    """Where Studies store artifacts."""
+    return (settings.home / "artifacts").as_uri()
 
 
 def serving_registry(settings: Settings) -> Path:

@@ -42,7 +42,7 @@ def test_every_site_has_its_own_accesses_and_its_own_noise(declare):
         for purpose in ("train", "validate", "evaluate")
         for site in ("north", "south")
     }
-    # Batch 20 of 180 and of 90 training units: rates 1/9 and 2/9, rounded up; 9 and 5 steps a round.
+    # Batch 20 of 180 and of 90 training units: rates 1/9 and 2/9, rounded up.
     north, south = charged(plan)["north"], charged(plan)["south"]
     assert north.event.sample_rate == Decimal("0.111112")
     assert south.event.sample_rate == Decimal("0.222223")
@@ -99,7 +99,7 @@ def test_fewer_rounds_are_offered_where_they_fit(bench, sites):
 
 
 def test_no_privacy_is_refused_by_name(declare):
-    with pytest.raises(Refused, match="^NoMechanism"):
+    with pytest.raises(Refused, match=r"^NoMechanism"):
         declare(epsilon=None)
 
 

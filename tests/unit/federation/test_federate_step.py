@@ -1,4 +1,4 @@
-"""The job and evaluate steps of Federate, with real tokens on small data, and on the four hospitals."""
+"""The steps of Federate, with real tokens, on small data and on the four hospitals."""
 
 from __future__ import annotations
 

@@ -48,7 +48,16 @@ def longer():
     return Repeated(SubsampledGaussian(Decimal("1.31"), Decimal("0.281")), 73)
 
 
+def uncharged_but_called_valid(make):
+    """A claim that somebody composed without looking."""
+    access = Access("filter@wisconsin", "job", "wisconsin", Treatment.UNCHARGED)
+    plan = make.plan(accesses=(*make.plan().accesses, access), void_edges=("an edge",))
+    return make.facts(plan=plan, claim=claim_of_plan(make.plan(), artifact="a"))
+
+
 REFUSED = {
+    "uncharged access": (uncharged_but_called_valid, "Access filter@wisconsin is not accounted"),
+    "void edge": (uncharged_but_called_valid, "The plan names edges that void the claim"),
     "delta at 1/n": (
         lambda m: m.facts(plan=m.plan(delta=Decimal(1) / 500)),
         "Delta must be below 1/569",
@@ -215,6 +224,12 @@ def test_federation_is_not_called_private(make):
         assert "privat" not in lines[line].lower()
     assert "no secure aggregation" in lines["security"]
     assert "stayed at their sites" in lines["governance"]
+
+
+def test_what_a_federated_claim_covers_is_said(make):
+    plan = make.plan(mechanism={**make.plan().mechanism, "claimCovers": "Each site's units."})
+    assert predicate_of(make, plan=plan)["statements"]["covers"] == "Each site's units."
+    assert "covers" not in predicate_of(make)["statements"]
 
 
 def test_insecure_noise_is_named(make):

@@ -154,3 +154,23 @@ def test_lineage_of_inputs_is_followed(make):
     )
     claim = claim_of_plan(make.plan(), artifact="model", lineage=upstream)
     assert claim.void_edges == ("budget lungs -> samples (no mechanism)",)
+
+
+def test_a_lineage_nobody_can_read_is_void(monkeypatch):
+    monkeypatch.setattr("primum.domain.governance.claims.EDGES_MAX", 1)
+    lineage = [Edge(DATA, "model", CHARGED, "a"), Edge(DATA, "model", CHARGED, "b")]
+    assert compose(lineage, artifact="model", private=[DATA]).status is ClaimStatus.VOID
+
+
+def test_what_was_charged_is_kept_in_the_canonical_form(make):
+    found = claim_of_plan(make.plan(), artifact="model").to_json()
+    assert found["status"] == "Valid"
+    assert found["charged"] == [
+        {"source": DATA, "target": "model", "treatment": "Charged", "why": "Trained."}
+    ]
+
+
+def test_a_wholly_uncharged_artifact_has_no_charged_part():
+    claim = compose([Edge(DATA, "model", UNCHARGED, "")], artifact="model", private=[DATA])
+    assert claim.void_edges == ("budget wisconsin -> model",)
+    assert "last stage" not in claim.text

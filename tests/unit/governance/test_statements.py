@@ -82,3 +82,12 @@ def test_large_begins_above_twenty():
 
 def test_no_generator_is_said():
     assert "No mechanism reported" in statements.generator_statement([])
+
+
+def test_secure_aggregation_is_named_under_security_only():
+    lines = statements.four_lines(
+        kind="Federate", guarantee="g", secure_aggregation="SecAgg+", ledger_seq=1, audits=1
+    )
+    assert [name for name, text in lines.items() if "SecAgg+" in text] == ["security"]
+    assert "1 audit is cited" in lines["verifiability"]
+    assert lines["privacy"] == "g"

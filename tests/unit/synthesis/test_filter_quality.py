@@ -89,7 +89,7 @@ def quality_of(*, hits, kept, trials=300):
 
 
 def test_a_good_filter_forces_a_large_epsilon():
-    """99 % sensitivity at 1 % false alarms forces 4.6 with exact rates (methods, 3.7); bounds give less."""
+    """99 % sensitivity at 1 % false alarms forces 4.6 with exact rates; bounds give less."""
     quality = quality_of(hits=9900, kept=9900, trials=10000)
     forced = epsilon_forced(quality, delta=1e-5)
     assert math.log(0.98 / 0.013) < forced < math.log(0.99 / 0.01)

@@ -88,7 +88,7 @@ def test_release_adds_the_planned_noise_to_every_entry_once(noise_multiplier):
     count = residual.numel()
     assert report.executed == ((noise_multiplier, 1.0, 1),)
     assert report.max_grad_norm == 1.0
-    # Standard error of a standard deviation is 1/sqrt(2 count); 5 of them leave one false alarm in a million.
+    # Five standard errors: one false alarm in a million.
     assert float(residual.std()) == pytest.approx(1.0, abs=5 / np.sqrt(2 * count))
     assert float(residual.mean()) == pytest.approx(0.0, abs=5 / np.sqrt(count))
 
@@ -156,7 +156,7 @@ def test_odd_or_too_few_features_are_refused(features):
 
 
 def test_number_of_features_follows_the_public_noise_ratio():
-    # Pneumonia size: at epsilon 5.7 all features fit, at epsilon 1 they would drown (methods, 3.4).
+    # Pneumonia size: at epsilon 5.7 all features fit, at epsilon 1 they would drown.
     assert features_for(noise_multiplier=Decimal("0.85"), classes=2, units=4690) == FEATURES_MAX
     few = features_for(noise_multiplier=Decimal("3.73"), classes=2, units=4690)
     assert FEATURES_MIN <= few < 100

@@ -94,7 +94,7 @@ def test_figures_stay_in_the_zone_without_a_disclosure(declare, bench):
 
 
 def test_no_privacy_is_refused_by_name(declare):
-    with pytest.raises(Refused, match="^NoMechanism"):
+    with pytest.raises(Refused, match=r"^NoMechanism"):
         declare(epsilon=None)
 
 

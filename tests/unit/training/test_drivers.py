@@ -33,6 +33,20 @@ def test_breast_cancer_is_as_published():
     assert (table.features <= table.feature_high + margin).all()
 
 
+@pytest.mark.parametrize("name", ["breast_cancer", "digits"])
+def test_bundled_data_is_what_the_library_loads(name):
+    """The files are read without importing scikit-learn; its own loader is the reference."""
+    from sklearn import datasets
+
+    unit = PrivacyUnit.PATIENT if name == "breast_cancer" else PrivacyUnit.IMAGE
+    table = opened(f"sklearn://{name}", unit=unit)
+    expected = getattr(datasets, f"load_{name}")()
+    scale = 1 if name == "breast_cancer" else 16
+    flat = table.features.reshape(len(table.labels), -1) * scale
+    assert np.allclose(flat, expected.data, rtol=1e-6)
+    assert (table.labels == expected.target).all()
+
+
 def test_the_split_is_decided_by_the_unit_alone():
     names = [f"patient-{row}" for row in range(2000)]
     first = [driver.in_train_split(name) for name in names]

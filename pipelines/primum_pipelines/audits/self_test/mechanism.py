@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from primum.domain.governance.evidence import Verdict
-from primum.domain.risk import tradeoff
+from primum_pipelines.audits.low_tail import tpr_bounds
 from primum_pipelines.audits.self_test import statistics
 from primum_pipelines.audits.self_test.statistics import Array, BoundAt, Check
 from primum_pipelines.audits.self_test.toy import (
@@ -221,13 +221,7 @@ def _composed_bound(mechanism: MechanismParameters) -> BoundAt:
     """TPR of all steps, from the composed privacy loss distribution (privacy-theory, 3.2)."""
 
     def bound(fpr: float) -> float:
-        curve = tradeoff.dpsgd_curve(
-            q=mechanism.sample_rate,
-            noise_multiplier=mechanism.noise_multiplier,
-            steps=mechanism.steps,
-            fpr=[fpr],
-        )
-        return float(curve["tpr"][0])
+        return tpr_bounds(mechanism, fprs=[fpr])[0]
 
     return bound
 

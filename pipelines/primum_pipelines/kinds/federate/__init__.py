@@ -1,1 +1,1 @@
-"""The job kind Federate: trains one model over several sites' datasets, each under its own budget."""
+"""The job kind Federate: one model from several sites, each under its own budget."""

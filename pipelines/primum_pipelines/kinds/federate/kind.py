@@ -1,8 +1,9 @@
 """Federate, light half: one mechanism per site, each calibrated for that site's own budget.
 
-Every site runs Poisson-subsampled DP-SGD on its own units and gives out its noisy weights once per round.
-The sites' cohorts are taken to be disjoint: each site's guarantee speaks for its own units, and a person
-who is a unit at two sites is a group of two. Must not import anything heavy or open data.
+Every site runs Poisson-subsampled DP-SGD on its own units and gives out its noisy weights once per
+round. The sites' cohorts are taken to be disjoint: each site's guarantee speaks for its own units,
+and a person who is a unit at two sites is a group of two. Must not import anything heavy or open
+data.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ class FederateKind:
         """Declare every site's accesses and calibrate every site's noise by itself.
 
         Raises:
-            InvalidValue: If a parameter breaks its rule, there are fewer than two sites, or delta is too
+            InvalidValue: If a parameter breaks its rule, there are fewer than two sites, or delta
+                is too
                 large for one of them.
             Refused: If no privacy is asked for; the message starts with ``NoMechanism``.
         """

@@ -1,7 +1,7 @@
-"""Federate, heavy half: opens every site's data by its own token, trains, and says what each site ran.
+"""Federate, heavy half: opens every site by its own token, trains, says what each site ran.
 
-Each site's receipt states what that site executed, also when another site failed. Imported only inside a
-compute worker.
+Each site's receipt states what that site executed, also when another site failed. Imported only
+inside a compute worker.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ def run(request: WorkRequest) -> WorkResult:
     """The job step.
 
     Returns:
-        A ``Model`` artifact, one receipt per site, Training evidence. Where a site failed, a failed result
-        with the receipts of the sites whose executed steps are known; the others are charged in full.
+        A ``Model`` artifact, one receipt per site, Training evidence. Where a site failed, a failed
+        result with the receipts of the sites whose executed steps are known; the others are charged
+        in full.
     """
     report = StepReport(request)
     parameters = report.plan.parameters
@@ -102,8 +103,8 @@ def evaluate(request: WorkRequest) -> WorkResult:
     """The evaluate step: the shared model at every site, and on all sites' held-out units together.
 
     Returns:
-        Per site what the common evaluation gives, and Utility evidence ``pooled``; that one is public only
-        where every site's budget discloses Utility.
+        Per site what the common evaluation gives, and Utility evidence ``pooled``; that one is
+        public only where every site's budget discloses Utility.
     """
     seconds = records.stopwatch()
     per_site = site_evaluation.run(request)
@@ -197,7 +198,7 @@ def _fresh(spec: ModelSpec) -> nn.Module:
 
 
 def _sealed(report: StepReport, opened: list[_Opened]) -> tuple[str, canaries.SealedCoins | None]:
-    """Canaries go to the site that reveals most, which is the one that an audit compares them with."""
+    """Canaries go to the site that reveals most: an audit compares them with its mechanism."""
     planted = _whole(report.plan.parameters, "canaries")
     if not planted:
         return "", None

@@ -1,7 +1,7 @@
 """Synthesize, light half: declares one Gaussian release and what a sample filter would look at.
 
-Everything after the release is post-processing, so no number of samples, iterations or restarts costs
-more. Must not import anything heavy.
+Everything after the release is post-processing, so no number of samples, iterations or restarts
+costs more. Must not import anything heavy.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NAMES = (
 _FILTER_NAMES = ("name", "deduplicate", "charge")
 _SAMPLES_MAX = 1_000_000
 _FEATURES_MOST = 100_000
-_ITERATIONS_DEFAULT = 1000
+_ITERATIONS_DEFAULT = 400  # More of them start to fit the noise of the release.
 _ITERATIONS_MAX = 1_000_000
 _WHY_RELEASE = "Class-wise mean random features leave once, with Gaussian noise."
 _SECTION = "spec.job.synthesize"
@@ -100,7 +100,7 @@ class SynthesizeKind:
         context: PlanningContext,  # noqa: ARG002 - part of the protocol
         epsilon_left: Decimal,  # noqa: ARG002 - part of the protocol
     ) -> Sequence[Alternative]:
-        """Nothing but more noise changes the cost of a single release; the planner tries that itself."""
+        """Nothing: only noise changes the cost of one release, and the planner tries that."""
         return ()
 
     def entry(self, step: str) -> str:
@@ -249,7 +249,8 @@ def _accesses(
         release = _uncharged("synthesize", facts, why=why)
     accesses = [release]
     if wanted.sample_filter is not None:
-        why = f"sample filter {wanted.sample_filter['name']} looked at {facts.budget} without a charge"
+        name = wanted.sample_filter["name"]
+        why = f"sample filter {name} looked at {facts.budget} without a charge"
         accesses.append(_uncharged("filter", facts, why=why))
     return (*accesses, *declaring.standing_accesses(facts, audited=declaring.audits_on_data(study)))
 

@@ -1,7 +1,7 @@
-"""Synthesize, heavy half: release an embedding once, train a generator on it, draw and store samples.
+"""Synthesize, heavy half: release an embedding once, train a generator on it, draw samples.
 
-Private data is read for the release and, if a sample filter was declared, for the filter; nothing else
-in ``run`` may see it. Imported only inside a compute worker.
+Private data is read for the release and, if a sample filter was declared, for the filter; nothing
+else in ``run`` may see it. Imported only inside a compute worker.
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ def run(request: WorkRequest) -> WorkResult:
     """The job step.
 
     Returns:
-        A ``Dataset`` and a ``Generator`` artifact, the receipt of the release, and the filter's evidence.
-        Where a sample filter cannot be fitted, a failed result whose receipt says that nothing ran.
+        A ``Dataset`` and a ``Generator`` artifact, the receipt of the release, and the filter's
+        evidence. Where a sample filter cannot be fitted, a failed result whose receipt says that
+        nothing ran.
     """
     report = StepReport(request)
     parameters = report.plan.parameters

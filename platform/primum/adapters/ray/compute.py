@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from primum.adapters import processes
+from primum.adapters.ray import wire
 from primum.adapters.ray.wire import Address, ask, read_address
 from primum.domain.canonical import JSON
 from primum.domain.errors import Unavailable
@@ -77,9 +78,7 @@ class RayCompute:
 
     def warm(self) -> None:
         """Start Ray in the background for as long as this process lives; returns at once."""
-        owners = self._home / "ray-owners"
-        owners.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (owners / str(os.getpid())).write_text(processes.birth(os.getpid()), encoding="utf-8")
+        wire.own(self._home)
         self._start()
 
     def ready(self, entry: str) -> None:

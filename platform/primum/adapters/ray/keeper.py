@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from primum.adapters import processes
+from primum.adapters.ray import wire
 from primum.adapters.ray.wire import MESSAGE_BYTES_MAX, Address, is_gone
 from primum.adapters.ray.worker import Worker
 
@@ -138,10 +139,10 @@ class Keeper:
     def _is_needed(self) -> bool:
         with self._count:
             idle = 0.0 if self._busy else time.monotonic() - self._last_call
-        owners = list(_owners(self._home))
-        if any(alive for _, alive in owners):
+        owners = wire.owners(self._home)
+        if any(owners.values()):
             return True
-        for path, _ in owners:
+        for path in owners:
             path.unlink(missing_ok=True)
             self._idle_seconds = _OWNERLESS_SECONDS
         return idle < self._idle_seconds
@@ -219,15 +220,6 @@ class Keeper:
             if "result" in found or is_gone(line) or time.monotonic() > deadline:
                 return found
             time.sleep(_POLL_SECONDS)
-
-
-def _owners(home: Path) -> list[tuple[Path, bool]]:
-    """Files of the processes that asked for Ray, and whether each still lives."""
-    found = []
-    for path in (home / "ray-owners").glob("[0-9]*"):
-        alive = processes.birth(int(path.name)) == path.read_text(encoding="utf-8")
-        found.append((path, alive))
-    return found
 
 
 if __name__ == "__main__":

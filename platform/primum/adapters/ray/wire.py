@@ -6,6 +6,7 @@ JSON, never pickles.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,8 +16,10 @@ from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
+from primum.adapters import processes
 from primum.domain.errors import Unavailable
 
+_OWNERS = "ray-owners"
 MESSAGE_BYTES_MAX = (
     64 * 2**20
 )  # A report is kilobytes; evidence of many subgroups may reach a few megabytes.
@@ -55,6 +58,27 @@ def read_address(path: Path) -> Address | None:
         return Address(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def own(home: Path) -> None:
+    """Note that this process wants a keeper for as long as it lives."""
+    path = home / _OWNERS / str(os.getpid())
+    born = processes.birth(os.getpid())
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists() or path.read_text(encoding="utf-8") != born:
+        draft = path.with_name(f".{path.name}")  # The keeper must not read half a file.
+        draft.write_text(born, encoding="utf-8")
+        draft.replace(path)
+
+
+def owners(home: Path) -> dict[Path, bool]:
+    """Files of the processes that wanted a keeper, and whether each still lives."""
+    found = {}
+    for path in (home / _OWNERS).glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            born = path.read_text(encoding="utf-8")
+            found[path] = processes.birth(int(path.name)) == born
+    return found
 
 
 def ask(address: Address, question: Mapping[str, Any]) -> dict[str, Any]:

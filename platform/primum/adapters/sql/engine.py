@@ -1,7 +1,7 @@
 """Connections and transactions, and where the libraries' errors stop.
 
-Every transaction is durable when it returns. No error text carries a bound value: values may be
-restricted evidence.
+Every transaction is durable when it returns. No error carries a bound value, not even as its cause
+(PostgreSQL quotes whole rows): values may be restricted evidence.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ class Database:
                 return _once(engine, work)
             except exc.DBAPIError as error:
                 if not _may_repeat(error):
-                    raise translated(error) from error
+                    raise translated(error) from None
             except exc.SQLAlchemyError as error:
-                raise translated(error) from error
+                raise translated(error) from None
         try:
             return _once(engine, work)
         except exc.SQLAlchemyError as error:
-            raise translated(error) from error
+            raise translated(error) from None
 
 
 _READING: dict[str, dict[str, Any]] = {

@@ -12,7 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from primum.domain.accounting.events import NoEvent, covers, describe
+from primum.domain.accounting.events import (
+    NoEvent,
+    SubsampledGaussian,
+    covers,
+    describe,
+    flatten,
+)
 from primum.domain.budget.entries import AccountView, ReservationState, ReservationView
 from primum.domain.canonical import JSON, digest_of
 from primum.domain.errors import Refused
@@ -265,7 +271,7 @@ def _mechanism_refusals(facts: CertificateFacts) -> list[str]:
 
 def _fact_refusals(receipt: Receipt, *, unit: str) -> list[str]:
     found = []
-    if "SubsampledGaussian" in str(receipt.event.to_json()):
+    if any(isinstance(leaf, SubsampledGaussian) for leaf, _ in flatten(receipt.event)):
         sampling = receipt.facts.get("sampling")
         if sampling != "Poisson":
             found.append(

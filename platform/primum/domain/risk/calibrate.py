@@ -17,7 +17,7 @@ from primum.domain.quantities import Neighbors
 from primum.domain.risk import composition, tradeoff
 
 _TOLERANCE = 2e-5  # Relative, of the answer.
-_SEARCH_INTERVAL = 5e-4  # Nested searches settle for it; epsilon is then right to 1e-4.
+_SEARCH_INTERVAL_LOW_NOISE = 2e-4  # Below noise 1, where losses are large and grids long.
 _EVALUATIONS_MAX = 60
 _NOISE_RANGE = (0.02, 1e4)
 _RENYI_TOLERANCE = 1e-3
@@ -213,7 +213,7 @@ def sample_parameters(
                 noise_multiplier=noise,
                 steps=steps,
                 delta=delta,
-                interval=_SEARCH_INTERVAL,
+                interval=pld.INTERVAL_MAX if noise >= 1 else _SEARCH_INTERVAL_LOW_NOISE,
             )
             return math.log(max(found, 1e-9) / budget)
 
@@ -234,6 +234,6 @@ def sample_parameters(
         q=expected_rate,
         steps=steps,
     )
-    noise = _least(shortage, guess, _NOISE_RANGE, tolerance=4e-4)
+    noise = _least(shortage, guess, _NOISE_RANGE, tolerance=2e-4)
     shortage(noise)
     return {"noise_multiplier": noise, "rates": [rates[budget] for budget in budgets]}

@@ -256,7 +256,12 @@ def _reserved(seen: Observed) -> list[Condition]:
     if not seen.reservations or seen.plan is None:
         return [_condition(seen, kind, Status.UNKNOWN, Reason.PENDING)]
     launched = seen.run is not RunState.NOT_LAUNCHED or bool(seen.outcomes)
-    reserved = _condition(seen, kind, Status.TRUE, Reason.RESERVED, f"epsilon {seen.plan.epsilon}")
+    held = (
+        f"epsilon {seen.plan.epsilon}"
+        if seen.plan.epsilon.is_finite()
+        else "no epsilon: the claim is Void"
+    )
+    reserved = _condition(seen, kind, Status.TRUE, Reason.RESERVED, held)
     run = (
         _condition(seen, ConditionType.LAUNCHED, Status.TRUE, Reason.RUN_CREATED)
         if launched

@@ -163,7 +163,9 @@ def summary(settings: Settings, stores: Any, stored: StoredResource) -> list[str
         path = _relative(str(status["certificateUri"]))
         lines.append(f"Certificate  {path}   verify: primum certificate verify {path}")
     if "endpointUrl" in status:
-        lines.append(f"Endpoint     {status['endpointUrl']}")
+        release = stored.spec.get("release")
+        word = "Dataset" if isinstance(release, Mapping) and "dataset" in release else "Endpoint"
+        lines.append(f"{word:<12} {_relative(str(status['endpointUrl']))}")
     return lines
 
 
@@ -224,6 +226,8 @@ def _reserve_text(stored: StoredResource, stores: Any, text: str) -> str:
     caps = sorted({str(a.terms.epsilon) for a in accounts if a is not None})
     if plan is None or not caps:
         return text
+    if not plan.epsilon.is_finite():
+        return text
     where = f" on each of {len(accounts)} budgets" if len(accounts) > 1 else ""
     return f"epsilon {_short(plan.epsilon)} of {' or '.join(caps)}{where}"
 
@@ -263,10 +267,12 @@ def _right(left: str, right: str) -> str:
 def _short(value: object) -> str:
     from decimal import Decimal
 
-    return f"{Decimal(str(value)):.2f}"
+    number = Decimal(str(value))
+    return f"{number:.2f}" if number.is_finite() else "without bound"
 
 
 def _relative(path: str) -> str:
+    path = path.removeprefix("file://")
     try:
         return str(Path(path).relative_to(Path.cwd()))
     except ValueError:

@@ -1,0 +1,132 @@
+"""Does the audit step run what was asked, catch a leaky training, and let nothing measured out?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("opacus")
+
+from primum import extensions
+from primum.domain.canonical import canonical_json
+from primum.domain.errors import Refused
+from primum.domain.governance.evidence import evidence_from_json
+from primum.domain.study.plan import plan_from_json
+from primum.domain.study.spec import AuditSpec
+from primum_pipelines.audits.subject import mechanisms_of
+from primum_pipelines.optimization.dpsgd import DPSGD
+from primum_pipelines.steps.audit import run
+
+CANARIES = AuditSpec("Membership", "OneRunCanary", {"canaries": 100})
+INVERSION = AuditSpec("Reconstruction", "GradientInversion", {"trials": 32, "iterations": 200})
+LIRA = AuditSpec("Membership", "LiRA", {"shadows": 16})
+MEASURED = ("lowerBound", "ncc", "auc", "pValues", "correct", "tprAt", "balancedAccuracy")
+
+
+class Leaky:
+    """Claims DP-SGD and adds no noise."""
+
+    name = "DPSGD"
+    reviewed = True
+
+    def fit(self, task):
+        quiet = replace(task, mechanism=replace(task.mechanism, noise_multiplier=1e-9))
+        report = DPSGD().fit(quiet)
+        planned = task.mechanism
+        return replace(
+            report, executed=((planned.noise_multiplier, planned.sample_rate, planned.steps),)
+        )
+
+
+def records_of(result) -> dict:
+    return {item.name: item for item in map(evidence_from_json, result.evidence)}
+
+
+def test_an_honest_study_passes_every_audit(trained) -> None:
+    result = run(trained(audits=(CANARIES, INVERSION, LIRA)))
+    found = records_of(result)
+    assert list(found) == [
+        "MechanismSelfTest",
+        "OneRunCanary",
+        "GradientInversion",
+        "LiRA",
+        "RiskCorridor",
+    ]
+    assert {name: item.verdict for name, item in found.items()} == dict.fromkeys(found, "Pass")
+    assert result.status == "Succeeded"
+    assert [receipt["event"] for receipt in result.receipts] == [{"event": "NoEvent"}]
+
+
+def test_measured_figures_stay_restricted_and_evidence_is_canonical(trained) -> None:
+    result = run(trained(audits=(CANARIES, INVERSION)))
+    for item in result.evidence:
+        canonical_json(item)
+        shown = json.dumps(item["public"])
+        for name in MEASURED:
+            assert f'"{name}"' not in shown
+    assert not any(character.isdigit() for character in result.message)
+
+
+def test_a_training_without_noise_fails_three_audits_independently(trained, monkeypatch) -> None:
+    original = extensions.load
+
+    def load(group, name):
+        return Leaky if group == "primum.training_algorithms" else original(group, name)
+
+    monkeypatch.setattr(extensions, "load", load)
+    result = run(trained(audits=(CANARIES, INVERSION)))
+    found = records_of(result)
+    assert {name: item.verdict for name, item in found.items()} == dict.fromkeys(found, "Fail")
+    assert "check NoiseScale failed" in found["MechanismSelfTest"].public["reasons"]
+    assert result.status == "Succeeded"
+
+
+def test_a_crashing_or_unknown_audit_is_inconclusive_and_tells_nothing(
+    trained, monkeypatch
+) -> None:
+    from primum_pipelines.audits.gradient_inversion import GradientInversion
+
+    def crash(self, subject, parameters):
+        raise RuntimeError("patient 7 has value 3.2")
+
+    monkeypatch.setattr(GradientInversion, "run", crash)
+    request = trained(audits=(INVERSION,))
+    audits = [*request.context["audits"], {"kind": "Membership", "attack": "Oracle"}]
+    result = run(replace(request, context={**request.context, "audits": audits}))
+    found = records_of(result)
+    assert found["GradientInversion"].verdict == "Inconclusive"
+    assert found["Oracle"].verdict == "Inconclusive"
+    assert "patient 7" not in json.dumps(list(result.evidence))
+
+
+def test_a_swapped_model_fails_the_audit_of_it(trained) -> None:
+    request = trained(audits=(INVERSION,))
+    job = request.inputs["job"]
+    artifacts = [{**item, "digest": "sha256:" + "0" * 64} for item in job["artifacts"]]
+    swapped = replace(request, inputs={"job": {"artifacts": artifacts}})
+    found = records_of(run(swapped))
+    assert found["GradientInversion"].verdict == "Fail"
+    assert found["MechanismSelfTest"].verdict == "Pass"
+    assert found["RiskCorridor"].verdict == "Inconclusive"
+
+
+def test_too_few_canaries_to_certify_the_claim_are_inconclusive(trained) -> None:
+    few = AuditSpec("Membership", "OneRunCanary", {"canaries": 20})
+    found = records_of(run(trained(audits=(few,))))
+    assert found["OneRunCanary"].verdict == "Inconclusive"
+    assert found["OneRunCanary"].public["maxCertifiable"].startswith("1.8")
+
+
+def test_data_is_not_opened_without_a_token(trained) -> None:
+    request = replace(trained(audits=(INVERSION,)), tokens={})
+    with pytest.raises(Refused):
+        run(request)
+
+
+def test_an_audit_run_without_charges_audits_the_planned_mechanism(trained) -> None:
+    plan = plan_from_json(trained(audits=(CANARIES,)).context["plan"])
+    own = replace(plan, accesses=())
+    assert [replace(m, budget="") for m in mechanisms_of(plan)] == list(mechanisms_of(own))
