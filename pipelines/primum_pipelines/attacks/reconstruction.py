@@ -164,7 +164,7 @@ def reconstruct(
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Seen:
-    """One trial: the observed update, whether it named its record, and the clean gradient's norm."""
+    """One trial: the observed update, whether it named its record, the clean gradient's norm."""
 
     noisy: torch.Tensor
     right: bool

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from primum_pipelines.audits.subject import AuditSubject
 
 CONFIDENCE = Decimal("0.95")  # Of every lower bound and interval, unless a record says otherwise.
+FAIL_CONFIDENCE = Decimal(
+    "0.999"
+)  # Of limits that are compared with a bound: a Fail freezes budgets.
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,12 @@ from primum.domain.errors import InvalidValue
 from primum.domain.governance.evidence import EvidenceKind
 from primum.domain.risk import from_scratch, rero
 from primum.domain.risk.intervals import clopper_pearson_one_sided
-from primum_pipelines.audits.audit import Finding, ThreatModel, identification_verdict
+from primum_pipelines.audits.audit import (
+    FAIL_CONFIDENCE,
+    Finding,
+    ThreatModel,
+    identification_verdict,
+)
 from primum_pipelines.audits.low_tail import tpr_bounds
 from primum_pipelines.audits.parameters import whole
 from primum_pipelines.audits.subject import AuditSubject, PlannedMechanism
@@ -37,7 +42,6 @@ NCC_THRESHOLD = (
     0.5  # Above it people recognize a picture; a probability is published, not a mean alone.
 )
 TRIALS_MIN = 16
-FAIL_CONFIDENCE = Decimal("0.999")  # A Fail freezes budgets: at most 1 honest Study in 1,000.
 _TAIL = float(1 - FAIL_CONFIDENCE) / 2  # Two ways of identification are tried; they share it.
 
 

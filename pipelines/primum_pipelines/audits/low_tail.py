@@ -8,7 +8,7 @@ from typing import Protocol
 
 from primum.domain.risk import gaussian, tradeoff
 from primum.domain.risk.intervals import clopper_pearson_one_sided
-from primum_pipelines.audits.audit import CONFIDENCE, LowTail
+from primum_pipelines.audits.audit import FAIL_CONFIDENCE, LowTail
 
 
 def smallest_fpr(
@@ -25,11 +25,11 @@ def smallest_fpr(
         mechanism: What trained the model; gives the bound.
 
     Returns:
-        The figure at 95 % confidence, or ``None`` where one side has no sample.
+        The figure at ``FAIL_CONFIDENCE``, or ``None`` where one side has no sample.
     """
     if not absent or not present:
         return None
-    tail = float(1 - CONFIDENCE) / 2
+    tail = float(1 - FAIL_CONFIDENCE) / 2
     threshold = max(absent)
     limits = clopper_pearson_one_sided(
         successes=sum(score > threshold for score in present),

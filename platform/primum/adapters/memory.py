@@ -6,7 +6,6 @@ here may be lenient where a real adapter is strict.
 
 from __future__ import annotations
 
-import copy
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from primum import signing
+from primum import verification as certificates
 from primum.application.bookkeeping import Bookkeeping, Pages, Pen
 from primum.application.ports import (
     ApplyChange,
@@ -26,8 +27,8 @@ from primum.domain.budget import verification
 from primum.domain.budget.book import OPEN_STATES, Account, Head
 from primum.domain.budget.decisions import later
 from primum.domain.budget.entries import Entry, ReservationView
-from primum.domain.canonical import JSON, canonical_json
-from primum.domain.errors import Conflict, InvalidValue, NotFound, Unavailable
+from primum.domain.canonical import JSON, canonical_json, digest_of
+from primum.domain.errors import Conflict, InvalidValue, NotFound, Refused, Unavailable
 from primum.domain.governance.evidence import Evidence, evidence_from_json
 from primum.domain.names import ResourceKey, derived_uuid
 from primum.domain.study.plan import Plan, plan_from_json
@@ -321,7 +322,7 @@ class MemoryResourceStore:
                 return self._create(key, body, labels=labels, owner=owner), ApplyChange.CREATED
             after = replace(before, spec=body, labels=dict(labels), owner=owner or before.owner)
             if after == before:
-                return copy.deepcopy(before), ApplyChange.UNCHANGED
+                return _copied(before), ApplyChange.UNCHANGED
             moved = body != before.spec
             after = replace(after, generation=before.generation + moved)
             return self._put(after), ApplyChange.CONFIGURED
@@ -338,11 +339,12 @@ class MemoryResourceStore:
     def _put(self, resource: StoredResource) -> StoredResource:
         with self._versioned() as version:
             self._held[resource.key] = replace(resource, resource_version=version)
-        return copy.deepcopy(self._held[resource.key])
+        return _copied(self._held[resource.key])
 
     def get(self, key: ResourceKey) -> StoredResource | None:
         """One resource."""
-        return copy.deepcopy(self._held.get(key))
+        held = self._held.get(key)
+        return None if held is None else _copied(held)
 
     def list(self, kind: str, namespace: str = "") -> Sequence[StoredResource]:
         """Resources of a kind, in one namespace or all, by name."""
@@ -350,7 +352,7 @@ class MemoryResourceStore:
             keys = sorted(
                 k for k in self._held if k.kind == kind and namespace in ("", k.namespace)
             )
-            return tuple(copy.deepcopy(self._held[key]) for key in keys)
+            return tuple(_copied(self._held[key]) for key in keys)
 
     def set_status(self, key: ResourceKey, uid: str, status: Mapping[str, JSON]) -> None:
         """Replace the status of the resource with this uid."""
@@ -367,7 +369,7 @@ class MemoryResourceStore:
             if before is None:
                 raise NotFound(f"{key} must exist to be deleted; found none.")
             if before.deleting:
-                return copy.deepcopy(before)
+                return _copied(before)
             return self._put(replace(before, deleting=self._clock.now()))
 
     def remove(self, key: ResourceKey, uid: str) -> None:
@@ -377,6 +379,12 @@ class MemoryResourceStore:
             if before is not None and before.uid == uid:
                 del self._held[key]
                 self._version += 1
+
+
+def _copied(resource: StoredResource) -> StoredResource:
+    """A copy whose spec and status can be changed without changing what is stored."""
+    spec, status = json.loads(json.dumps([resource.spec, resource.status]))
+    return replace(resource, spec=spec, status=status, labels=dict(resource.labels))
 
 
 class MemoryRunner:
@@ -468,19 +476,71 @@ class MemoryLineage:
         self.events.append(dict(event))
 
 
-class MemoryPublisher:
-    """``Publisher`` that keeps what is published."""
+class MemoryArchive:
+    """``Archive`` that keeps its documents."""
 
     def __init__(self) -> None:
+        self.documents: dict[str, bytes] = {}
+
+    def put(self, name: str, content: bytes) -> str:
+        """Keep a document under its name."""
+        self.documents[name] = content
+        return f"memory://{name}"
+
+
+class MemorySigner:
+    """``Signer`` whose key lives as long as it does."""
+
+    def __init__(self) -> None:
+        self._private, self._public = signing.generate()
+
+    def public_key(self) -> str:
+        """PEM of the Ed25519 public key."""
+        return self._public
+
+    def sign(self, payload_type: str, payload: bytes) -> Mapping[str, JSON]:
+        """A DSSE envelope around the payload."""
+        return signing.sign(self._private, payload_type, payload)
+
+    def open(self, envelope: Mapping[str, JSON], payload_type: str) -> bytes:
+        """Verify an envelope and give its payload."""
+        return signing.verify(self._public, envelope, payload_type)
+
+
+class MemoryPublisher:
+    """``Publisher`` that keeps what is published.
+
+    Args:
+        public_key: The platform's public key, PEM.
+    """
+
+    def __init__(self, public_key: str) -> None:
+        self._public_key = public_key
+        self._revoked: set[str] = set()
         self.published: dict[ResourceKey, Mapping[str, JSON]] = {}
 
     def publish(
         self, release: ResourceKey, *, spec: Mapping[str, JSON], certificate: Mapping[str, JSON]
     ) -> str:
-        """Keep the release; publishing the same again is a no-op."""
+        """Keep the release; publishing the same again is a no-op.
+
+        Raises:
+            Refused: If the certificate does not hold for the artifact, or was revoked.
+        """
+        artifact = spec["artifact"]
+        digest = str(artifact["digest"]) if isinstance(artifact, Mapping) else ""
+        problems = certificates.verify_certificate(
+            certificate, self._public_key, digest, release=release.name
+        )
+        if digest_of(certificate) in self._revoked:
+            problems.append("certificate was revoked.")
+        if problems:
+            raise Refused("certificate must hold; found: " + " ".join(problems))
         self.published[release] = {"spec": dict(spec), "certificate": dict(certificate)}
         return f"memory://{release.namespace}/{release.name}"
 
     def withdraw(self, release: ResourceKey) -> None:
-        """Forget the release."""
-        self.published.pop(release, None)
+        """Forget the release and revoke its certificate for good."""
+        held = self.published.pop(release, None)
+        if held is not None:
+            self._revoked.add(digest_of(held["certificate"]))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from primum import signing
 from primum.application.platform import Platform
 from primum.application.ports import Clock, LedgerStore, Signer
-from primum.domain.budget.entries import ReservationView
+from primum.domain.budget.entries import ReservationView, ResultCode
 from primum.domain.canonical import JSON, canonical_json
 from primum.domain.errors import InvalidValue, Refused
 from primum.domain.names import derived_uuid
@@ -114,6 +114,11 @@ def _signed(platform: Platform, claims: Mapping[str, JSON]) -> str:
 def redeem(keeper: Gatekeeper, ticket: str, *, actor: str) -> DataToken:
     """Record the access durably, then mint the data token.
 
+    Guarantees:
+        A Charged access gives one token ever: what is reserved pays for one run of the mechanism.
+        A step that lost its token is lost and charged in full. An access that only looks may be
+        redeemed again, while its reservation is open.
+
     Raises:
         Tampered: If the ticket was not signed by this platform.
         Refused: If the ledger does not grant the access; the message carries its reason.
@@ -129,6 +134,8 @@ def redeem(keeper: Gatekeeper, ticket: str, *, actor: str) -> DataToken:
         reservation = str(claims["reservationId"])
         fence = int(str(claims["fence"]))
         result = keeper.ledger.expose(reservation, access=access, fence=fence, actor=actor)
+    if result.code is ResultCode.REPEATED and claims["treatment"] == Treatment.CHARGED.value:
+        raise Refused(f"access {access} was not granted: its ticket was redeemed before")
     if not result.stands:
         raise Refused(
             f"access {access} was not granted: {result.code.value}. {result.message}".strip()

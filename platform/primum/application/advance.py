@@ -7,7 +7,8 @@ The only sequencer. Every action may be repeated: what it writes has an id that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from primum.application import launching, planning, releasing, settlement, study_lineage, verdicts
 from primum.application.observing import Scene, observe
@@ -15,7 +16,7 @@ from primum.application.platform import Platform, generation_key
 from primum.application.studystatus import study_status
 from primum.domain import names
 from primum.domain.conditions import ConditionType, Reason, Status
-from primum.domain.errors import PrimumError
+from primum.domain.errors import InvalidValue, PrimumError
 from primum.domain.names import ResourceKey
 from primum.domain.study.lifecycle import Action, Refusal, RunState, decide
 from primum.domain.study.plan import Plan
@@ -23,6 +24,8 @@ from primum.resources.status import condition
 from primum.resources.stored import StoredResource
 
 ACTIONS_MAX = 32  # More than the longest way of a Study; a loop beyond it is a fault, not work.
+_SEEN_LATER = (Action.LAUNCH, Action.STOP)  # A runner may show what was asked of it only later.
+_WITHDRAWN = (Reason.BUDGET_NOT_FOUND, Reason.RELEASE_NOT_FOUND)
 
 
 def advance(platform: Platform, key: ResourceKey) -> Action:
@@ -35,6 +38,7 @@ def advance(platform: Platform, key: ResourceKey) -> Action:
     Returns:
         ``WAIT`` or ``DONE``; ``DONE`` also for a Study that is gone.
     """
+    asked = Action.WAIT
     for _ in range(ACTIONS_MAX):
         stored = platform.resources.get(key)
         if stored is None:
@@ -42,16 +46,22 @@ def advance(platform: Platform, key: ResourceKey) -> Action:
         scene = observe(platform, stored)
         decision = decide(scene.observed)
         show(platform, scene)
-        if decision.action is Action.WAIT:
+        if decision.action is Action.WAIT or decision.action is asked:
             _heartbeat(platform, scene)
             return Action.WAIT
         if decision.action is Action.DONE:
             if scene.observed.run is not RunState.NOT_LAUNCHED:
                 study_lineage.study_ended(platform, scene, decision.conditions[-1])
             return Action.DONE
-        _DO[decision.action](platform, scene)
-        if decision.action in (Action.REMOVE,):
+        try:
+            _DO[decision.action](platform, scene)
+        except planning.Blocked as blocked:
+            if not _given_up(platform, scene, blocked.refusal):
+                return Action.WAIT
+        if decision.action is Action.REMOVE:
             return Action.DONE
+        if decision.action in _SEEN_LATER:
+            asked = decision.action
     raise PrimumError(f"{key} took more than {ACTIONS_MAX} actions without coming to rest")
 
 
@@ -67,17 +77,29 @@ def _heartbeat(platform: Platform, scene: Scene) -> None:
         launching.keep_leases(platform, scene.reservations)
 
 
+def _given_up(platform: Platform, scene: Scene, refusal: Refusal) -> bool:
+    """Whether an input that is missing ends the Study.
+
+    A deleted budget or Release does, once the plan is made: nobody vouches for the data any more.
+    What is only not ready yet is waited for.
+    """
+    if scene.plan is None or refusal.reason not in _WITHDRAWN:
+        return False
+    planning.store_refusal(platform, scene.spec, replace(refusal, stage="Release"))
+    return True
+
+
 def _plan(platform: Platform, scene: Scene) -> None:
     platform.compute.warm()  # Workers start while the plan is made.
-    try:
-        planned = planning.plan_study(platform, scene.spec)
-    except planning.Blocked:
-        return
+    planned = planning.plan_study(platform, scene.spec)
     planning.store_plan(platform, scene.spec, planned)
 
 
 def _reserve(platform: Platform, scene: Scene) -> None:
-    refusal = launching.reserve_plan(platform, scene.spec, _required(scene.plan))
+    try:
+        refusal = launching.reserve_plan(platform, scene.spec, _required(scene.plan))
+    except InvalidValue as error:
+        refusal = Refusal("Reserve", Reason.INVALID_SPEC, str(error))
     if refusal is not None:
         planning.store_refusal(platform, scene.spec, refusal)
 
@@ -96,7 +118,7 @@ def _settle(platform: Platform, scene: Scene) -> None:
 
 
 def _freeze(platform: Platform, scene: Scene) -> None:
-    settlement.freeze_incident(platform, scene.spec.uid, scene.reservations, scene.evidence)
+    settlement.freeze_incident(platform, scene.spec, scene.reservations, scene.evidence)
 
 
 def _judge(platform: Platform, scene: Scene) -> None:
@@ -116,16 +138,17 @@ def _judge(platform: Platform, scene: Scene) -> None:
 
 
 def _certify(platform: Platform, scene: Scene) -> None:
-    refusal = releasing.certify(platform, scene)
-    if refusal:
-        message = "; ".join(refusal)
-        planning.store_refusal(
-            platform, scene.spec, Refusal("Release", Reason.NOT_RELEASED, message)
-        )
+    _unless_refused(platform, scene, releasing.certify(platform, scene))
 
 
 def _publish(platform: Platform, scene: Scene) -> None:
-    releasing.publish(platform, scene)
+    _unless_refused(platform, scene, releasing.publish(platform, scene))
+
+
+def _unless_refused(platform: Platform, scene: Scene, reasons: Sequence[str]) -> None:
+    if reasons:
+        refusal = Refusal("Release", Reason.NOT_RELEASED, "; ".join(reasons))
+        planning.store_refusal(platform, scene.spec, refusal)
 
 
 def _remove(platform: Platform, scene: Scene) -> None:

@@ -74,7 +74,11 @@ def launch_run(platform: Platform, spec: StudySpec, plan: Plan) -> None:
     """
     run = names.run_id(spec.uid, spec.generation)
     context = planning.planning_context(platform, spec)
-    held = {r.account_id: r for r in platform.ledger.reservations(study_uid=spec.uid)}
+    held = {
+        r.account_id: r
+        for r in platform.ledger.reservations(study_uid=spec.uid)
+        if r.generation == spec.generation
+    }
     steps = [_step_context(platform, spec, plan, context, held, step) for step in plan.steps]
     platform.evidence.put_fact(LAUNCH, run, {"studyUid": spec.uid, "generation": spec.generation})
     platform.runner.launch(

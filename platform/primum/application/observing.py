@@ -5,18 +5,19 @@ Read every fact about its generation from stores and runner, into one value for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from primum.application import planning, verdicts
 from primum.application.launching import LAUNCH
 from primum.application.platform import Platform, generation_key
 from primum.application.ports import RunStatus
+from primum.application.settlement import INCIDENT
 from primum.domain import names
 from primum.domain.budget.entries import ReservationState, ReservationView
 from primum.domain.conditions import Reason
 from primum.domain.governance.evidence import Evidence
-from primum.domain.study.lifecycle import Observed, Refusal, RunState, incidents
+from primum.domain.study.lifecycle import Observed, Refusal, RunState
 from primum.domain.study.plan import Plan
 from primum.domain.study.spec import StudySpec
 from primum.domain.study.steps import StepOutcome
@@ -49,6 +50,8 @@ def observe(platform: Platform, stored: StoredResource) -> Scene:
     key = generation_key(spec.uid, spec.generation)
     plan = platform.evidence.plan(spec.uid, spec.generation)
     refusal = _refusal(platform, key)
+    # The run first: whatever a run that has ended recorded is then among what is read after it.
+    run = _run_state(platform, spec)
     reservations = _reservations(platform, spec)
     outcomes = _outcomes(platform, spec, plan)
     evidence = tuple(platform.evidence.evidence(spec.uid, spec.generation))
@@ -64,10 +67,10 @@ def observe(platform: Platform, stored: StoredResource) -> Scene:
         headline=_headline(platform, spec, plan),
         reservations=reservations,
         budgets_needed=len(planning.events_by_budget(plan)) if plan else 0,
-        run=_run_state(platform, spec),
+        run=run,
         outcomes=outcomes,
         evidence=evidence,
-        frozen=_frozen(platform, reservations, evidence),
+        frozen=platform.evidence.fact(INCIDENT, key) is not None,
         claim_void=verdicts.claim_of(spec, plan).void_edges if plan else (),
         judgment=verdicts.judgment_of(platform.evidence.fact(verdicts.VERDICTS, key)),
         certified=str(certificate["digest"]) if certificate else "",
@@ -129,11 +132,3 @@ def _run_state(platform: Platform, spec: StudySpec) -> RunState:
         case _:
             return RunState.LOST
 
-
-def _frozen(
-    platform: Platform, reservations: Sequence[ReservationView], evidence: Sequence[Evidence]
-) -> bool:
-    if not incidents(evidence):
-        return False
-    accounts = [platform.ledger.account(held.account_id) for held in reservations]
-    return all(account is not None and account.frozen for account in accounts)

@@ -12,7 +12,7 @@ from decimal import Decimal
 from primum.application import budgets
 from primum.application.platform import Platform, generation_key
 from primum.application.ports import Quote
-from primum.application.verdicts import stage_verdict
+from primum.application.verdicts import policy_spec, stage_verdict
 from primum.domain.accounting.events import Composed, Event, NoEvent
 from primum.domain.conditions import ConditionType, Reason, Status
 from primum.domain.errors import InvalidValue, NotFound, Refused, UnsupportedEvent
@@ -68,7 +68,8 @@ def planning_context(platform: Platform, spec: StudySpec) -> PlanningContext:
     """Public facts about every input.
 
     Raises:
-        Blocked: If a budget or a release is missing or not ready.
+        Blocked: If a budget, a release or the policy is missing or not ready.
+        InvalidValue: If the budgets cannot be used together.
     """
     facts: dict[str, DatasetFacts] = {}
     synthetic: dict[str, SyntheticFacts] = {}
@@ -77,12 +78,33 @@ def planning_context(platform: Platform, spec: StudySpec) -> PlanningContext:
             facts[item.budget] = _facts_of(platform, spec, item.budget)
         elif item.role is DataRole.SYNTHETIC:
             synthetic[item.release] = _synthetic_of(platform, spec, item.release)
+    _refuse_one_account_twice(facts)
+    _wait_for_policy(platform, spec)
     policies = {fact.accounting for fact in facts.values()} or {"RDP"}
     if len(policies) > 1:
         raise InvalidValue(
             "spec.data", "must use budgets of one accounting policy", ", ".join(sorted(policies))
         )
     return PlanningContext(facts, synthetic, platform.accountant(policies.pop()))
+
+
+def _refuse_one_account_twice(facts: Mapping[str, DatasetFacts]) -> None:
+    by_account: dict[str, str] = {}
+    for name, fact in facts.items():
+        other = by_account.setdefault(fact.account_id, name)
+        if other != name:
+            raise InvalidValue(
+                "spec.data",
+                "must name each dataset once",
+                f"budgets {other} and {name} of the same data",
+            )
+
+
+def _wait_for_policy(platform: Platform, spec: StudySpec) -> None:
+    try:
+        policy_spec(platform, spec.key.namespace, spec.policy)
+    except NotFound as missing:
+        raise Blocked(Refusal("Plan", Reason.PENDING, str(missing))) from None
 
 
 def events_by_budget(plan: Plan) -> Mapping[str, Event]:

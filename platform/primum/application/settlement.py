@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from primum.application.platform import ACTOR, Platform
+from primum.application.platform import ACTOR, Platform, generation_key
 from primum.domain import names
 from primum.domain.accounting.events import Composed, Event, NoEvent, covers
-from primum.domain.budget.entries import ReservationState, ReservationView
+from primum.domain.budget.entries import ReservationState, ReservationView, ResultCode
+from primum.domain.errors import Refused
 from primum.domain.governance.evidence import Evidence
 from primum.domain.study.lifecycle import incidents
 from primum.domain.study.plan import Plan, Treatment
+from primum.domain.study.spec import StudySpec
 from primum.domain.study.steps import Receipt, StepOutcome
 
+INCIDENT = "Incident"
 FULL_NO_RECEIPT = "no trusted receipt for an exposed access"
 FULL_BEYOND_PLAN = "a receipt reports more than was planned"
 
@@ -41,16 +44,36 @@ def settle(
 
 def freeze_incident(
     platform: Platform,
-    spec_uid: str,
+    spec: StudySpec,
     reservations: Sequence[ReservationView],
     evidence: Sequence[Evidence],
 ) -> None:
-    """Freeze every account that a contradicted claim touched (design, section 8, rule 9)."""
+    """Freeze every account that a contradicted claim touched (design, section 8, rule 9).
+
+    Once per Study generation: what a steward thaws after looking stays thawed.
+
+    Raises:
+        Refused: If the ledger did not freeze; the message carries its reason.
+    """
     found = ", ".join(item.name for item in incidents(evidence))
     for held in reservations:
         reason = f"Study {held.study}: the claim was contradicted by {found}"
-        key = names.derived_uuid("freeze", spec_uid, str(held.generation), held.account_id)
-        platform.ledger.freeze(held.account_id, reason=reason, key=key, actor=ACTOR)
+        key = names.derived_uuid("freeze", spec.uid, str(held.generation), held.account_id)
+        freeze_account(platform, held.account_id, reason=reason, key=key)
+    accounts = sorted(held.account_id for held in reservations)
+    key = generation_key(spec.uid, spec.generation)
+    platform.evidence.put_fact(INCIDENT, key, {"accounts": accounts})
+
+
+def freeze_account(platform: Platform, account_id: str, *, reason: str, key: str) -> None:
+    """Freeze an account once under a key, whatever words were used for it the first time.
+
+    Raises:
+        Refused: If the ledger did not freeze; the message carries its reason.
+    """
+    result = platform.ledger.freeze(account_id, reason=reason, key=key, actor=ACTOR)
+    if not result.stands and result.code is not ResultCode.KEY_REUSED:
+        raise Refused(f"account {account_id} was not frozen: {result.message}")
 
 
 def _executed(

@@ -16,7 +16,7 @@ import structlog
 
 from primum.application import advance, audits, budgets, releases
 from primum.application.platform import ACTOR, Platform
-from primum.domain.errors import PrimumError
+from primum.domain.errors import PrimumError, Unavailable
 from primum.domain.study.lifecycle import Action
 from primum.resources.stored import StoredResource
 
@@ -47,7 +47,13 @@ class ControlLoop:
         }
 
     def look(self) -> None:
-        """One look at everything."""
+        """One look at everything; a store that does not answer is asked again at the next look."""
+        try:
+            self._look()
+        except Unavailable as error:
+            log.warning("look failed", error=str(error))
+
+    def _look(self) -> None:
         now = time.monotonic()
         if now >= self._expire_at:
             self._platform.ledger.expire(actor=ACTOR)

@@ -61,20 +61,61 @@ class SqlRowStore:
         return self._database.write(locked)
 
 
+def _replacing(table: sa.Table, *keys: str) -> sa.Update:
+    """An update of every other column of the row with these keys, given as ``the_<key>``."""
+    condition = sa.and_(*(table.c[key] == sa.bindparam(f"the_{key}") for key in keys))
+    others: dict[str, Any] = {c.name: sa.bindparam(c.name) for c in table.c if c.name not in keys}
+    return sa.update(table).where(condition).values(others)
+
+
+# Built once: building a statement costs more than running it.
+_HEAD = sa.select(tables.head)
+_HEAD_LOCKED = _HEAD.with_for_update()
+_ACCOUNTS = sa.select(tables.accounts).order_by(tables.accounts.c.opened)
+_ACCOUNT = sa.select(tables.accounts).where(tables.accounts.c.account_id == sa.bindparam("name"))
+_ACCOUNTS_OF = _ACCOUNTS.join(
+    tables.identities, tables.identities.c.account_id == tables.accounts.c.account_id
+).where(tables.identities.c.identity == sa.bindparam("identity"))
+_RESERVATION = sa.select(tables.reservations).where(
+    tables.reservations.c.reservation_id == sa.bindparam("name")
+)
+_LAPSED = (
+    sa.select(tables.reservations)
+    .where(tables.reservations.c.state.in_([state.value for state in OPEN_STATES]))
+    .where(tables.reservations.c.lease_until <= sa.bindparam("now"))
+    .order_by(tables.reservations.c.fence)
+)
+_EARLIER = sa.select(tables.entries).where(
+    tables.entries.c.account_id == sa.bindparam("account_id"),
+    tables.entries.c.idempotency_key == sa.bindparam("key"),
+)
+_APPEND = sa.insert(tables.entries)
+_REPLACE: dict[str, tuple[sa.Update, sa.Insert]] = {
+    table.name: (_replacing(table, key), sa.insert(table))
+    for table, key in (
+        (tables.head, "id"),
+        (tables.accounts, "account_id"),
+        (tables.reservations, "reservation_id"),
+    )
+}
+
+
 class _SqlBook:
-    """``Pen`` over one transaction."""
+    """``Pen`` over one transaction; what was read or written once in it is not read again."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
         self._head: Head | None = None
+        self._accounts: dict[str, Account] = {}
+        self._reservations: dict[str, ReservationView] = {}
 
     def lock(self) -> None:
         """Wait for every other writer; what is read from here on is the newest."""
-        self._head = self._read_head(sa.select(tables.head).with_for_update())
+        self._head = self._read_head(_HEAD_LOCKED)
 
     def head(self) -> Head:
         if self._head is None:
-            self._head = self._read_head(sa.select(tables.head))
+            self._head = self._read_head(_HEAD)
         return self._head
 
     def _read_head(self, query: sa.Select[Any]) -> Head:
@@ -84,31 +125,27 @@ class _SqlBook:
         return Head(row.seq, row.hash, row.time)
 
     def account(self, account_id: str) -> Account | None:
-        query = sa.select(tables.accounts).where(tables.accounts.c.account_id == account_id)
-        row = self._connection.execute(query).one_or_none()
-        return None if row is None else _account(row)
+        if account_id not in self._accounts:
+            row = self._connection.execute(_ACCOUNT, {"name": account_id}).one_or_none()
+            if row is None:
+                return None
+            self._accounts[account_id] = _account(row)
+        return self._accounts[account_id]
 
     def accounts(self) -> Sequence[Account]:
-        query = sa.select(tables.accounts).order_by(tables.accounts.c.opened)
-        return [_account(row) for row in self._connection.execute(query)]
+        return [_account(row) for row in self._connection.execute(_ACCOUNTS)]
 
     def accounts_of(self, identity: str) -> Sequence[Account]:
-        query = (
-            sa.select(tables.accounts)
-            .join(
-                tables.identities,
-                tables.identities.c.account_id == tables.accounts.c.account_id,
-            )
-            .where(tables.identities.c.identity == identity)
-            .order_by(tables.accounts.c.opened)
-        )
-        return [_account(row) for row in self._connection.execute(query)]
+        rows = self._connection.execute(_ACCOUNTS_OF, {"identity": identity})
+        return [_account(row) for row in rows]
 
     def reservation(self, reservation_id: str) -> ReservationView | None:
-        table = tables.reservations
-        query = sa.select(table).where(table.c.reservation_id == reservation_id)
-        row = self._connection.execute(query).one_or_none()
-        return None if row is None else _reservation(row)
+        if reservation_id not in self._reservations:
+            row = self._connection.execute(_RESERVATION, {"name": reservation_id}).one_or_none()
+            if row is None:
+                return None
+            self._reservations[reservation_id] = _reservation(row)
+        return self._reservations[reservation_id]
 
     def reservations(self, *, account_id: str, study_uid: str) -> Sequence[ReservationView]:
         table = tables.reservations
@@ -120,21 +157,11 @@ class _SqlBook:
         return [_reservation(row) for row in self._connection.execute(query)]
 
     def lapsed(self, now: str) -> Sequence[ReservationView]:
-        table = tables.reservations
-        query = (
-            sa.select(table)
-            .where(table.c.state.in_([state.value for state in OPEN_STATES]))
-            .where(table.c.lease_until <= now)
-            .order_by(table.c.fence)
-        )
-        return [_reservation(row) for row in self._connection.execute(query)]
+        return [_reservation(row) for row in self._connection.execute(_LAPSED, {"now": now})]
 
     def earlier(self, account_id: str, key: str) -> Entry | None:
-        table = tables.entries
-        query = sa.select(table).where(
-            table.c.account_id == account_id, table.c.idempotency_key == key
-        )
-        row = self._connection.execute(query).one_or_none()
+        named = {"account_id": account_id, "key": key}
+        row = self._connection.execute(_EARLIER, named).one_or_none()
         return None if row is None else verification.entry_of(_line(row))
 
     def entries(self, *, account_id: str, after: int, limit: int) -> Sequence[Entry]:
@@ -176,7 +203,7 @@ class _SqlBook:
     def append(self, entry: Entry) -> None:
         line = verification.line_of(entry)
         values = {name: getattr(line, name) for name in Line.__dataclass_fields__}
-        self._connection.execute(sa.insert(tables.entries), values)
+        self._connection.execute(_APPEND, values)
 
     def put_account(self, account: Account) -> None:
         values = {
@@ -190,7 +217,8 @@ class _SqlBook:
             "entries": account.entries,
         }
         before = self.account(account.account_id)
-        self._put(tables.accounts, {"account_id": account.account_id}, values)
+        self._put(tables.accounts, "account_id", account.account_id, values)
+        self._accounts[account.account_id] = account
         known = before.identities if before is not None else ()
         for identity in account.identities:
             if identity not in known:
@@ -214,17 +242,18 @@ class _SqlBook:
             "exposed": _json_text(list(reservation.exposed)),
             "reason": reservation.reason,
         }
-        self._put(tables.reservations, {"reservation_id": reservation.reservation_id}, values)
+        self._put(tables.reservations, "reservation_id", reservation.reservation_id, values)
+        self._reservations[reservation.reservation_id] = reservation
 
     def put_head(self, head: Head) -> None:
-        self._put(tables.head, {"id": 1}, {"seq": head.seq, "hash": head.hash, "time": head.time})
+        self._put(tables.head, "id", 1, {"seq": head.seq, "hash": head.hash, "time": head.time})
         self._head = head
 
-    def _put(self, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        condition = sa.and_(*(table.c[name] == value for name, value in key.items()))
-        changed = self._connection.execute(sa.update(table).where(condition).values(**values))
+    def _put(self, table: sa.Table, key: str, name: object, values: Mapping[str, Any]) -> None:
+        update, insert = _REPLACE[table.name]
+        changed = self._connection.execute(update, {f"the_{key}": name, **values})
         if changed.rowcount == 0:
-            self._connection.execute(sa.insert(table), {**key, **values})
+            self._connection.execute(insert, {key: name, **values})
 
 
 def _json_text(value: JSON) -> str:

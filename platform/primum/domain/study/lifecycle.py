@@ -95,7 +95,7 @@ class Observed:
         run: The pipeline run.
         outcomes: Step outcomes by step name.
         evidence: Evidence recorded so far.
-        frozen: Whether every account touched by an incident is frozen.
+        frozen: Whether the accounts that an incident touched were frozen for it.
         claim_void: Sentences naming the edges that make the DP claim void; empty for a valid claim.
         judgment: What the gates came to, once judged.
         certified: Digest of the certificate, or empty.
@@ -156,9 +156,11 @@ def _action(seen: Observed) -> Action:
         return Action.WAIT if seen.blocked else Action.PLAN
     if len(seen.reservations) < seen.budgets_needed:
         return Action.RESERVE
-    if not _settled(seen):
-        return _running(seen)
-    return _judging(seen)
+    if seen.reservations and _settled(seen):
+        return _judging(seen)
+    if not seen.reservations and (seen.run is RunState.ENDED or _run_is_over(seen)):
+        return _judging(seen)
+    return _running(seen)
 
 
 def _running(seen: Observed) -> Action:
@@ -175,7 +177,8 @@ def _judging(seen: Observed) -> Action:
     if incidents(seen.evidence) and not seen.frozen:
         return Action.FREEZE
     if not _all_steps_succeeded(seen):
-        return Action.DONE
+        # Its lease ran out under it: whatever it still does is paid for and can no longer count.
+        return Action.STOP if seen.run is RunState.RUNNING else Action.DONE
     if seen.judgment is None:
         return Action.JUDGE
     if not seen.judgment.stands or not seen.wants_release:
@@ -189,7 +192,7 @@ def _ending(seen: Observed, last: Action) -> Action:
     """Stop what runs and settle the ledger before anything ends for good."""
     if seen.run is RunState.RUNNING:
         return Action.STOP
-    if seen.reservations and not _settled(seen):
+    if not _settled(seen):
         return Action.SETTLE
     if incidents(seen.evidence) and not seen.frozen:
         return Action.FREEZE
@@ -198,7 +201,7 @@ def _ending(seen: Observed, last: Action) -> Action:
 
 def _settled(seen: Observed) -> bool:
     open_states = (ReservationState.RESERVED, ReservationState.EXPOSED)
-    return bool(seen.reservations) and all(r.state not in open_states for r in seen.reservations)
+    return all(r.state not in open_states for r in seen.reservations)
 
 
 def _run_is_over(seen: Observed) -> bool:
@@ -360,8 +363,7 @@ def _released(seen: Observed) -> list[Condition]:
             )
         else:
             reason = Reason.CLAIM_VOID if seen.claim_void else Reason.GATE_DENIED
-            edges = "".join(f" Void edge: {edge}." for edge in seen.claim_void)
-            message = "; ".join(judgment.failures) + edges
+            message = _denial(seen, judgment)
             found.append(
                 _condition(seen, ConditionType.GATES_PASSED, Status.FALSE, reason, message)
             )
@@ -370,6 +372,12 @@ def _released(seen: Observed) -> list[Condition]:
             _condition(seen, ConditionType.RELEASED, Status.TRUE, Reason.SERVING, seen.published)
         )
     return found
+
+
+def _denial(seen: Observed, judgment: Judgment) -> str:
+    """Why the gates denied the release; of a Void claim also which edge made it so."""
+    edges = "".join(f" Void edge: {edge.rstrip('.')}." for edge in seen.claim_void)
+    return "; ".join(judgment.failures) + edges
 
 
 def _succeeded(seen: Observed) -> Condition:
@@ -390,5 +398,5 @@ def _succeeded(seen: Observed) -> Condition:
         )
     if seen.judgment is not None and not seen.judgment.stands:
         reason = Reason.CLAIM_VOID if seen.claim_void else Reason.NOT_RELEASED
-        return _condition(seen, kind, Status.FALSE, reason, "; ".join(seen.judgment.failures))
+        return _condition(seen, kind, Status.FALSE, reason, _denial(seen, seen.judgment))
     return _condition(seen, kind, Status.TRUE, Reason.DONE, seen.published)
