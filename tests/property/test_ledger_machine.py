@@ -13,7 +13,14 @@ from decimal import Decimal
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
 
 from primum.adapters.memory import ManualClock, MemoryAnchor, MemoryLedgerStore
 from primum.domain.accounting.accountant import Guarantee
@@ -29,7 +36,7 @@ EPSILONS = (Decimal("4"), Decimal("2"))
 
 
 def event(steps):
-    return Repeated(Gaussian(Decimal("4")), steps)
+    return Repeated(Gaussian(Decimal("12")), steps)
 
 
 def room_of(epsilon):
@@ -117,7 +124,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(
         target=names,
-        steps=st.integers(0, 12),
+        steps=st.integers(0, 20),
         which=st.sampled_from([(0,), (1,), (0, 1), (1, 0)]),
     )
     def reserve(self, steps, which):
@@ -192,7 +199,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if wanted is None:
             item.until = max(item.until, self.now + seconds)
 
-    @rule(name=names, steps=st.integers(0, 14) | st.none())
+    @rule(name=names, steps=st.integers(0, 22) | st.none())
     def charge(self, name, steps):
         item = self.held[name]
         executed = None if steps is None else event(steps)
@@ -247,7 +254,20 @@ class LedgerMachine(RuleBasedStateMachine):
             else:
                 item.state = "Returned"
 
-    @rule(index=st.integers(0, 1), frozen=st.booleans())
+    @rule(name=names, access=st.sampled_from(["train", "audit"]), steps=st.integers(0, 20))
+    def run(self, name, access, steps):
+        """The usual way of a reservation, often enough to matter."""
+        self.expose(name, access, 0)
+        self.charge(name, steps)
+
+    @rule(name=names)
+    def run_and_be_late(self, name):
+        self.expose(name, "train", 0)
+        self.tick(LEASE)
+        self.charge(name, 1)
+
+    @precondition(lambda self: len(self.held) > 2 and self.count % 3 == 0)
+    @rule(index=st.integers(0, 1), frozen=st.sampled_from([True, False, False]))
     def freeze_or_thaw(self, index, frozen):
         self.count += 1
         account, key = self.accounts[index], f"k{self.count}"
@@ -255,7 +275,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.told(change(account, reason="r", key=key, actor="s"))
         (self.frozen.add if frozen else self.frozen.discard)(account)
 
-    @rule(seconds=st.sampled_from([1.0, 60.0, 100.0, -500.0]))
+    @precondition(lambda self: self.held)
+    @rule(seconds=st.sampled_from([1.0, 5.0, 60.0, 100.0, -500.0]))
     def tick(self, seconds):
         self.clock.advance(seconds)
         self.clock_now += seconds
@@ -291,4 +312,4 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedger = LedgerMachine.TestCase
-TestLedger.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestLedger.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)

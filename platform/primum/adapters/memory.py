@@ -10,23 +10,24 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from primum import signing
 from primum import verification as certificates
-from primum.application.bookkeeping import Bookkeeping, Pages, Pen
+from primum.adapters.memory_ledger import (
+    LedgerRows,
+    ManualClock,
+    MemoryAnchor,
+    MemoryLedgerStore,
+    MemoryRowStore,
+)
 from primum.application.ports import (
     ApplyChange,
     Clock,
-    LedgerAnchor,
     Registration,
     RunStatus,
 )
-from primum.domain.budget import verification
-from primum.domain.budget.book import OPEN_STATES, Account, Head
-from primum.domain.budget.decisions import later
-from primum.domain.budget.entries import Entry, ReservationView
 from primum.domain.canonical import JSON, canonical_json, digest_of
 from primum.domain.errors import Conflict, InvalidValue, NotFound, Refused, Unavailable
 from primum.domain.governance.evidence import Evidence, evidence_from_json
@@ -36,172 +37,22 @@ from primum.domain.study.spec import DatasetSpec
 from primum.domain.study.steps import StepContext, StepOutcome, outcome_from_json
 from primum.resources.stored import StoredResource
 
-Answer = TypeVar("Answer")
-
-
-class ManualClock:
-    """``Clock`` that moves only when told.
-
-    Args:
-        start: Where it stands, RFC 3339 in UTC with microseconds.
-    """
-
-    def __init__(self, start: str = "2026-01-01T00:00:00.000000Z") -> None:
-        self._now = start
-
-    def now(self) -> str:
-        """Where it stands."""
-        return self._now
-
-    def after(self, seconds: float) -> str:
-        """The time that many seconds later."""
-        return later(self._now, seconds)
-
-    def advance(self, seconds: float) -> None:
-        """Move it; a negative number moves it back, as real clocks sometimes do."""
-        self._now = later(self._now, seconds)
-
-
-class MemoryAnchor:
-    """``LedgerAnchor`` in memory."""
-
-    def __init__(self) -> None:
-        self._held: tuple[int, str] | None = None
-
-    def read(self) -> tuple[int, str] | None:
-        """What was anchored last."""
-        return self._held
-
-    def write(self, seq: int, digest: str) -> None:
-        """Move it forward."""
-        if self._held is None or self._held[0] < seq:
-            self._held = (seq, digest)
-
-
-@dataclass(slots=True)
-class LedgerRows:
-    """The rows of a ledger in memory; entries are kept as stored text, as a database keeps them."""
-
-    head: Head = field(default_factory=Head)
-    lines: list[verification.Line] = field(default_factory=list)
-    accounts: dict[str, Account] = field(default_factory=dict)
-    reservations: dict[str, ReservationView] = field(default_factory=dict)
-    keys: dict[tuple[str, str], int] = field(default_factory=dict)
-
-    def copied(self) -> LedgerRows:
-        """A copy that can be changed without changing this one."""
-        return LedgerRows(
-            self.head,
-            list(self.lines),
-            dict(self.accounts),
-            dict(self.reservations),
-            dict(self.keys),
-        )
-
-
-class _MemoryBook:
-    """``Pen`` over rows in memory."""
-
-    def __init__(self, rows: LedgerRows) -> None:
-        self._rows = rows
-
-    def head(self) -> Head:
-        return self._rows.head
-
-    def account(self, account_id: str) -> Account | None:
-        return self._rows.accounts.get(account_id)
-
-    def accounts(self) -> Sequence[Account]:
-        return sorted(self._rows.accounts.values(), key=lambda account: account.opened)
-
-    def accounts_of(self, identity: str) -> Sequence[Account]:
-        return [account for account in self.accounts() if identity in account.identities]
-
-    def reservation(self, reservation_id: str) -> ReservationView | None:
-        return self._rows.reservations.get(reservation_id)
-
-    def reservations(self, *, account_id: str, study_uid: str) -> Sequence[ReservationView]:
-        return tuple(
-            item
-            for item in sorted(self._rows.reservations.values(), key=lambda item: item.fence)
-            if account_id in ("", item.account_id) and study_uid in ("", item.study_uid)
-        )
-
-    def earlier(self, account_id: str, key: str) -> Entry | None:
-        seq = self._rows.keys.get((account_id, key))
-        return None if seq is None else verification.entry_of(self._rows.lines[seq - 1])
-
-    def lapsed(self, now: str) -> Sequence[ReservationView]:
-        everything = self.reservations(account_id="", study_uid="")
-        return [i for i in everything if i.state in OPEN_STATES and i.lease_until <= now]
-
-    def entries(self, *, account_id: str, after: int, limit: int) -> Sequence[Entry]:
-        found = [
-            line
-            for line in self._rows.lines
-            if line.seq > after and account_id in ("", line.account_id)
-        ]
-        return tuple(verification.entry_of(line) for line in found[:limit])
-
-    def hash_at(self, seq: int) -> str:
-        return next((line.hash for line in self._rows.lines if line.seq == seq), "")
-
-    def contradictions(self) -> Sequence[str]:
-        rows = self._rows
-        identities = [(i, a.account_id) for a in rows.accounts.values() for i in a.identities]
-        cached = verification.Cached(
-            rows.head, list(rows.accounts.values()), list(rows.reservations.values()), identities
-        )
-        return verification.contradictions(rows.lines, cached)
-
-    def append(self, entry: Entry) -> None:
-        key = (entry.account_id, entry.idempotency_key)
-        if key in self._rows.keys:
-            raise Conflict(f"idempotency key must be new; found {entry.idempotency_key!r}.")
-        self._rows.keys[key] = entry.seq
-        self._rows.lines.append(verification.line_of(entry))
-
-    def put_account(self, account: Account) -> None:
-        self._rows.accounts[account.account_id] = account
-
-    def put_reservation(self, reservation: ReservationView) -> None:
-        self._rows.reservations[reservation.reservation_id] = reservation
-
-    def put_head(self, head: Head) -> None:
-        self._rows.head = head
-
-
-class MemoryRowStore:
-    """``RowStore`` in memory: one writer at a time, and a transaction that fails leaves nothing.
-
-    Args:
-        rows: The rows; may be swapped for older ones, which is what a restored backup does.
-    """
-
-    def __init__(self, rows: LedgerRows | None = None) -> None:
-        self.rows = rows or LedgerRows()
-        self._lock = threading.RLock()
-
-    def read(self, work: Callable[[Pages], Answer]) -> Answer:
-        """Run read-only work."""
-        with self._lock:
-            return work(_MemoryBook(self.rows))
-
-    def write(self, work: Callable[[Pen], Answer]) -> Answer:
-        """Run work on a copy that replaces the rows if it ends well."""
-        with self._lock:
-            fresh = self.rows.copied()
-            answer = work(_MemoryBook(fresh))
-            self.rows = fresh
-            return answer
-
-
-class MemoryLedgerStore(Bookkeeping):
-    """``LedgerStore`` in memory."""
-
-    def __init__(self, *, clock: Clock, anchor: LedgerAnchor | None = None) -> None:
-        self.store = MemoryRowStore()
-        super().__init__(self.store, clock=clock, anchor=anchor)
+__all__ = [
+    "LedgerRows",
+    "ManualClock",
+    "MemoryAnchor",
+    "MemoryArchive",
+    "MemoryCompute",
+    "MemoryDatasets",
+    "MemoryEvidenceStore",
+    "MemoryLedgerStore",
+    "MemoryLineage",
+    "MemoryPublisher",
+    "MemoryResourceStore",
+    "MemoryRowStore",
+    "MemoryRunner",
+    "MemorySigner",
+]
 
 
 class MemoryEvidenceStore:

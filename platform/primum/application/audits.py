@@ -15,8 +15,10 @@ from dataclasses import replace
 from primum.application import planning, releases
 from primum.application.access import mint_audit_ticket
 from primum.application.launching import LAUNCH, dataset_mapping
-from primum.application.platform import ACTOR, Platform
+from primum.application.platform import Platform, generation_key
 from primum.application.ports import RunStatus
+from primum.application.releasing import CONTRADICTION
+from primum.application.settlement import freeze_account
 from primum.domain import names
 from primum.domain.budget.entries import ReservationState
 from primum.domain.canonical import JSON
@@ -64,23 +66,28 @@ def _audited_study(platform: Platform, stored: StoredResource) -> StudySpec:
         NotFound: If the release or the Study does not exist.
     """
     namespace = stored.key.namespace
+    made_by = None
     name = stored.spec.get("study")
     if not isinstance(name, str):
         release = platform.resources.get(
             ResourceKey("Release", namespace, str(stored.spec.get("release")))
         )
-        study = release.spec.get("study") if release else None
-        if not isinstance(study, Mapping):
+        if release is None:
             raise NotFound(
                 f"{stored.key}: spec.release must name a Release of the namespace; found none"
             )
-        name = str(study["name"])
+        made_by = conversion.release_spec(release).study
+        name = made_by.name
     found = platform.resources.get(ResourceKey("Study", namespace, name))
-    if found is None:
+    if found is None or (made_by and (made_by.uid, made_by.generation) != _identity(found)):
         raise NotFound(
             f"{stored.key}: the Study {name} does not exist any more; its artifact cannot be audited again"
         )
     return conversion.study_spec(found)
+
+
+def _identity(study: StoredResource) -> tuple[str, int]:
+    return study.uid, study.generation
 
 
 def _plan_of(platform: Platform, spec: StudySpec) -> Plan:
@@ -95,14 +102,13 @@ def _keep_running(platform: Platform, stored: StoredResource, spec: StudySpec, p
     run = names.run_id(stored.uid, stored.generation)
     state = platform.runner.status(run)
     if state in (RunStatus.SUCCEEDED, RunStatus.FAILED):
-        _show(
-            platform,
-            stored,
-            Status.FALSE,
-            Reason.STEP_FAILED,
-            "the audit ended without an outcome",
-            {},
-        )
+        # Asked again: it may have recorded its outcome between the last two questions.
+        outcome = platform.evidence.outcome(names.outcome_id(stored.uid, stored.generation, STEP))
+        if outcome is not None:
+            _conclude(platform, stored, spec, outcome)
+            return
+        message = "the audit ended without an outcome"
+        _show(platform, stored, Status.FALSE, Reason.STEP_FAILED, message, {})
         return
     if state is RunStatus.RUNNING:
         return
@@ -205,12 +211,16 @@ def _incident(
     Freeze every account the Study touched, and revoke what it released.
     """
     found = ", ".join(item.name for item in failed)
+    fact = generation_key(spec.uid, spec.generation)
+    if platform.evidence.fact(CONTRADICTION, fact) is None:  # What is not out yet never gets out.
+        message = f"the claim was contradicted by {found} of {stored.key}"
+        platform.evidence.put_fact(CONTRADICTION, fact, {"message": message})
     for held in platform.ledger.reservations(study_uid=spec.uid):
         if held.state is ReservationState.DENIED:
             continue
         reason = f"{stored.key}: the claim of {spec.key} was contradicted by {found}"
         key = names.derived_uuid("freeze", stored.uid, held.account_id)
-        platform.ledger.freeze(held.account_id, reason=reason, key=key, actor=ACTOR)
+        freeze_account(platform, held.account_id, reason=reason, key=key)
     name = stored.spec.get("release") or spec.endpoint or spec.dataset_release
     if name:
         released = ResourceKey("Release", stored.key.namespace, str(name))

@@ -9,25 +9,27 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from primum.domain.accounting.events import Event
-from primum.domain.budget.entries import (
-    AccountTerms,
-    AccountView,
-    Entry,
-    ReservationView,
-    ReserveRequest,
-    Result,
-)
-from primum.domain.canonical import JSON
-from primum.domain.governance.evidence import Evidence
-from primum.domain.governance.gates import StageVerdict
-from primum.domain.names import ResourceKey
-from primum.domain.study.plan import Plan
-from primum.domain.study.spec import DatasetSpec
-from primum.domain.study.steps import StepContext, StepOutcome
 from primum.resources.stored import StoredResource
+
+if TYPE_CHECKING:  # `primum get` needs the protocols' names, not the whole domain.
+    from primum.domain.accounting.events import Event
+    from primum.domain.budget.entries import (
+        AccountTerms,
+        AccountView,
+        Entry,
+        ReservationView,
+        ReserveRequest,
+        Result,
+    )
+    from primum.domain.canonical import JSON
+    from primum.domain.governance.evidence import Evidence
+    from primum.domain.governance.gates import StageVerdict
+    from primum.domain.names import ResourceKey
+    from primum.domain.study.plan import Plan
+    from primum.domain.study.spec import DatasetSpec
+    from primum.domain.study.steps import StepContext, StepOutcome
 
 
 class Clock(Protocol):

@@ -9,6 +9,7 @@ import datetime
 from collections.abc import Mapping
 from dataclasses import replace
 
+from primum.application import releasing
 from primum.application.observing import CERTIFICATE
 from primum.application.platform import Platform, generation_key
 from primum.domain.canonical import JSON
@@ -16,6 +17,7 @@ from primum.domain.conditions import Condition, ConditionType, Reason, Status
 from primum.domain.errors import PrimumError
 from primum.domain.names import ResourceKey
 from primum.domain.schedule import parse_schedule
+from primum.resources import conversion
 from primum.resources.status import with_conditions
 from primum.resources.stored import StoredResource
 
@@ -50,6 +52,10 @@ def reconcile_release(platform: Platform, stored: StoredResource) -> None:
             {},
         )
         return
+    contradicted = releasing.contradiction(platform, _generation_key(stored))
+    if contradicted:
+        revoke(platform, stored.key, contradicted)
+        return
     envelope = _envelope(platform, stored)
     try:
         url = platform.publisher.publish(stored.key, spec=stored.spec, certificate=envelope)
@@ -57,6 +63,7 @@ def reconcile_release(platform: Platform, stored: StoredResource) -> None:
         ready = Condition(ConditionType.READY, Status.FALSE, Reason.NOT_RELEASED, str(error))
         _show(platform, stored, ready, {})
         return
+    releasing.withdraw_unless_standing(platform, stored.key)
     certificate = stored.spec["certificate"]
     digest = str(certificate["digest"]) if isinstance(certificate, Mapping) else ""
     extra: dict[str, JSON] = {"url": url, "certificateDigest": digest}
@@ -77,13 +84,15 @@ def revoke(platform: Platform, key: ResourceKey, reason: str) -> None:
 
 
 def _envelope(platform: Platform, stored: StoredResource) -> Mapping[str, JSON]:
-    study = stored.spec["study"]
-    if not isinstance(study, Mapping):
-        return {}
-    key = generation_key(str(study["uid"]), int(str(study["generation"])))
-    fact = platform.evidence.fact(CERTIFICATE, key)
+    fact = platform.evidence.fact(CERTIFICATE, _generation_key(stored))
     envelope = fact["envelope"] if fact else {}
     return envelope if isinstance(envelope, Mapping) else {}
+
+
+def _generation_key(stored: StoredResource) -> str:
+    """Which Study generation made what is released."""
+    study = conversion.release_spec(stored).study
+    return generation_key(study.uid, study.generation)
 
 
 def _audit_when_due(platform: Platform, stored: StoredResource) -> str:

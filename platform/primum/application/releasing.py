@@ -12,7 +12,7 @@ from primum.application import planning, verdicts
 from primum.application.observing import CERTIFICATE, PUBLISHED, Scene
 from primum.application.platform import Platform, generation_key
 from primum.domain.canonical import JSON, canonical_json, digest_of
-from primum.domain.errors import PrimumError
+from primum.domain.errors import InvalidValue, NotFound, PrimumError, Refused, Tampered
 from primum.domain.governance.certificate import (
     BudgetExtract,
     CertificateFacts,
@@ -28,6 +28,7 @@ from primum.domain.study.steps import ArtifactRef
 from primum.resources import conversion
 from primum.resources.stored import unstored
 
+CONTRADICTION = "Contradiction"
 CERTIFICATE_TYPE = "application/vnd.primum.certificate+json"
 
 
@@ -53,7 +54,10 @@ def certify(platform: Platform, scene: Scene) -> list[str]:
     plan, artifact = _required(scene), released_artifact(scene)
     if artifact is None:
         return ["the run left no artifact of the kind that is to be released"]
-    facts = _facts(platform, scene, plan, artifact)
+    try:
+        facts = _facts(platform, scene, plan, artifact)
+    except Refused as refused:
+        return [str(refused)]
     reasons = refusals(facts)
     if reasons:
         return reasons
@@ -67,8 +71,12 @@ def certify(platform: Platform, scene: Scene) -> list[str]:
     return []
 
 
-def publish(platform: Platform, scene: Scene) -> None:
-    """Declare the Release and make the artifact available. Repeating it changes nothing."""
+def publish(platform: Platform, scene: Scene) -> list[str]:
+    """Declare the Release and make the artifact available. Repeating it changes nothing.
+
+    Returns:
+        Why it must not be made available; empty where it was.
+    """
     plan, artifact = _required(scene), released_artifact(scene)
     certificate = platform.evidence.fact(
         CERTIFICATE, generation_key(scene.spec.uid, scene.spec.generation)
@@ -81,13 +89,37 @@ def publish(platform: Platform, scene: Scene) -> None:
     platform.archive.put(certificate_name(scene.spec), canonical_json(envelope))
     spec = _release_spec(scene, plan, artifact, certificate)
     release = release_key(scene.spec)
-    conversion.release_spec(unstored(release, spec))  # What the platform writes obeys the same rules.
-    platform.resources.apply(
-        release, spec, labels={"primum.dev/study": scene.spec.key.name}, owner=scene.spec.uid
-    )
-    url = platform.publisher.publish(release, spec=spec, certificate=envelope)
+    standing = platform.resources.get(release)
+    if standing is not None and "revocation" in standing.spec:
+        return [f"{release} was revoked; delete it before its name is used again"]
     key = generation_key(scene.spec.uid, scene.spec.generation)
+    contradicted = contradiction(platform, key)
+    if contradicted:
+        return [contradicted]
+    labels = {"primum.dev/study": scene.spec.key.name}
+    try:
+        # What the platform writes obeys the rules of what people write.
+        conversion.release_spec(unstored(release, spec))
+        platform.resources.apply(release, spec, labels=labels, owner=scene.spec.uid)
+        url = platform.publisher.publish(release, spec=spec, certificate=envelope)
+    except (InvalidValue, NotFound, Refused, Tampered) as final:
+        return [str(final)]
+    withdraw_unless_standing(platform, release)
     platform.evidence.put_fact(PUBLISHED, key, {"url": url, "release": release.name})
+    return []
+
+
+def contradiction(platform: Platform, key: str) -> str:
+    """Which later audit contradicted the claim of a Study generation; empty where none did."""
+    fact = platform.evidence.fact(CONTRADICTION, key)
+    return str(fact["message"]) if fact else ""
+
+
+def withdraw_unless_standing(platform: Platform, release: ResourceKey) -> None:
+    """Take back what was just published if its Release was revoked or removed meanwhile."""
+    stored = platform.resources.get(release)
+    if stored is None or stored.deleting or "revocation" in stored.spec:
+        platform.publisher.withdraw(release)
 
 
 def certificate_name(spec: StudySpec) -> str:
@@ -115,7 +147,7 @@ def _facts(platform: Platform, scene: Scene, plan: Plan, artifact: ArtifactRef) 
     for facts in context.datasets.values():
         account = platform.ledger.account(facts.account_id)
         if account is None or facts.account_id not in held:
-            raise PrimumError(f"budget {facts.budget} has no settled reservation of this Study")
+            raise Refused(f"budget {facts.budget} has no reservation of this Study any more")
         extracts.append(BudgetExtract(facts, account, held[facts.account_id]))
     key = generation_key(scene.spec.uid, scene.spec.generation)
     return CertificateFacts(

@@ -10,19 +10,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from primum import extensions
-from primum.application.access import Gatekeeper
-from primum.application.platform import Conduct, Platform
-from primum.application.ports import Lineage, PipelineRunner, Publisher
-from primum.application.step_services import DirectStepServices
-from primum.domain.accounting.accountant import Accountant
 from primum.domain.errors import NotFound
-from primum.domain.study.jobs import JobKind
-from primum.domain.study.steps import StepContext
 from primum.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
     from primum.adapters.openlineage import Outbox
+    from primum.adapters.sql.resources import SqlResourceStore
+    from primum.application.platform import Platform
+    from primum.application.ports import Lineage, PipelineRunner, Publisher
+    from primum.application.step_services import DirectStepServices
+    from primum.domain.accounting.accountant import Accountant
+    from primum.domain.study.jobs import JobKind
+    from primum.domain.study.steps import StepContext
 
 PRODUCER = "https://primum.dev/primum"
 
@@ -49,12 +48,22 @@ def stores(settings: Settings) -> Any:
     )
 
 
+def resource_store(settings: Settings) -> SqlResourceStore:
+    """The declared resources alone: what `primum get` needs, without the ledger's imports."""
+    from primum.adapters.sql import open_resources
+    from primum.adapters.system import SystemClock
+
+    return open_resources(settings.database_url, SystemClock())
+
+
 def platform(settings: Settings) -> Platform:
     """Every port of the embedded profile."""
+    from primum import extensions
     from primum.adapters import keys
     from primum.adapters.archive import FolderArchive
     from primum.adapters.system import SystemClock
     from primum.adapters.zone import LocalZone
+    from primum.application.platform import Conduct, Platform
 
     opened = stores(settings)
     return Platform(
@@ -86,6 +95,8 @@ def step_services(settings: Settings, context: StepContext) -> DirectStepService
     """What one step's process needs, and nothing else."""
     from primum.adapters import keys
     from primum.adapters.system import SystemClock
+    from primum.application.access import Gatekeeper
+    from primum.application.step_services import DirectStepServices
 
     opened = stores(settings)
     signer = keys.FileSigner(keys_folder(settings))
@@ -179,6 +190,8 @@ QUIET: dict[str, str] = {
 
 
 def _kinds() -> Mapping[str, JobKind]:
+    from primum import extensions
+
     return extensions.load_all("primum.job_kinds")
 
 

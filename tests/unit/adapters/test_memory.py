@@ -9,14 +9,12 @@ from primum.adapters.memory import (
     MemoryCompute,
     MemoryDatasets,
     MemoryLineage,
-    MemoryPublisher,
     MemoryRowStore,
     MemoryRunner,
 )
 from primum.application.ports import Registration, RunStatus
 from primum.domain.budget.book import Head
 from primum.domain.errors import InvalidValue, NotFound, Unavailable
-from primum.domain.names import ResourceKey
 from primum.domain.quantities import PrivacyUnit
 from primum.domain.study.spec import DatasetSpec
 
@@ -59,15 +57,6 @@ def test_only_known_datasets_are_registered():
     assert datasets.register(DatasetSpec("memory://a", PrivacyUnit.PATIENT)) == known
     with pytest.raises(NotFound, match="memory://b"):
         datasets.register(DatasetSpec("memory://b", PrivacyUnit.PATIENT))
-
-
-def test_what_is_published_can_be_taken_back():
-    publisher, key = MemoryPublisher(), ResourceKey("Release", "a", "b")
-    where = publisher.publish(key, spec={}, certificate={"n": 1})
-    assert where == "memory://a/b"
-    publisher.withdraw(key)
-    publisher.withdraw(key)
-    assert publisher.published == {}
 
 
 def test_lineage_keeps_its_events_in_order():

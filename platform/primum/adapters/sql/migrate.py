@@ -14,7 +14,6 @@ import sqlalchemy as sa
 from primum.adapters.sql import tables
 from primum.adapters.sql.engine import Database
 from primum.adapters.sql.resources import VERSION_COUNTER
-from primum.domain.budget.book import HASH_OF_NOTHING
 from primum.domain.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -58,6 +57,8 @@ def _prepare(connection: sa.Connection) -> None:
 
 
 def _create(connection: sa.Connection) -> None:
+    from primum.domain.budget.book import HASH_OF_NOTHING
+
     tables.metadata.create_all(connection)
     for statement in tables.APPEND_ONLY[connection.dialect.name]:
         connection.exec_driver_sql(statement)

@@ -165,7 +165,7 @@ def _existing_resource(kind: str, name: str, namespace: str) -> tuple[Settings, 
     settings = session.existing()
     stores = session.open_stores(settings)
     word, slash, rest = kind.partition("/")
-    key = session.only_namespace(stores, session.kind_of(word), rest if slash else name, namespace)
+    key = session.only_namespace(stores.resources, session.kind_of(word), rest if slash else name, namespace)
     return settings, stores, key
 
 

@@ -45,7 +45,7 @@ def run(
 
     settings = session.existing()
     stores = session.open_stores(settings)
-    subject = session.only_namespace(stores, "Study", study, namespace)
+    subject = session.only_namespace(stores.resources, "Study", study, namespace)
     audit: dict[str, object] = {"kind": kind, "attack": attack}
     audit |= {
         name: value for name, value in (("canaries", canaries), ("shadows", shadows)) if value
@@ -81,7 +81,7 @@ def show(
 
     settings = session.existing()
     stores = session.open_stores(settings)
-    key = session.only_namespace(stores, "Study", study, namespace)
+    key = session.only_namespace(stores.resources, "Study", study, namespace)
     stored = stores.resources.get(key)
     inside = caller(settings.home, settings.token).holds(Role.STEWARD, Role.AUDITOR)
     found = stores.evidence.evidence(stored.uid, stored.generation)

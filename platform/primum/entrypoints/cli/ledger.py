@@ -133,7 +133,7 @@ def thaw(
     if not who.holds(Role.STEWARD):
         raise Refused(f"ledger thaw needs the role steward; {who.name} does not hold it")
     stores = session.open_stores(settings)
-    key = session.only_namespace(stores, "PrivacyBudget", budget, namespace)
+    key = session.only_namespace(stores.resources, "PrivacyBudget", budget, namespace)
     account = str(stores.resources.get(key).status.get("accountId", ""))
     seq, _ = stores.ledger.head()
     result = stores.ledger.thaw(

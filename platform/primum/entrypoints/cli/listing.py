@@ -13,14 +13,14 @@ from primum.resources.stored import StoredResource
 
 def get(kind: str, name: str, namespace: str, output: Output) -> None:
     """List or show resources."""
-    stores = session.open_stores(session.existing())
+    resources = session.open_resources(session.existing())
     word, slash, rest = kind.partition("/")
     wanted = session.kind_of(word)
     if slash or name:
-        key = session.only_namespace(stores, wanted, rest or name, namespace)
-        found = [stores.resources.get(key)]
+        key = session.only_namespace(resources, wanted, rest or name, namespace)
+        found = [resources.get(key)]
     else:
-        found = list(stores.resources.list(wanted, namespace))
+        found = list(resources.list(wanted, namespace))
     if output is not Output.TABLE:
         documents = [rendering.document(item) for item in found]
         rendering.structured(documents[0] if slash or name else {"items": documents}, output)
@@ -39,7 +39,7 @@ def describe(kind: str, name: str, namespace: str, output: Output) -> None:
     settings = session.existing()
     stores = session.open_stores(settings)
     word, slash, rest = kind.partition("/")
-    key = session.only_namespace(stores, session.kind_of(word), rest if slash else name, namespace)
+    key = session.only_namespace(stores.resources, session.kind_of(word), rest if slash else name, namespace)
     stored = stores.resources.get(key)
     if output is not Output.TABLE:
         rendering.structured(rendering.document(stored), output)
@@ -68,7 +68,7 @@ def logs(study: str, namespace: str) -> None:
 
     settings = session.existing()
     stores = session.open_stores(settings)
-    stored = stores.resources.get(session.only_namespace(stores, "Study", study, namespace))
+    stored = stores.resources.get(session.only_namespace(stores.resources, "Study", study, namespace))
     runner = LocalKfpRunner(settings.home, environment=bootstrap.child_environment(settings))
     print(runner.logs(run_id(stored.uid, stored.generation)))
 

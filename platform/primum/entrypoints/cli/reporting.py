@@ -148,11 +148,7 @@ def summary(settings: Settings, stores: Any, stored: StoredResource) -> list[str
     status = stored.status
     shown = status.get("public")
     lines = []
-    figures = (
-        [str(v) for k, v in shown.items() if k.startswith("headline.")]
-        if isinstance(shown, Mapping)
-        else []
-    )
+    figures = _figures(shown) if isinstance(shown, Mapping) else []
     reserved = condition(status, ConditionType.BUDGET_RESERVED)
     if reserved is not None and reserved.status is Status.TRUE:
         left = _studies_left(stores, stored)
@@ -167,6 +163,13 @@ def summary(settings: Settings, stores: Any, stored: StoredResource) -> list[str
         word = "Dataset" if isinstance(release, Mapping) and "dataset" in release else "Endpoint"
         lines.append(f"{word:<12} {_relative(str(status['endpointUrl']))}")
     return lines
+
+
+def _figures(shown: Mapping[str, JSON]) -> list[str]:
+    """Public headlines; of a federated Study only the pooled one, `audit show` has the sites'."""
+    found = {name: str(value) for name, value in shown.items() if name.startswith("headline.")}
+    pooled = {name: value for name, value in found.items() if name.endswith(".pooled")}
+    return list((pooled or found).values())
 
 
 def _restricted(settings: Settings, stores: Any, stored: StoredResource) -> list[str]:

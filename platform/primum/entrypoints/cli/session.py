@@ -67,7 +67,14 @@ def open_stores(found: Settings) -> Any:
     return bootstrap.stores(found)
 
 
-def only_namespace(stores: Any, kind: str, name: str, namespace: str) -> ResourceKey:
+def open_resources(found: Settings) -> Any:
+    """The declared resources alone."""
+    from primum.entrypoints import bootstrap
+
+    return bootstrap.resource_store(found)
+
+
+def only_namespace(resources: Any, kind: str, name: str, namespace: str) -> ResourceKey:
     """The resource of that name: in the namespace given, else in the only one that has it.
 
     Raises:
@@ -76,11 +83,11 @@ def only_namespace(stores: Any, kind: str, name: str, namespace: str) -> Resourc
     """
     if namespace:
         key = ResourceKey(kind, namespace, name)
-        if stores.resources.get(key) is None:
+        if resources.get(key) is None:
             raise NotFound(f"{key} does not exist")
         return key
     matches: list[ResourceKey] = [
-        item.key for item in stores.resources.list(kind) if item.key.name == name
+        item.key for item in resources.list(kind) if item.key.name == name
     ]
     if not matches:
         raise NotFound(f"{kind} {name} does not exist in any namespace")
