@@ -165,6 +165,7 @@ def make_receipt(**changes):
             "steps": 72,
             "maxGradNorm": "1",
             "sampling": "Poisson",
+            "clippedPer": "Patient",
             "generator": "operating system (os.urandom)",
         },
         token_id="token-1",

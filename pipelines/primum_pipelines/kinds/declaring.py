@@ -6,6 +6,7 @@ noise or default a privacy decision.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -140,7 +141,9 @@ def audits_on_data(study: StudySpec) -> tuple[str, ...]:
     for audit in study.audits:
         if audit.attack not in known:
             rule = f"must be one of {', '.join(known)}"
-            raise InvalidValue("spec.audits.attack", rule, audit.attack)
+            close = difflib.get_close_matches(audit.attack, known, n=1)
+            remedy = f"Did you mean {close[0]}?" if close else "Install the plug-in that brings it."
+            raise InvalidValue("spec.audits.attack", rule, audit.attack, remedy)
     return tuple(
         audit.attack
         for audit in study.audits

@@ -5,6 +5,7 @@ A model must treat every row by itself: no batch statistics, or clipping per uni
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -51,7 +52,10 @@ def model_named(name: str) -> Model:
     """
     known = extensions.names(GROUP)
     if name not in known:
-        raise InvalidValue("spec.job.model", f"must be one of {', '.join(known)}", name)
+        close = difflib.get_close_matches(name, known, n=1)
+        remedy = f"Did you mean {close[0]}?" if close else "Install the plug-in that brings it."
+        rule = f"must be one of {', '.join(known)}"
+        raise InvalidValue("spec.job.model", rule, name, remedy)
     model: Model = extensions.load(GROUP, name)()
     return model
 

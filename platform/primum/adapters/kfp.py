@@ -100,6 +100,23 @@ class LocalKfpRunner:
         processes.end_marked(folder / "lock", grace_seconds=_STOP_SECONDS)
         _tidy(folder)
 
+    def under_way(self) -> list[str]:
+        """Names of the runs that run now."""
+        return [
+            str(_read(folder / "run.json").get("name", folder.name))
+            for folder in self._folders()
+            if processes.is_running(folder / "lock")
+        ]
+
+    def interrupt(self) -> None:
+        """End the processes of every run, as a machine that goes down would; each may go on later."""
+        for folder in self._folders():
+            if processes.is_running(folder / "lock"):
+                processes.end_marked(folder / "lock", grace_seconds=_STOP_SECONDS)
+
+    def _folders(self) -> list[Path]:
+        return sorted(self._runs.iterdir()) if self._runs.is_dir() else []
+
     def logs(self, run_id: str) -> str:
         """What the run printed, the end of it where it is long.
 
@@ -140,10 +157,15 @@ def _shielded(context: StepContext) -> str:
 
 
 def _launches(folder: Path) -> int:
+    return int(_read(folder / "run.json").get("launches", 0))
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return int(json.loads((folder / "run.json").read_text(encoding="utf-8"))["launches"])
-    except (OSError, ValueError, KeyError):
-        return 0
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _ended(folder: Path) -> RunStatus | None:
@@ -253,4 +275,5 @@ def _walk(pipeline: Path, folder: Path, arguments: Mapping[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_run(Path(sys.argv[1])))
+    with processes.short_lived():
+        sys.exit(_run(Path(sys.argv[1])))

@@ -192,6 +192,12 @@ def _entry(path: Path) -> Mapping[str, JSON]:
 
 
 def _write(path: Path, data: bytes) -> None:
+    """Write durably and at once; nothing where these bytes stand already.
+
+    The control loop publishes what stands every few seconds.
+    """
+    if path.exists() and path.read_bytes() == data:
+        return
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     with partial.open("xb") as file:
         file.write(data)

@@ -176,10 +176,7 @@ _DO: Mapping[Action, Callable[[Platform, Scene], None]] = {
 
 
 def is_terminal(stored: StoredResource) -> bool:
-    """Whether status already shows the end of the current generation.
-
-    So that nothing needs to be observed.
-    """
+    """Whether status shows the end of this generation already: nothing needs to be observed."""
     succeeded = condition(stored.status, ConditionType.SUCCEEDED)
     if succeeded is None or stored.deleting:
         return False

@@ -51,20 +51,10 @@ def reserve_plan(platform: Platform, spec: StudySpec, plan: Plan) -> Refusal | N
     if result.stands:
         return None
     if result.code is ResultCode.FROZEN:
-        return Refusal("Reserve", Reason.BUDGET_FROZEN, _frozen(platform, context) or result.message)
+        return Refusal("Reserve", Reason.BUDGET_FROZEN, planning.frozen(platform, context) or result.message)
     options = planning.what_would_fit(platform, spec)
     fit = f". What would fit: {', or '.join(options)}" if options else ". Nothing smaller would fit"
     return Refusal("Reserve", Reason.DENIED, f"{missing or result.message}{fit}")
-
-
-def _frozen(platform: Platform, context: PlanningContext) -> str:
-    """Which budgets are frozen, and why, in the words of whoever froze them."""
-    accounts = {name: platform.ledger.account(facts.account_id) for name, facts in context.datasets.items()}
-    return "; ".join(
-        f"budget {name} is frozen ({account.frozen}). A steward may thaw it with a reason"
-        for name, account in accounts.items()
-        if account is not None and account.frozen
-    )
 
 
 def launch_run(platform: Platform, spec: StudySpec, plan: Plan) -> None:

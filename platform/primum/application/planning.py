@@ -104,7 +104,7 @@ def _wait_for_policy(platform: Platform, spec: StudySpec) -> None:
     try:
         policy_spec(platform, spec.key.namespace, spec.policy)
     except NotFound as missing:
-        raise Blocked(Refusal("Plan", Reason.PENDING, str(missing))) from None
+        raise Blocked(Refusal("Plan", Reason.POLICY_NOT_FOUND, str(missing))) from None
 
 
 def events_by_budget(plan: Plan) -> Mapping[str, Event]:
@@ -141,8 +141,18 @@ def quote(platform: Platform, spec: StudySpec) -> Quote | Refusal:
     times = fitting_times(platform, context, planned)
     left = min((_left(platform, fact) for fact in context.datasets.values()), default=Decimal(0))
     alternatives = () if times else what_would_fit(platform, spec)
-    refusal = "" if times else shortfall(platform, context, planned)
+    refusal = "" if times else frozen(platform, context) or shortfall(platform, context, planned)
     return Quote(planned, kind.headline(planned), times > 0, left, times, refusal, alternatives)
+
+
+def frozen(platform: Platform, context: PlanningContext) -> str:
+    """Which budgets are frozen, and why, in the words of whoever froze them."""
+    accounts = {name: platform.ledger.account(facts.account_id) for name, facts in context.datasets.items()}
+    return "; ".join(
+        f"budget {name} is frozen ({account.frozen}). A steward may thaw it with a reason"
+        for name, account in accounts.items()
+        if account is not None and account.frozen
+    )
 
 
 def shortfall(platform: Platform, context: PlanningContext, plan: Plan) -> str:
@@ -241,7 +251,10 @@ def _facts_of(platform: Platform, spec: StudySpec, name: str) -> DatasetFacts:
     key = ResourceKey("PrivacyBudget", spec.key.namespace, name)
     stored = platform.resources.get(key)
     if stored is None:
-        message = f"spec.data names budget {name!r}, which does not exist in namespace {spec.key.namespace}"
+        message = (
+            f"spec.data must name a PrivacyBudget of namespace {spec.key.namespace}; found {name}, "
+            "which does not exist. Apply it, and the Study goes on."
+        )
         raise Blocked(Refusal("Plan", Reason.BUDGET_NOT_FOUND, message))
     ready = status.condition(stored.status, ConditionType.READY)
     account_id = str(stored.status.get("accountId", ""))
@@ -257,7 +270,10 @@ def _facts_of(platform: Platform, spec: StudySpec, name: str) -> DatasetFacts:
 def _synthetic_of(platform: Platform, spec: StudySpec, name: str) -> SyntheticFacts:
     stored = platform.resources.get(ResourceKey("Release", spec.key.namespace, name))
     if stored is None or stored.deleting:
-        message = f"spec.data names release {name!r}, which does not exist in namespace {spec.key.namespace}"
+        message = (
+            f"spec.data must name a Release of namespace {spec.key.namespace}; found {name}, "
+            "which does not exist. Once it is released, the Study goes on."
+        )
         raise Blocked(Refusal("Plan", Reason.RELEASE_NOT_FOUND, message))
     return conversion.synthetic_facts(stored)
 
@@ -285,10 +301,7 @@ def _created(platform: Platform, spec: StudySpec) -> tuple[str, str]:
 
 
 def _refusal(message: str) -> Refusal:
-    """A job kind's refusal may open with its reason word, as in ``NoMechanism.
-
-    Spec.privacy ...``.
-    """
+    """A job kind's refusal may open with its reason word: ``NoMechanism: spec.privacy must ...``."""
     word, colon, rest = message.partition(": ")
     try:
         return Refusal("Plan", Reason(word), rest if colon else message)

@@ -49,11 +49,9 @@ class LedgerStore(Protocol):
     """The epsilon ledger. Every method is one durable, serializable transaction."""
 
     def open_account(self, terms: AccountTerms, *, actor: str) -> tuple[str, Result]:
-        """Open an account, or find the one of the same dataset (by uri or digest).
+        """Open an account, or find the one of the same dataset, unit and neighbors.
 
-        Unit and neighbors.
-
-        A smaller guarantee lowers the account's; a larger one is refused with ``GuaranteeRaised``.
+        A dataset is the same by uri or digest. A smaller guarantee lowers the account's; a larger one is refused with ``GuaranteeRaised``.
 
         Returns:
             The account id (empty when refused) and the result.

@@ -79,10 +79,7 @@ def freeze_account(platform: Platform, account_id: str, *, reason: str, key: str
 def _executed(
     plan: Plan, held: ReservationView, outcomes: Mapping[str, StepOutcome]
 ) -> tuple[Event | None, str]:
-    """The composition of what ran on this account.
-
-    Or ``None`` and why it must be charged in full.
-    """
+    """The composition of what ran on this account; ``None`` and why where all is charged."""
     receipts = [receipt for outcome in outcomes.values() for receipt in outcome.receipts]
     events: list[Event] = []
     for access in plan.accesses:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from primum.application.platform import Platform
+from primum.domain.accounting.events import covers
 from primum.domain.budget.entries import ReservationState, ReservationView
 from primum.domain.canonical import JSON, digest_of
 from primum.domain.errors import NotFound
@@ -39,7 +40,8 @@ def policy_spec(platform: Platform, namespace: str, name: str) -> Mapping[str, J
     bundle = platform.policies.bundle(name)
     if bundle is None:
         raise NotFound(
-            f"spec.policy must name a GatePolicy of namespace {namespace} or a built-in bundle; found {name!r}"
+            f"spec.policy must name a GatePolicy of namespace {namespace} or a built-in bundle; "
+            f"found {name}, which does not exist. Apply it, and the Study goes on."
         )
     return bundle
 
@@ -86,12 +88,11 @@ def stage_verdict(
 
 
 def settlements(
-    plan: Plan, reservations: Sequence[ReservationView], names: Mapping[str, str]
+    reservations: Sequence[ReservationView], names: Mapping[str, str]
 ) -> tuple[Settlement, ...]:
     """How each reservation was resolved, by budget name.
 
     Args:
-        plan: The plan.
         reservations: The Study's reservations.
         names: Budget name by account id.
     """
@@ -100,7 +101,7 @@ def settlements(
             budget=names.get(held.account_id, held.account_id),
             state=held.state.value,
             by_receipt=held.state is ReservationState.CHARGED and held.executed is not None,
-            within_plan=held.state is ReservationState.CHARGED and held.executed is not None,
+            within_plan=held.executed is not None and covers(held.event, held.executed),
         )
         for held in reservations
     )
@@ -118,7 +119,7 @@ def judge(
 ) -> Mapping[str, JSON]:
     """The verdicts of every stage after the run, ready to be written once."""
     names = {facts.account_id: facts.budget for facts in budgets}
-    settled = settlements(plan, reservations, names)
+    settled = settlements(reservations, names)
     verdicts = [
         stage_verdict(
             platform,

@@ -74,6 +74,7 @@ class Reason(enum.StrEnum):
     INVALID_SPEC = "InvalidSpec"
     BUDGET_NOT_FOUND = "BudgetNotFound"
     RELEASE_NOT_FOUND = "ReleaseNotFound"
+    POLICY_NOT_FOUND = "PolicyNotFound"
     BUDGET_NOT_READY = "BudgetNotReady"
     DATASET_UNREADABLE = "DatasetUnreadable"
     ENDPOINT_TAKEN = "EndpointTaken"

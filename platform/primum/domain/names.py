@@ -52,10 +52,7 @@ def check_name(field: str, value: str) -> str:
 
 
 def derived_uuid(*parts: str) -> str:
-    """A UUID that is the same for the same parts on every machine and at every time (RFC 9562.
-
-    Version 5).
-    """
+    """A UUID that is the same for the same parts everywhere and always (RFC 9562, version 5)."""
     return str(uuid.uuid5(_NAMESPACE_UUID, "\x1f".join(parts)))
 
 

@@ -14,10 +14,11 @@ from primum.domain.errors import NotFound
 from primum.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
+    from primum.adapters.kfp import LocalKfpRunner
     from primum.adapters.openlineage import Outbox
     from primum.adapters.sql.resources import SqlResourceStore
     from primum.application.platform import Platform
-    from primum.application.ports import Lineage, PipelineRunner, Publisher
+    from primum.application.ports import Lineage, Publisher
     from primum.application.step_services import DirectStepServices
     from primum.domain.accounting.accountant import Accountant
     from primum.domain.study.jobs import JobKind
@@ -71,7 +72,7 @@ def platform(settings: Settings) -> Platform:
         ledger=opened.ledger,
         evidence=opened.evidence,
         resources=opened.resources,
-        runner=_runner(settings),
+        runner=runner(settings),
         compute=compute(settings),
         datasets=LocalZone(settings.data_dirs, child_environment(settings)),
         lineage=lineage(settings),
@@ -139,6 +140,12 @@ def lineage_flusher(settings: Settings) -> Callable[[], int]:
     return _outbox(settings).flush
 
 
+def lineage_backlog(settings: Settings) -> Callable[[], int]:
+    """How many deliveries of lineage events still wait."""
+    outbox = _outbox(settings)
+    return lambda: sum(item.waiting for item in outbox.backlog().values())
+
+
 def _outbox(settings: Settings) -> Outbox:
     from primum.adapters.openlineage import FileDestination, HttpDestination, Outbox
 
@@ -195,7 +202,8 @@ def _kinds() -> Mapping[str, JobKind]:
     return extensions.load_all("primum.job_kinds")
 
 
-def _runner(settings: Settings) -> PipelineRunner:
+def runner(settings: Settings) -> LocalKfpRunner:
+    """Pipeline runs on this machine."""
     from primum.adapters.kfp import LocalKfpRunner
 
     return LocalKfpRunner(settings.home, environment=child_environment(settings))

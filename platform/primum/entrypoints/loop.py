@@ -16,13 +16,16 @@ import structlog
 
 from primum.application import advance, audits, budgets, releases
 from primum.application.platform import ACTOR, Platform
+from primum.domain.conditions import ConditionType, Reason
 from primum.domain.errors import PrimumError, Unavailable
 from primum.domain.study.lifecycle import Action
+from primum.resources.status import condition
 from primum.resources.stored import StoredResource
 
 BACKOFF_SECONDS_MAX = 60.0  # A fault that lasts is not helped by asking more often.
 EXPIRY_SECONDS = 5.0  # Leases last minutes; looking every few seconds is soon enough.
 RESYNC_SECONDS = 2.0  # How old a standing resource's status may be when only the ledger moved.
+REJECTED_SECONDS = 30.0  # A dataset that cannot be used takes seconds to be looked at again.
 _STANDING = ("PrivacyBudget", "GatePolicy", "Release")
 
 log = structlog.get_logger(__name__)
@@ -36,7 +39,9 @@ class ControlLoop:
         self._flush_lineage = flush_lineage
         self._retry_at: dict[str, float] = {}
         self._failures: dict[str, int] = {}
+        self._failed_in_all = 0
         self._seen: dict[str, tuple[int, float]] = {}
+        self._rejected_at: dict[str, float] = {}
         self._expire_at = 0.0
         self._reconcilers: Mapping[str, Callable[[StoredResource], object]] = {
             "PrivacyBudget": lambda stored: budgets.reconcile_budget(platform, stored),
@@ -45,6 +50,10 @@ class ControlLoop:
             "Release": lambda stored: releases.reconcile_release(platform, stored),
             "AuditRun": lambda stored: audits.reconcile_audit_run(platform, stored),
         }
+
+    def failures(self) -> int:
+        """How many times reconciling a resource has failed since the loop was made."""
+        return self._failed_in_all
 
     def look(self) -> None:
         """One look at everything; a store that does not answer is asked again at the next look."""
@@ -75,6 +84,11 @@ class ControlLoop:
         """
         if stored.key.kind == "Study" and advance.is_terminal(stored):
             return False
+        if _is_rejected(stored):
+            due = now >= self._rejected_at.get(stored.uid, 0.0)
+            if due:
+                self._rejected_at[stored.uid] = now + REJECTED_SECONDS
+            return due
         seen = self._seen.get(stored.uid)
         if stored.key.kind not in _STANDING or seen is None or seen[0] != stored.resource_version:
             due = True
@@ -93,6 +107,8 @@ class ControlLoop:
             return
         try:
             reconcile(stored)
+            if stored.key.kind == "PrivacyBudget":  # Its dataset was looked at just now.
+                self._rejected_at[stored.uid] = time.monotonic() + REJECTED_SECONDS
         except PrimumError as error:
             self._failed(name, now, str(error))
         except Exception as error:
@@ -106,5 +122,18 @@ class ControlLoop:
     def _failed(self, name: str, now: float, message: str) -> None:
         count = self._failures.get(name, 0) + 1
         self._failures[name] = count
+        self._failed_in_all += 1
         self._retry_at[name] = now + min(2.0 ** (count - 2), BACKOFF_SECONDS_MAX)
         log.warning("reconcile failed", resource=name, error=message, failures=count)
+
+
+def _is_rejected(stored: StoredResource) -> bool:
+    """Whether a budget's dataset could not be used, as far as its status knows."""
+    ready = condition(stored.status, ConditionType.READY)
+    return (
+        stored.key.kind == "PrivacyBudget"
+        and not stored.deleting
+        and ready is not None
+        and ready.reason in (Reason.INVALID_SPEC, Reason.DATASET_UNREADABLE)
+        and ready.observed_generation == stored.generation
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 
 from primum import extensions
+from primum.adapters import processes
 from primum.domain.errors import Refused
 from primum.domain.study.steps import StepStatus, context_from_json
 from primum.entrypoints import bootstrap, settings
@@ -27,9 +28,10 @@ def run_step(context: str) -> str:
             the same.
     """
     told = context_from_json(json.loads(context))
-    services = bootstrap.step_services(settings.from_environment(), told)
-    execute = extensions.load("primum.step_runtime", "execute")
-    outcome = execute(told, services)
+    with processes.short_lived():
+        services = bootstrap.step_services(settings.from_environment(), told)
+        execute = extensions.load("primum.step_runtime", "execute")
+        outcome = execute(told, services)
     if outcome.status is not StepStatus.SUCCEEDED:
         raise Refused(f"step {told.step} failed: {outcome.reason}")
     return str(outcome.outcome_id)

@@ -204,6 +204,10 @@ def _not_yaml(error: yaml.YAMLError, source: str) -> InvalidValue:
     problem = (
         getattr(error, "problem", None) or getattr(error, "reason", None) or "something unreadable"
     )
+    problem = str(problem)
     return InvalidValue(
-        where, "must be YAML", str(problem), "Check indentation, colons, and quotes there."
+        where,
+        "must be YAML",
+        f"a place where the reader {problem}" if problem.startswith("did not") else problem,
+        "Check indentation, colons, and quotes there.",
     )

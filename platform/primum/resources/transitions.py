@@ -102,4 +102,13 @@ def _first_difference(path: str, old: Any, new: Any) -> tuple[str, Any, Any]:
         for name in sorted({*old, *new}):
             if old.get(name) != new.get(name):
                 return _first_difference(f"{path}.{name}", old.get(name), new.get(name))
+    if isinstance(old, list) and isinstance(new, list):
+        if len(old) != len(new):
+            return path, _items(old), _items(new)
+        place = next(n for n, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1])
+        return _first_difference(f"{path}[{place}]", old[place], new[place])
     return path, old, new
+
+
+def _items(values: list[Any]) -> str:
+    return f"{len(values)} item{'' if len(values) == 1 else 's'}"

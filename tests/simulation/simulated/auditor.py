@@ -226,7 +226,9 @@ class Auditor:
         except Exception as error:
             raise Violation(f"{name} was published without a valid certificate: {error}") from error
         said = json.loads(payload)
-        predicate = said["predicate"]
+        predicate = said.get("predicate")
+        if not isinstance(predicate, dict):
+            raise Violation(f"{name} was published under something that is no certificate")
         if "sha256:" + said["subject"][0]["digest"]["sha256"] != spec["artifact"]["digest"]:
             raise Violation(f"{name} was published under a certificate of another artifact")
         if predicate["release"]["name"] != name:

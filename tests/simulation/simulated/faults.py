@@ -32,6 +32,7 @@ class Chaos:
         self.active = False
         self.count = 0
         self.others: Callable[[], None] = lambda: None
+        self.racing: Callable[[], object] = lambda: False  # Whether somebody is close behind: races are wanted.
         self._depth = 0
 
     def happens(self, chance: float) -> bool:
@@ -46,7 +47,7 @@ class Chaos:
 
     def around(self, call: Callable[[], object], *, writes: bool) -> object:
         """Make a call with whatever goes wrong around it."""
-        if self._depth < DEPTH_MAX and self.happens(0.03):
+        if self._depth < DEPTH_MAX and self.happens(0.3 if self.racing() else 0.04):
             self._depth += 1
             try:
                 self.others()

@@ -182,7 +182,12 @@ class Worker:
             if mood == "damages its receipt":
                 ran = {"event": "SubsampledGaussian", "noiseMultiplier": "-1"}
             token = "somebody else's" if mood == "forges its receipt" else claim["id"]
-            facts = {"sampling": "Poisson", "maxGradNorm": "1", "generator": "os.urandom"}
+            facts = {
+                "sampling": "Poisson",
+                "maxGradNorm": "1",
+                "clippedPer": "Patient",
+                "generator": "os.urandom",
+            }
             receipts.append(
                 {"access": name, "budget": item["budget"], "event": ran, "facts": facts, "tokenId": token}
             )

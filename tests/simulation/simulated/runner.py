@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from primum.application.ports import RunStatus
 from primum.domain.errors import PrimumError
@@ -74,12 +74,28 @@ class SimulatedRunner:
             process = self._known.pop(self._chaos.rng.choice(running))
             process.alive = self._chaos.rng.random() < 0.5
 
+    def double(self) -> None:
+        """Start a process a second time, as an evicted pod that was not as dead as it seemed; let them race."""
+        live = [process for process in self._processes if process.alive and not process.busy]
+        if live:
+            process = self._chaos.rng.choice(live)
+            self._processes.append(replace(process))
+            self._run(process)
+
+    def twins(self) -> list[Process]:
+        """Processes about to run a step that another one is in the middle of."""
+        busy = {(process.run, process.index) for process in self._processes if process.busy}
+        return [p for p in self._processes if p.alive and not p.busy and (p.run, p.index) in busy]
+
     def progress(self) -> bool:
         """Let some process run its next step. Whether there was one."""
         ready = [process for process in self._processes if process.alive and not process.busy]
         if not ready:
             return False
-        process = self._chaos.rng.choice(ready)
+        self._run(self._chaos.rng.choice(self.twins() or ready))
+        return True
+
+    def _run(self, process: Process) -> None:
         process.busy = True
         try:
             outcome = self._execute(process.steps[process.index])
@@ -87,7 +103,7 @@ class SimulatedRunner:
             self._chaos.count += 1
             if self._chaos.rng.random() < 0.5:
                 self._end(process, RunStatus.FAILED)
-            return True  # Otherwise the step is tried again.
+            return  # Otherwise the step is tried again.
         finally:
             process.busy = False
         process.index += 1
@@ -95,7 +111,6 @@ class SimulatedRunner:
             self._end(process, RunStatus.FAILED)
         elif process.index == len(process.steps):
             self._end(process, RunStatus.SUCCEEDED)
-        return True
 
     @staticmethod
     def _end(process: Process, status: RunStatus) -> None:

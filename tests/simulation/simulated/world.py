@@ -37,10 +37,10 @@ LEASE = 600.0
 STEPS = 90  # Moves of a simulation before faults stop.
 LOOKS_MAX = 120  # Undisturbed looks within which everything must have come to rest.
 BUDGETS: Mapping[str, tuple[str, str, str]] = {  # uri, accounting, epsilon
-    "scans": ("sim://scans", "RDP", "6.0"),
-    "copies": ("sim://scans", "RDP", "6.0"),  # The same data under another name: one account.
-    "labs": ("sim://labs", "GDP", "6.0"),
-    "visits": ("sim://visits", "Basic", "3.0"),
+    "scans": ("sim://scans", "RDP", "3.0"),
+    "copies": ("sim://scans", "RDP", "3.0"),  # The same data under another name: one account.
+    "labs": ("sim://labs", "GDP", "4.0"),
+    "visits": ("sim://visits", "Basic", "1.0"),
 }
 LEDGER_WRITES = frozenset(
     {"open_account", "reserve", "expose", "extend", "charge", "give_back", "inspect", "freeze", "thaw", "expire"}
@@ -92,6 +92,7 @@ class World:
         self.resources = memory.MemoryResourceStore(clock=self.clock)
         self.publisher = memory.MemoryPublisher(_signer().public_key())
         self.runner = SimulatedRunner(self.chaos, self._execute)
+        self.chaos.racing = self.runner.twins
         self.said: list[str] = []
         self.trace: list[str] = []
         self.platform = self._platform()
@@ -206,7 +207,9 @@ class World:
     def _somebody_else(self) -> None:
         """What happens in the middle of somebody's work."""
         try:
-            self.rng.choice((lambda: self.look(1), lambda: self.look(0), self.runner.progress, self.people))()
+            moves = (self.runner.progress, lambda: self.look(0), lambda: self.look(1), self.people)
+            weights = (3, 1, 1, 1) if not self.runner.twins() else (1, 0, 0, 0)
+            self.rng.choices(moves, weights)[0]()
         except SimulatedCrash:
             return
 
@@ -220,6 +223,7 @@ class World:
             (lambda: self.pass_time(self.rng.choice((1.0, 5.0, 20.0))), 6),
             (lambda: self.pass_time(self.rng.choice((LEASE * 2, 86400.0, -30.0, -3600.0))), 1),
             (self.runner.lose, 1),
+            (self.runner.double, 3),
         )
         move = self.rng.choices([m for m, _ in moves], [w for _, w in moves])[0]
         self._guarded(move)
@@ -342,6 +346,8 @@ class World:
         with self._virtual():
             for name in BUDGETS:
                 self.declare_budget(name)
+            for _ in range(3):
+                self.declare_study()
             self.look()
             self.check()
             self.chaos.active = True

@@ -267,6 +267,7 @@ def _add_receipts(report: StepReport, opened: list[_Opened], sites: list[Site]) 
                 "sampleRate": [decimal_text(rate) for _, rate, _ in done.executed],
                 "steps": [count for _, _, count in done.executed],
                 "maxGradNorm": decimal_text(done.max_grad_norm),
+                "clippedPer": report.plan.unit.value,  # require_sound: one row is one unit
                 "sampling": done.sampling,
                 "generator": done.generator,
             },

@@ -287,6 +287,7 @@ def _receipt(request: WorkRequest, access: Access, report: TrainingReport) -> Re
             "sampleRate": ", ".join(_plain(rate) for _, rate, _ in report.executed),
             "steps": sum(count for _, _, count in report.executed),
             "maxGradNorm": _plain(report.max_grad_norm),
+            "clippedPer": records.plan_of(request).unit.value,  # require_sound: one row is one unit
             "sampling": report.sampling,
             "generator": report.generator,
         },

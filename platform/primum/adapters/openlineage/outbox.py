@@ -243,9 +243,9 @@ class Outbox:
     def _connected(self) -> Iterator[sqlite3.Connection]:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             if connection.execute("PRAGMA user_version").fetchone() == (0,):
+                connection.execute("PRAGMA journal_mode = WAL")  # The file remembers it.
                 connection.executescript(_SCHEMA + "PRAGMA user_version = 1;")
             with connection:
                 yield connection

@@ -202,10 +202,7 @@ def poisson_curve(
 
 @functools.lru_cache(maxsize=64)
 def _binomials(orders: tuple[int, ...]) -> tuple[Any, Any, Any, Any]:
-    """k, order - k, log C(order, k) for k = 2..order of all orders in a row.
-
-    And where each starts.
-    """
+    """k, order - k, log C(order, k) for k = 2..order of all orders in a row, and each start."""
     import numpy as np
 
     ks, rests, logs, starts = [], [], [], []
@@ -248,9 +245,7 @@ def _log_moments_whole(q: float, sigma: float, orders: tuple[int, ...]) -> dict[
 def _log_moments_fractional(q: float, sigma: float, orders: list[float]) -> dict[float, float]:
     """Log A(order) = log E[(P/Q)^order] by the trapezoidal rule.
 
-    Which converges exponentially here.
-
-    With l = log P/Q and E_Q[e^l] = 1, A - 1 = E_Q[e^(order l) - 1 - order (e^l - 1)], whose
+    The rule converges exponentially here. With l = log P/Q and E_Q[e^l] = 1, A - 1 = E_Q[e^(order l) - 1 - order (e^l - 1)], whose
     integrand is never negative (Bernoulli), so small rates do not cancel. The step keeps the error
     of the rule, exp(-2 pi w / step) for a strip of half-width w = pi sigma^2 free of branch points,
     below 1e-15.

@@ -281,7 +281,7 @@ def _fact_refusals(receipt: Receipt, *, unit: str) -> list[str]:
         bound = _decimal(receipt.facts.get("maxGradNorm"))
         if bound is None or bound <= 0:
             found.append(f"Access {receipt.access} reports no clipping bound.")
-        clipped_per = str(receipt.facts.get("clippedPer", unit))
+        clipped_per = str(receipt.facts.get("clippedPer", "nothing stated"))
         if clipped_per != unit:
             found.append(f"Access {receipt.access} clipped per {clipped_per[:40]}, not per {unit}.")
     return found

@@ -104,16 +104,19 @@ def one_run_p_value(
         InvalidValue: If the counts do not nest.
     """
     import numpy as np
-    from scipy import stats
+    from scipy import special  # scipy.stats would take a second to import, in every first plan
 
     if not 0 <= correct <= guesses <= canaries or canaries < 1:
         found = (correct, guesses, canaries)
         raise InvalidValue("counts", "must satisfy 0 <= correct <= guesses <= canaries", found)
     q = 1 / (1 + math.exp(-epsilon))
-    tail = float(stats.binom.sf(correct - 1, guesses, q))
+    tail = 1.0 if correct == 0 else float(special.betainc(correct, guesses - correct + 1, q))
     if delta == 0 or correct == 0:
         return min(1.0, tail)
-    below = stats.binom.pmf(np.arange(correct - 1, -1, -1), guesses, q)
+    fewer = np.arange(correct - 1, -1, -1)
+    log_ways = -special.betaln(guesses - fewer + 1, fewer + 1) - math.log(guesses + 1)
+    # q >= 1/2, so that only the chance of a wrong guess can vanish.
+    below = np.exp(log_ways + fewer * math.log(q) + special.xlogy(guesses - fewer, 1 - q))
     worst = float(np.max(np.cumsum(below) / np.arange(1, correct + 1)))
     return min(1.0, tail + 2 * canaries * delta * worst)
 
@@ -196,9 +199,7 @@ def one_run_gdp_rejected(
 def one_run_gdp_mu_lower(
     *, canaries: int, correct: int, guesses: int, p_value: float, delta: float
 ) -> dict[str, float]:
-    """The largest rejected mu of a one-run audit, assuming GDP.
-
-    And the epsilon at delta that it implies.
+    """The largest rejected mu of a one-run audit, assuming GDP, and its epsilon at delta.
 
     Args:
         canaries: Each included by a fair coin.

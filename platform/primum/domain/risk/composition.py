@@ -192,9 +192,9 @@ def adaptive_approx_filter(
     delta_prime: float,
     delta_slack: float,
 ) -> dict[str, float]:
-    """The fully adaptive filter for (epsilon, delta) steps (Whitehouse et al. 2023.
+    """The fully adaptive filter for (epsilon, delta) steps (Whitehouse et al. 2023).
 
-    1.13 rule 4).
+    Privacy theory 1.13, rule 4.
     """
     accepted, squares, bound = 0, 0.0, 0.0
     for epsilon in epsilons:

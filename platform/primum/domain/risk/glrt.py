@@ -1,10 +1,7 @@
-"""The GLRT adversary: knows the world without the target and the noise.
-
-But not the direction of the shift.
+"""The GLRT adversary: knows the world without the target and the noise, not the shift's direction.
 
 A "realistic adversary" column next to the worst case (Kaissis et al. 2022). Never a guarantee,
-never for the ledger, never for
-calibration: knowledge of the gradient's direction restores the worst case.
+never for the ledger, never for calibration: knowledge of the gradient's direction restores the worst case.
 """
 
 from __future__ import annotations
@@ -108,9 +105,9 @@ def composed_tpr(
 def subsampled_composed_tpr(
     *, fpr: float, psi: float, dimension: int, releases: int, q: float
 ) -> float:
-    """Poisson participation in unknown rounds: sum over k of Binom(k.
+    """Poisson participation in unknown rounds.
 
-    T, q) P[chi2_dT(k psi^2) > c].
+    The sum over k of Binom(k; T, q) P[chi2_dT(k psi^2) > c].
     """
     from scipy import stats
 

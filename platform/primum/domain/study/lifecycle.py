@@ -13,6 +13,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from primum.domain.accounting.events import covers
 from primum.domain.budget.entries import ReservationState, ReservationView
 from primum.domain.conditions import Condition, ConditionType, Reason, Status
 from primum.domain.governance.evidence import Evidence, EvidenceKind, Verdict
@@ -205,10 +206,7 @@ def _settled(seen: Observed) -> bool:
 
 
 def _run_is_over(seen: Observed) -> bool:
-    """Whether the outcomes alone show that the run has nothing left to do.
-
-    Whoever lost its record.
-    """
+    """Whether the outcomes alone show that nothing is left to do, even if the run's record is lost."""
     if seen.plan is None:
         return False
     failed = any(outcome.status is StepStatus.FAILED for outcome in seen.outcomes.values())
@@ -334,6 +332,12 @@ def _contradiction(seen: Observed) -> str:
     return f"the claim is contradicted by {names}; every budget that was touched is frozen"
 
 
+def _charged_in_full(held: ReservationView) -> bool:
+    """Whether no trusted receipt within the plan decided what was charged."""
+    by_receipt = held.executed is not None and covers(held.event, held.executed)
+    return held.state is ReservationState.CHARGED and not by_receipt
+
+
 def _settlement(seen: Observed) -> Condition:
     states = {reservation.state for reservation in seen.reservations}
     kind = ConditionType.BUDGET_SETTLED
@@ -341,9 +345,7 @@ def _settlement(seen: Observed) -> Condition:
         return _condition(seen, kind, Status.TRUE, Reason.RETURNED)
     if states == {ReservationState.DENIED}:
         return _condition(seen, kind, Status.TRUE, Reason.DENIED)
-    full = [
-        r for r in seen.reservations if r.state is ReservationState.CHARGED and r.executed is None
-    ]
+    full = [r for r in seen.reservations if _charged_in_full(r)]
     if full:
         reasons = "; ".join(sorted({r.reason for r in full if r.reason}))
         return _condition(seen, kind, Status.TRUE, Reason.CHARGED_IN_FULL, reasons)

@@ -6,8 +6,10 @@ found, 5 conflict, 6 tampered, 7 unavailable, 8 timed out.
 
 from __future__ import annotations
 
+import os
 import sys
 
+import click
 import typer
 
 from primum.entrypoints.cli import audits, bounds, certificates, ledger, quoting, resources, running
@@ -26,18 +28,48 @@ for module in (running, resources, quoting, ledger, audits, certificates, bounds
 
 
 def main() -> None:
-    """Run the command line; our errors become one sentence and an exit code."""
-    from primum.domain.errors import PrimumError
-
+    """Run the command line; whatever goes wrong becomes one sentence and an exit code."""
     try:
-        app()
-    except PrimumError as error:
-        from primum.entrypoints.cli.exits import code_of
-
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(code_of(error))
-    except BrokenPipeError:
-        sys.exit(0)
-    except KeyboardInterrupt:
+        code = app(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as shown:
+        print(shown.format_message())
+        sys.exit(2)
+    except click.ClickException as error:
+        print(f"error: {_asked_wrongly(error)}", file=sys.stderr)
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
         print("stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        # The reader has gone (`primum get ... | head`): nothing is left to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - nobody should ever see a traceback
+        sys.exit(_failed(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _asked_wrongly(error: click.ClickException) -> str:
+    """A usage error as one sentence with the command that explains more."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "primum"
+    said = " ".join(error.format_message().split()).rstrip(".")
+    return f"{said}. Try `{command} --help`."
+
+
+def _failed(error: Exception) -> int:
+    from primum.domain.errors import PrimumError
+    from primum.entrypoints.cli.exits import Exit, code_of
+
+    if isinstance(error, PrimumError):
+        print(f"error: {error}", file=sys.stderr)
+        return code_of(error)
+    if isinstance(error, OSError) and error.strerror:
+        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        return Exit.UNAVAILABLE
+    # The text of a foreign exception may hold a value from the data; its type may not.
+    where = "; set PRIMUM_DEBUG=1 to see where" if not os.environ.get("PRIMUM_DEBUG") else ""
+    print(f"error: a fault of Primum ({type(error).__name__}){where}", file=sys.stderr)
+    if not where:
+        raise error
+    return Exit.FAULT

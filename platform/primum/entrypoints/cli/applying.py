@@ -171,12 +171,16 @@ def _existing_resource(kind: str, name: str, namespace: str) -> tuple[Settings, 
 
 def _check_transitions(stores: Any, documents: Sequence[Any]) -> None:
     """Refuse every forbidden change before anything is stored."""
+    from primum.entrypoints.cli.audits import check_attack
     from primum.resources.conversion import check_transition
 
     for item in documents:
         before = stores.resources.get(item.key)
         if before is not None:
             check_transition(item.key, before.spec, item.spec_mapping())
+        if item.key.kind == "AuditRun":
+            audit = item.spec_mapping()["audit"]
+            check_attack(f"{item.key}: spec.audit.attack", str(audit["attack"]))  # type: ignore[index,call-overload]
         if item.key.kind == "Release" and before is None:
             raise Refused(
                 f"{item.key}: a Release is written by the platform. Apply a Study that releases it."

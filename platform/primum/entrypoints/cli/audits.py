@@ -43,6 +43,7 @@ def run(
     from primum.entrypoints.cli import applying, session
     from primum.resources.loading import checked_resource
 
+    check_attack("--attack", attack)
     settings = session.existing()
     stores = session.open_stores(settings)
     subject = session.only_namespace(stores.resources, "Study", study, namespace)
@@ -63,6 +64,24 @@ def run(
     key = ResourceKey("AuditRun", subject.namespace, name)
     stored, _ = stores.resources.apply(key, spec, labels={})
     raise typer.Exit(applying.follow_all(settings, stores, [stored], timeout=timeout, quiet=False))
+
+
+def check_attack(field: str, attack: str) -> None:
+    """Refuse an attack that is not installed before anything is stored.
+
+    Raises:
+        InvalidValue: If there is none of that name; lists those that are.
+    """
+    import difflib
+
+    from primum import extensions
+    from primum.domain.errors import InvalidValue
+
+    known = extensions.names("primum.audits")
+    if attack not in known:
+        close = difflib.get_close_matches(attack, known, n=1)
+        remedy = f"Did you mean {close[0]}?" if close else ""
+        raise InvalidValue(field, f"must be one of {', '.join(known)}", attack, remedy)
 
 
 def show(

@@ -10,7 +10,7 @@ import typer
 def register(app: typer.Typer) -> None:
     """Add the group."""
     group = typer.Typer(
-        help="Formal privacy quantities: accounting, trade-offs, reconstruction.",
+        help="Formal privacy quantities, by name.",
         no_args_is_help=True,
     )
     group.command("eval")(evaluate)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from primum.domain.governance.headlines import spoken
 from primum.entrypoints.cli.exits import Exit
 from primum.entrypoints.cli.rendering import Output
 
@@ -39,16 +41,17 @@ def verify(
     from primum.entrypoints import bootstrap, settings
 
     envelope = _read(file)
-    pem = (
-        public_key or bootstrap.keys_folder(settings.from_environment()) / "signing.pub.pem"
-    ).read_text()
-    digest = digest_of_bytes(artifact.read_bytes()) if artifact else None
+    key_file = public_key or bootstrap.keys_folder(settings.from_environment()) / "signing.pub.pem"
+    pem = _text(key_file, "public key")
+    digest = digest_of_bytes(_bytes(artifact, "artifact")) if artifact else None
     problems = verification.verify_certificate(envelope, pem, digest)
     for problem in problems:
         print(problem)
     if problems:
         raise typer.Exit(Exit.TAMPERED)
     print(f"valid: {file} holds" + (f" for {artifact}" if artifact else ""))
+    for line in _claim_lines(verification.open_certificate(envelope, pem)):
+        print(line)
 
 
 def show(
@@ -64,23 +67,63 @@ def show(
     import base64
     import json
 
+    from primum.domain.errors import Tampered
     from primum.entrypoints.cli import rendering
 
-    payload = base64.b64decode(str(_read(file)["payload"]))
-    rendering.structured(json.loads(payload), Output.YAML if output is Output.TABLE else output)
+    try:
+        statement = json.loads(base64.b64decode(str(_read(file)["payload"]), validate=True))
+    except (KeyError, ValueError):
+        raise Tampered(f"certificate {file} must be a signed envelope; found another form") from None
+    rendering.structured(statement, Output.YAML if output is Output.TABLE else output)
 
 
 def _read(file: Path) -> dict[str, Any]:
     import json
 
-    from primum.domain.errors import NotFound, Tampered
+    from primum.domain.errors import Tampered
 
     try:
-        value = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise NotFound(f"certificate {file} does not exist") from None
+        value = json.loads(_text(file, "certificate"))
     except ValueError:
         raise Tampered(f"certificate {file} must be JSON; found something else") from None
     if not isinstance(value, dict):
         raise Tampered(f"certificate {file} must be a JSON object; found something else")
     return value
+
+
+def _text(file: Path, what: str) -> str:
+    try:
+        return _bytes(file, what).decode("utf-8")
+    except UnicodeDecodeError:
+        from primum.domain.errors import Tampered
+
+        raise Tampered(f"{what} {file} must be text; found other bytes") from None
+
+
+def _bytes(file: Path, what: str) -> bytes:
+    from primum.domain.errors import InvalidValue, NotFound
+
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise NotFound(f"{what} {file} does not exist") from None
+    except OSError as error:
+        found = error.strerror or "an error"
+        raise InvalidValue(f"{what} {file}", "must be readable", found) from None
+
+
+def _claim_lines(statement: Mapping[str, Any]) -> list[str]:
+    """What a verified certificate claims, for people; a Void claim with what made it so."""
+    claim = statement["predicate"]["claim"]
+    if claim["status"] != "Valid":
+        return [
+            "claim Void: no privacy is promised about this artifact",
+            *(f"  {edge}" for edge in claim["voidEdges"]),
+        ]
+    lines = [f"claim Valid: {claim['variant']}, unit {claim['unit']}, {claim['neighbors']}"]
+    for item in claim["parameters"]:
+        where = f" of {item['budget']}" if "budget" in item else ""
+        lines.append(
+            f"  {spoken(item['scope'])}{where}: epsilon {item['epsilon']}, delta {item['delta']}"
+        )
+    return lines

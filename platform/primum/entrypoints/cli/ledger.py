@@ -54,7 +54,7 @@ def accounts(output: OutputOption = Output.TABLE) -> None:
     shown = ("dataset", "unit", "policy", "epsilon", "spent", "left", "frozen")
     rendering.table(shown, [[row[name] for name in shown] for row in rows])
     print(
-        "spent: as the accounting policy counts what was charged, had the sequence been fixed in advance"
+        "spent: as the accounting policy counts Studies that were chosen one after the other"
     )
 
 

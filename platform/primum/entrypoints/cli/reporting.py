@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,20 @@ WIDTH = 76  # Where the last column starts; fits a terminal of 80 columns and a 
 BAR = 24
 
 # Waiting longer does not help against these: a person has to act first.
-BLOCKING = (Reason.BUDGET_NOT_FOUND, Reason.BUDGET_NOT_READY, Reason.RELEASE_NOT_FOUND)
+BLOCKING = (
+    Reason.BUDGET_NOT_FOUND,
+    Reason.BUDGET_NOT_READY,
+    Reason.RELEASE_NOT_FOUND,
+    Reason.POLICY_NOT_FOUND,
+)
+# What was missing may have come up a moment ago: the loop gets this long to notice.
+_BLOCKED_SECONDS = 3.0
 _EXIT_OF = {
     Reason.INVALID_SPEC: Exit.INVALID,
     Reason.DATASET_UNREADABLE: Exit.NOT_FOUND,
     Reason.BUDGET_NOT_FOUND: Exit.NOT_FOUND,
     Reason.RELEASE_NOT_FOUND: Exit.NOT_FOUND,
+    Reason.POLICY_NOT_FOUND: Exit.NOT_FOUND,
     Reason.ENDPOINT_TAKEN: Exit.CONFLICT,
     Reason.STEP_FAILED: Exit.FAULT,
     Reason.STEP_LOST: Exit.FAULT,
@@ -45,6 +54,7 @@ class Display:
         self._quiet = quiet
         self._shown: set[Stage] = set()
         self._titled = False
+        self._blocked_since: float | None = None
         self._bar = sys.stdout.isatty() and not quiet
 
     def update(self, stored: StoredResource) -> Exit | None:
@@ -87,6 +97,8 @@ class Display:
         planned = condition(stored.status, ConditionType.PLANNED)
         blocked = planned is not None and planned.reason in BLOCKING
         over = succeeded.status is not Status.UNKNOWN
+        if blocked and not self._stays_blocked():
+            return None
         self._stages(stored)
         if blocked and planned is not None:
             self._clear()
@@ -96,6 +108,11 @@ class Display:
             self._progress(stored)
             return None
         return self._end(stored, succeeded)
+
+    def _stays_blocked(self) -> bool:
+        if self._blocked_since is None:
+            self._blocked_since = time.monotonic()
+        return time.monotonic() - self._blocked_since >= _BLOCKED_SECONDS
 
     def _stages(self, stored: StoredResource) -> None:
         for line in stage_lines(stored.status):

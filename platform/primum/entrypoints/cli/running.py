@@ -35,12 +35,20 @@ def up(
     daemon.run(settings)
 
 
-def down() -> None:
-    """Stop the platform of this folder. Studies under way go on when it is started again.
+def down(
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Interrupt runs; what they opened is charged in full."),
+    ] = False,
+) -> None:
+    """Stop the platform of this folder and every process it started.
+
+    Refuses while a run is under way (exit 5), since what a run has opened would be charged in full.
 
     Example: primum down
     """
     from primum.entrypoints import daemon
     from primum.entrypoints.cli import session
 
-    print(daemon.stop(session.existing()))
+    interrupt = daemon.Interrupt.FORCE if force else daemon.Interrupt.REFUSE
+    print(daemon.stop(session.existing(), interrupt))

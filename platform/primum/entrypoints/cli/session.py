@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from primum.domain.errors import InvalidValue, NotFound
-from primum.domain.names import ResourceKey, check_name
+from primum.domain.names import ResourceKey
 from primum.entrypoints import settings
 from primum.entrypoints.settings import Settings
 
@@ -28,20 +28,12 @@ def kind_of(word: str) -> str:
     for kind, words in KINDS.items():
         if word.lower() in words:
             return kind
-    raise InvalidValue(
-        "kind", f"must be one of {', '.join(words[0] for words in KINDS.values())}", word
-    )
+    import difflib
 
-
-def target(text: str, name: str, namespace: str) -> ResourceKey:
-    """A resource from ``study/malignancy`` or ``study malignancy``."""
-    kind, slash, rest = text.partition("/")
-    chosen = rest if slash else name
-    if not chosen:
-        raise InvalidValue("resource", "must be KIND/NAME or KIND NAME", text)
-    return ResourceKey(
-        kind_of(kind), check_name("--namespace", namespace), check_name("name", chosen)
-    )
+    listed = [words[0] for words in KINDS.values()]
+    close = difflib.get_close_matches(word.lower(), [w for ws in KINDS.values() for w in ws], n=1)
+    remedy = f"Did you mean {close[0]}?" if close else ""
+    raise InvalidValue("kind", f"must be one of {', '.join(listed)}", word, remedy)
 
 
 def existing(*, create: bool = False) -> Settings:
@@ -81,6 +73,8 @@ def only_namespace(resources: Any, kind: str, name: str, namespace: str) -> Reso
         NotFound: If there is none.
         InvalidValue: If several namespaces have one.
     """
+    if not name:
+        raise InvalidValue("name", f"must be given, as in {kind.lower()}/NAME", "nothing")
     if namespace:
         key = ResourceKey(kind, namespace, name)
         if resources.get(key) is None:
