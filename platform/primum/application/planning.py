@@ -45,7 +45,7 @@ def plan_study(platform: Platform, spec: StudySpec) -> Plan | Refusal:
     """
     try:
         kind = _kind(platform, spec)
-        _refuse_taken_endpoint(platform, spec)
+        _refuse_taken_name(platform, spec)
         context = planning_context(platform, spec)
         plan = kind.declare(spec, context)
     except Refused as refused:
@@ -278,9 +278,24 @@ def _synthetic_of(platform: Platform, spec: StudySpec, name: str) -> SyntheticFa
     return conversion.synthetic_facts(stored)
 
 
-def _refuse_taken_endpoint(platform: Platform, spec: StudySpec) -> None:
-    if not spec.endpoint:
+def _refuse_taken_name(platform: Platform, spec: StudySpec) -> None:
+    """Refuse a release's name that an earlier Study or a standing Release holds.
+
+    Endpoints share one server, so their names are taken everywhere; other names in a namespace.
+
+    Raises:
+        Refused: If it is taken.
+    """
+    name = spec.endpoint or spec.dataset_release
+    if not name:
         return
+    field = f"spec.release.{'endpoint' if spec.endpoint else 'dataset'}"
+    holder = _earlier_study(platform, spec, name) or _standing_release(platform, spec, name)
+    if holder:
+        raise Refused(f"EndpointTaken: {field} must be free; found {name} {holder}")
+
+
+def _earlier_study(platform: Platform, spec: StudySpec, name: str) -> str:
     for other in platform.resources.list("Study"):
         if other.uid == spec.uid or other.deleting:
             continue
@@ -288,11 +303,26 @@ def _refuse_taken_endpoint(platform: Platform, spec: StudySpec) -> None:
         succeeded = status.condition(other.status, ConditionType.SUCCEEDED)
         over = succeeded is not None and succeeded.status is Status.FALSE
         first = (other.created, other.uid) < _created(platform, spec)
-        if theirs.endpoint == spec.endpoint and not over and first:
-            raise Refused(
-                f"EndpointTaken: spec.release.endpoint must be free; found {spec.endpoint!r} taken by {other.key}. "
-                "Choose another name."
-            )
+        here = theirs.key.namespace == spec.key.namespace
+        same = here and name == (theirs.endpoint or theirs.dataset_release)
+        if first and not over and (same or (spec.endpoint and theirs.endpoint == spec.endpoint)):
+            return f"taken by {other.key}. Choose another name."
+    return ""
+
+
+def _standing_release(platform: Platform, spec: StudySpec, name: str) -> str:
+    own = ResourceKey("Release", spec.key.namespace, name)
+    for stored in platform.resources.list("Release"):
+        held = stored.key == own
+        if not held and not (spec.endpoint and stored.spec.get("endpoint") == spec.endpoint):
+            continue
+        study = stored.spec.get("study")
+        made_by = str(study.get("name")) if isinstance(study, Mapping) else ""
+        if held and "revocation" in stored.spec:
+            return "of a Release that was revoked. Delete that Release, or choose another name."
+        if not held or made_by != spec.key.name:
+            return f"taken by {stored.key}. Delete that Release, or choose another name."
+    return ""
 
 
 def _created(platform: Platform, spec: StudySpec) -> tuple[str, str]:

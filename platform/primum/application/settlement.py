@@ -9,18 +9,17 @@ from collections.abc import Mapping, Sequence
 
 from primum.application.platform import ACTOR, Platform, generation_key
 from primum.domain import names
-from primum.domain.accounting.events import Composed, Event, NoEvent, covers
-from primum.domain.budget.entries import ReservationState, ReservationView, ResultCode
+from primum.domain.accounting.events import Composed, Event, NoEvent
+from primum.domain.budget.entries import ReservationState, ReservationView, Result, ResultCode
 from primum.domain.errors import Refused
 from primum.domain.governance.evidence import Evidence
 from primum.domain.study.lifecycle import incidents
 from primum.domain.study.plan import Plan, Treatment
 from primum.domain.study.spec import StudySpec
-from primum.domain.study.steps import Receipt, StepOutcome
+from primum.domain.study.steps import StepOutcome
 
 INCIDENT = "Incident"
 FULL_NO_RECEIPT = "no trusted receipt for an exposed access"
-FULL_BEYOND_PLAN = "a receipt reports more than was planned"
 
 
 def settle(
@@ -29,17 +28,31 @@ def settle(
     reservations: Sequence[ReservationView],
     outcomes: Mapping[str, StepOutcome],
 ) -> None:
-    """Resolve every open reservation of a Study generation. Repeating it changes nothing."""
+    """Resolve every open reservation of a Study generation. Repeating it changes nothing.
+
+    What receipts show is handed to the ledger as it is, also where it is more than was planned: the
+    ledger then charges in full and freezes the account. A reservation that somebody else resolved
+    meanwhile is left to the next look.
+
+    Raises:
+        Refused: If the ledger is older than its anchor and takes nothing.
+    """
     for held in reservations:
         if held.state is ReservationState.RESERVED and not held.exposed:
-            platform.ledger.give_back(
-                held.reservation_id, reason="ended before any data was opened", actor=ACTOR
-            )
+            reason = "ended before any data was opened"
+            result = platform.ledger.give_back(held.reservation_id, reason=reason, actor=ACTOR)
+            _refuse_rollback(result)
         elif held.state is ReservationState.EXPOSED:
             executed, reason = _executed(plan, held, outcomes)
-            platform.ledger.charge(
+            result = platform.ledger.charge(
                 held.reservation_id, executed=executed, reason=reason, actor=ACTOR
             )
+            _refuse_rollback(result)
+
+
+def _refuse_rollback(result: Result) -> None:
+    if result.code is ResultCode.ROLLED_BACK:
+        raise Refused(f"the ledger takes nothing: {result.message}")
 
 
 def freeze_incident(
@@ -92,14 +105,7 @@ def _executed(
         ]
         if len(trusted) != 1:
             return None, f"{FULL_NO_RECEIPT}: {access.name}"
-        if not covers(access.event, trusted[0].event):
-            return None, f"{FULL_BEYOND_PLAN}: {access.name}"
         events.append(trusted[0].event)
     if not events:
         return NoEvent(), "no mechanism ran"
     return (events[0] if len(events) == 1 else Composed(tuple(events))), "as the receipts show"
-
-
-def executed_receipts(outcomes: Mapping[str, StepOutcome]) -> tuple[Receipt, ...]:
-    """Every receipt of a Study, in the order of its steps."""
-    return tuple(receipt for outcome in outcomes.values() for receipt in outcome.receipts)

@@ -25,7 +25,7 @@ from primum.adapters import processes
 from primum.adapters.looplock import LoopLock
 from primum.domain.errors import Conflict, InvalidValue, Unavailable
 from primum.entrypoints import bootstrap, logs
-from primum.entrypoints.exits import Exit
+from primum.entrypoints.cli.exits import Exit
 from primum.entrypoints.loop import ControlLoop
 from primum.entrypoints.settings import Settings
 
@@ -239,7 +239,9 @@ def start_detached(settings: Settings) -> str:
     why = _last_error(log_path, said)
     if child.returncode == Exit.CONFLICT:
         raise Conflict(why)
-    raise Unavailable(f"the platform did not start: {why or 'it took too long'}; see {_shown(log_path)}")
+    raise Unavailable(
+        f"the platform did not start: {why or 'it took too long'}; see {_shown(log_path)}"
+    )
 
 
 def _answers(settings: Settings) -> bool:

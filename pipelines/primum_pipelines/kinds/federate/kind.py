@@ -255,29 +255,10 @@ def _plan(
     events = {site.facts.budget: site.event(noise[site.facts.budget]) for site in sites}
     canaries = declaring.planned_canaries(study)
     mechanism: dict[str, JSON] = {
-        "model": wanted.model,
-        "algorithm": ALGORITHM,
-        "reviewed": bool(extensions.load("primum.training_algorithms", ALGORITHM).reviewed),
-        "rounds": wanted.rounds,
-        "localEpochs": wanted.local_epochs,
-        "batchSize": wanted.batch_size,
-        "maxGradNorm": decimal_text(wanted.max_grad_norm),
-        "noiseMultiplier": decimal_text(max(noise.values())),
-        "sampling": "Poisson",
-        "aggregation": "SizeWeighted, by declared training units",
+        **_mechanism(wanted, sites, noise=noise),
         "accountant": context.accountant.name,
         "canaries": canaries,
         "claimCovers": _covers(neighbors),
-        "sites": {
-            site.facts.budget: {
-                "noiseMultiplier": decimal_text(noise[site.facts.budget]),
-                "sampleRate": decimal_text(site.sample_rate),
-                "stepsPerRound": site.local_steps,
-                "steps": site.local_steps * site.rounds,
-                "trainUnits": site.facts.train_units,
-            }
-            for site in sites
-        },
     }
     audited = declaring.audits_on_data(study)
     positive = describe(datasets[0].dataset.uri, datasets[0].dataset.options)["positive"]
@@ -305,6 +286,34 @@ def _plan(
         steps=tuple(FederateKind.steps),
         max_certifiable=declaring.certifiable(canaries=canaries, delta=delta),
     )
+
+
+def _mechanism(
+    wanted: _Request, sites: Sequence[_SitePlan], *, noise: Mapping[str, Decimal]
+) -> dict[str, JSON]:
+    """The mechanism of every site, and what they have in common."""
+    return {
+        "model": wanted.model,
+        "algorithm": ALGORITHM,
+        "reviewed": bool(extensions.load("primum.training_algorithms", ALGORITHM).reviewed),
+        "rounds": wanted.rounds,
+        "localEpochs": wanted.local_epochs,
+        "batchSize": wanted.batch_size,
+        "maxGradNorm": decimal_text(wanted.max_grad_norm),
+        "noiseMultiplier": decimal_text(max(noise.values())),
+        "sampling": "Poisson",
+        "aggregation": "SizeWeighted, by declared training units",
+        "sites": {
+            site.facts.budget: {
+                "noiseMultiplier": decimal_text(noise[site.facts.budget]),
+                "sampleRate": decimal_text(site.sample_rate),
+                "stepsPerRound": site.local_steps,
+                "steps": site.local_steps * site.rounds,
+                "trainUnits": site.facts.train_units,
+            }
+            for site in sites
+        },
+    }
 
 
 def _covers(neighbors: Neighbors) -> str:

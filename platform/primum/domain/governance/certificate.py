@@ -135,17 +135,7 @@ def certificate_statement(facts: CertificateFacts) -> dict[str, JSON]:
         "release": _release(study),
         "artifact": {"kind": facts.artifact.kind, "digest": facts.artifact.digest},
         "claim": _claim(facts),
-        "coveredAccesses": [
-            {
-                "access": access.name,
-                "step": access.step,
-                "budget": access.budget,
-                "treatment": access.treatment.value,
-                "event": access.event.to_json(),
-                "why": access.why,
-            }
-            for access in plan.accesses
-        ],
+        "coveredAccesses": [_covered(access) for access in plan.accesses],
         "mechanisms": [
             _mechanism(receipt)
             for receipt in facts.receipts
@@ -156,16 +146,7 @@ def certificate_statement(facts: CertificateFacts) -> dict[str, JSON]:
         "ledger": {"seq": facts.ledger_head[0], "hash": facts.ledger_head[1]},
         "budgets": [_budget(item) for item in facts.budgets],
         "evidence": [_cited(item) for item in facts.evidence],
-        "gates": [
-            {
-                "stage": verdict.stage,
-                "policy": verdict.policy,
-                "policyDigest": verdict.policy_digest,
-                "summary": verdict.summary,
-                "digest": verdict.digest,
-            }
-            for verdict in facts.verdicts
-        ],
+        "gates": [_gate(verdict) for verdict in facts.verdicts],
         "planDigest": plan.digest,
         "statements": _statements(facts),
     }
@@ -179,6 +160,27 @@ def certificate_statement(facts: CertificateFacts) -> dict[str, JSON]:
         ],
         "predicateType": PREDICATE_TYPE,
         "predicate": predicate,
+    }
+
+
+def _covered(access: Access) -> dict[str, JSON]:
+    return {
+        "access": access.name,
+        "step": access.step,
+        "budget": access.budget,
+        "treatment": access.treatment.value,
+        "event": access.event.to_json(),
+        "why": access.why,
+    }
+
+
+def _gate(verdict: StageVerdict) -> dict[str, JSON]:
+    return {
+        "stage": verdict.stage,
+        "policy": verdict.policy,
+        "policyDigest": verdict.policy_digest,
+        "summary": verdict.summary,
+        "digest": verdict.digest,
     }
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydantic.alias_generators import to_camel
 
 from primum import __version__
@@ -20,7 +21,7 @@ from primum.domain.budget.entries import AccountView, Entry
 from primum.domain.errors import InvalidValue, NotFound, Refused
 from primum.domain.names import ResourceKey
 from primum.domain.study.lifecycle import Refusal
-from primum.entrypoints.api import problems, schemas
+from primum.entrypoints.api import metrics, problems, schemas
 from primum.resources import conversion
 from primum.resources.loading import load_text
 from primum.resources.stored import unstored
@@ -34,16 +35,27 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     code: {"model": schemas.Problem, "content": {problems.MEDIA_TYPE: {}}}
     for code in (400, 401, 403, 404, 422, 503)
 }
+METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Every count."},
+    500: PROBLEMS[503],
+    503: PROBLEMS[503],
+}
 
 router = APIRouter(prefix="/v1", responses=PROBLEMS)
 
 
-def create_app(platform: Platform, identify: Callable[[str], Identity]) -> FastAPI:
+def create_app(
+    platform: Platform,
+    identify: Callable[[str], Identity],
+    *,
+    figures: Mapping[str, Callable[[], int]] = MappingProxyType({}),
+) -> FastAPI:
     """The application over a platform's ports.
 
     Args:
         platform: The ports.
         identify: Whose token it is.
+        figures: Counts that ``/metrics`` shows besides the ledger's.
     """
     app = FastAPI(
         title="Primum ledger and evidence",
@@ -55,13 +67,23 @@ def create_app(platform: Platform, identify: Callable[[str], Identity]) -> FastA
     )
     app.state.platform = platform
     app.state.identify = identify
+    app.state.figures = figures
     problems.install(app)
     app.include_router(router)
     app.add_api_route("/healthz", _alive, response_model=schemas.Health, tags=["health"])
     app.add_api_route(
         "/readyz", _ready, response_model=schemas.Health, tags=["health"], responses=PROBLEMS
     )
+    app.add_api_route(
+        "/metrics", _metrics, response_class=Response, tags=["health"], responses=METRICS
+    )
     return app
+
+
+def _metrics(request: Request) -> Response:
+    """Counts in Prometheus' text format; they say nothing about data, so no token is asked for."""
+    text = metrics.exposition(_platform(request).ledger, request.app.state.figures)
+    return Response(text, media_type=metrics.MEDIA_TYPE)
 
 
 def _alive() -> schemas.Health:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import uvicorn
 
 from primum.adapters import identity
@@ -10,17 +12,23 @@ from primum.entrypoints.api.app import create_app
 from primum.entrypoints.settings import Settings
 
 
-def make_server(settings: Settings) -> uvicorn.Server:
-    """A server on the configured address; no access log, since a URL may say too much."""
+def make_server(settings: Settings, figures: Mapping[str, Callable[[], int]]) -> uvicorn.Server:
+    """A server of the API; no access log, since a URL may say too much.
+
+    Args:
+        settings: The settings.
+        figures: Counts that ``/metrics`` shows besides the ledger's.
+    """
     app = create_app(
-        bootstrap.platform(settings), lambda token: identity.identify(settings.home, token)
+        bootstrap.platform(settings),
+        lambda token: identity.identify(settings.home, token),
+        figures=figures,
     )
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.api_port,
         log_level="warning",
         access_log=False,
         lifespan="off",
+        server_header=False,
     )
     return uvicorn.Server(config)

@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from primum.application.ports import ApplyChange
+from primum.domain.conditions import ConditionType, Reason
 from primum.domain.errors import NotFound, Refused
 from primum.domain.names import ResourceKey
 from primum.entrypoints.cli import reporting, session
 from primum.entrypoints.cli.exits import Exit
 from primum.entrypoints.cli.rendering import Output, document, structured
 from primum.entrypoints.settings import Settings
+from primum.resources.status import condition
 from primum.resources.stored import StoredResource
 
 POLL_SECONDS = 0.1  # People notice a tenth of a second; the store does not.
@@ -41,7 +44,7 @@ def apply(files: Sequence[Path], *, follow: Follow, timeout: float, output: Outp
     quiet = output is not Output.TABLE
     for item in documents:
         stored, change = stores.resources.apply(item.key, item.spec_mapping(), labels=item.labels)
-        followed.append(stored)
+        followed.append(_looked_at_again(stores, stored, change))
         if not quiet and follow is Follow.NO:
             print(f"{item.key} {change.value}")
     if follow is Follow.NO:
@@ -52,6 +55,25 @@ def apply(files: Sequence[Path], *, follow: Follow, timeout: float, output: Outp
     if quiet:
         structured([document(stores.resources.get(item.key)) for item in documents], output)
     return code
+
+
+def _looked_at_again(stores: Any, stored: StoredResource, change: ApplyChange) -> StoredResource:
+    """A budget whose dataset could not be used is asked for again: its file may have been put right.
+
+    An empty status is what the control loop fills from what it finds.
+    """
+    ready = condition(stored.status, ConditionType.READY)
+    again = (
+        change is ApplyChange.UNCHANGED
+        and stored.key.kind == "PrivacyBudget"
+        and ready is not None
+        and ready.reason in (Reason.DATASET_UNREADABLE, Reason.INVALID_SPEC)
+    )
+    if not again:
+        return stored
+    stores.resources.set_status(stored.key, stored.uid, {})
+    found: StoredResource = stores.resources.get(stored.key)
+    return found
 
 
 def wait_for(kind: str, name: str, namespace: str, timeout: float) -> Exit:
@@ -165,7 +187,9 @@ def _existing_resource(kind: str, name: str, namespace: str) -> tuple[Settings, 
     settings = session.existing()
     stores = session.open_stores(settings)
     word, slash, rest = kind.partition("/")
-    key = session.only_namespace(stores.resources, session.kind_of(word), rest if slash else name, namespace)
+    key = session.only_namespace(
+        stores.resources, session.kind_of(word), rest if slash else name, namespace
+    )
     return settings, stores, key
 
 
@@ -180,7 +204,7 @@ def _check_transitions(stores: Any, documents: Sequence[Any]) -> None:
             check_transition(item.key, before.spec, item.spec_mapping())
         if item.key.kind == "AuditRun":
             audit = item.spec_mapping()["audit"]
-            check_attack(f"{item.key}: spec.audit.attack", str(audit["attack"]))  # type: ignore[index,call-overload]
+            check_attack(f"{item.key}: spec.audit.attack", str(audit["attack"]))
         if item.key.kind == "Release" and before is None:
             raise Refused(
                 f"{item.key}: a Release is written by the platform. Apply a Study that releases it."

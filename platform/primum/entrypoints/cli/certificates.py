@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from primum.domain.governance.headlines import spoken
 from primum.entrypoints.cli.exits import Exit
 from primum.entrypoints.cli.rendering import Output
 
@@ -73,7 +72,9 @@ def show(
     try:
         statement = json.loads(base64.b64decode(str(_read(file)["payload"]), validate=True))
     except (KeyError, ValueError):
-        raise Tampered(f"certificate {file} must be a signed envelope; found another form") from None
+        raise Tampered(
+            f"certificate {file} must be a signed envelope; found another form"
+        ) from None
     rendering.structured(statement, Output.YAML if output is Output.TABLE else output)
 
 
@@ -114,6 +115,8 @@ def _bytes(file: Path, what: str) -> bytes:
 
 def _claim_lines(statement: Mapping[str, Any]) -> list[str]:
     """What a verified certificate claims, for people; a Void claim with what made it so."""
+    from primum.domain.governance.headlines import spoken
+
     claim = statement["predicate"]["claim"]
     if claim["status"] != "Valid":
         return [

@@ -53,9 +53,7 @@ def accounts(output: OutputOption = Output.TABLE) -> None:
         return
     shown = ("dataset", "unit", "policy", "epsilon", "spent", "left", "frozen")
     rendering.table(shown, [[row[name] for name in shown] for row in rows])
-    print(
-        "spent: as the accounting policy counts Studies that were chosen one after the other"
-    )
+    print("spent: as the accounting policy counts Studies that were chosen one after the other")
 
 
 def entries(

@@ -39,7 +39,9 @@ def describe(kind: str, name: str, namespace: str, output: Output) -> None:
     settings = session.existing()
     stores = session.open_stores(settings)
     word, slash, rest = kind.partition("/")
-    key = session.only_namespace(stores.resources, session.kind_of(word), rest if slash else name, namespace)
+    key = session.only_namespace(
+        stores.resources, session.kind_of(word), rest if slash else name, namespace
+    )
     stored = stores.resources.get(key)
     if output is not Output.TABLE:
         rendering.structured(rendering.document(stored), output)
@@ -68,7 +70,9 @@ def logs(study: str, namespace: str) -> None:
 
     settings = session.existing()
     stores = session.open_stores(settings)
-    stored = stores.resources.get(session.only_namespace(stores.resources, "Study", study, namespace))
+    stored = stores.resources.get(
+        session.only_namespace(stores.resources, "Study", study, namespace)
+    )
     runner = LocalKfpRunner(settings.home, environment=bootstrap.child_environment(settings))
     print(runner.logs(run_id(stored.uid, stored.generation)))
 

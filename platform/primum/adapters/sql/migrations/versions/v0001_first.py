@@ -50,6 +50,8 @@ APPEND_ONLY = {
 def upgrade() -> None:
     """Make every table, the first head and the first counter."""
     _ledger()
+    _accounts()
+    _reservations()
     _evidence()
     _resources()
     for statement in APPEND_ONLY[op.get_bind().dialect.name]:
@@ -85,6 +87,9 @@ def _ledger() -> None:
         _text("time"),
         sa.CheckConstraint("id = 1", name="ck_ledger_head_one"),
     )
+
+
+def _accounts() -> None:
     op.create_table(
         "ledger_accounts",
         _text("account_id", primary_key=True),
@@ -103,6 +108,9 @@ def _ledger() -> None:
         _text("identity", primary_key=True),
         _text("account_id", primary_key=True),
     )
+
+
+def _reservations() -> None:
     op.create_table(
         "ledger_reservations",
         _text("reservation_id", primary_key=True),
