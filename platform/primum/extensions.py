@@ -35,7 +35,8 @@ def _points(group: str) -> Mapping[str, metadata.EntryPoint]:
         earlier = found.get(point.name)
         if earlier is not None and earlier.value != point.value:
             raise Conflict(
-                f"{group} {point.name} must be registered once; found {earlier.value} and {point.value}. "
+                f"{group} {point.name} must be registered once; "
+                f"found {earlier.value} and {point.value}. "
                 "Remove one of the distributions."
             )
         found[point.name] = point

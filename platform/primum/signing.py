@@ -21,6 +21,7 @@ from primum.domain.canonical import JSON, canonical_json
 from primum.domain.errors import InvalidValue, Tampered
 
 CERTIFICATE_TYPE = "application/vnd.primum.certificate+json"
+CHECKPOINT_TYPE = "application/vnd.primum.ledger-checkpoint+json"
 DATA_TOKEN_TYPE = "application/vnd.primum.data-token+json"  # noqa: S105 - a media type
 TICKET_TYPE = "application/vnd.primum.ticket+json"
 

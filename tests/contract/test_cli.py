@@ -83,7 +83,7 @@ def registered(tmp_path_factory):
         def readouterr():
             return type("Said", (), {"out": "", "err": ""})
 
-    with mock.patch.object(RayCompute, "warm", lambda self: None):
+    with mock.patch.object(RayCompute, "warm", return_value=None):
         assert command("apply", "-f", file, capsys=Unread).code == 0
     return folder / "home"
 
@@ -117,10 +117,6 @@ def state(primum):
         for item in primum("get", kind, "-o", "json").json()["items"]
     ]
     return entries, resources
-
-
-def names(resources):
-    return {(kind, name) for kind, name, _ in resources}
 
 
 REFUSED_DOCUMENTS = {
@@ -198,12 +194,11 @@ metadata: {name: forged, namespace: oncology}
 spec:
   kind: Endpoint
   endpoint: forged
-  artifact: {kind: Model, uri: "file:///x", digest: "sha256:%s"}
-  certificate: {uri: "file:///y", digest: "sha256:%s"}
+  artifact: {kind: Model, uri: "file:///x", digest: "DIGEST"}
+  certificate: {uri: "file:///y", digest: "DIGEST"}
   claim: {standing: Valid, epsilon: "1", delta: "1e-5", unit: Patient, neighbors: AddOrRemoveOne}
   study: {name: forged, uid: 6f2d6f60-1111-4111-8111-111111111111, generation: 1}
-"""
-        % ("a" * 64, "b" * 64),
+""".replace("DIGEST", "sha256:" + "a" * 64),
         "Release oncology/forged must be written by the platform",
         "Apply a Study that releases it.",
     ),
@@ -294,7 +289,7 @@ REFUSED_AT_PLAN = {
         (EXAMPLES / "breast-cancer" / "too-greedy.yaml").read_text(),
         3,
         "Denied",
-        "budget wisconsin has 8.00",
+        "left, the plan needs 9.399",
     ),
 }
 
@@ -337,7 +332,7 @@ UNUSABLE_DATA = {
         "dataset column bmi must have no missing value",
     ),
     "text for a number": (
-        ["age,bmi,sick", *ROWS[:50], "old,20,no", *ROWS[50:]],
+        ["age,bmi,sick", *ROWS[:50], "jane-doe,20,no", *ROWS[50:]],
         2,
         "InvalidSpec",
         "dataset column age must hold numbers; found a text.",
@@ -372,7 +367,7 @@ def test_a_dataset_that_cannot_be_used_leaves_the_ledger_as_it_was(apply, primum
     done = apply(table(name, f"csv://{name}.csv"))
     assert done.code == code, done
     assert sentence in done.out
-    assert "old" not in done.out.replace("held", "") or case != "text for a number"
+    assert "jane-doe" not in done.out  # No cell of the data is ever shown.
     assert state(primum)[0] == entries
     ready = primum("get", f"budget/{name}", "-o", "json").json()["status"]["conditions"][0]
     assert (ready["type"], ready["status"], ready["reason"]) == ("Ready", "False", reason)
@@ -392,29 +387,25 @@ def test_delta_must_be_below_one_over_the_units(apply, primum):
     entries, _ = state(primum)
     done = apply(budget("b", ('"1e-5"', '"0.01"')))
     assert done.code == 2
-    assert "spec.guarantee.delta must be below 1/569, one over the number of units; found 0.01." in (
-        done.out
-    )
+    rule = "spec.guarantee.delta must be below 1/569, one over the number of units; found 0.01."
+    assert rule in done.out
     assert entries[-1]["kind"] == state(primum)[0][-1]["kind"]
 
 
 PENDING = ("policy: clinical-default", "policy: not-yet-written")  # Keeps a Study at Plan.
 
 
-@pytest.mark.parametrize("order", ["first-then-second", "second-then-first"])
 @pytest.mark.parametrize("where", ["here", "in another namespace"])
-def test_one_endpoint_serves_one_study(apply, primum, order, where):
-    one = study("one", PENDING)
-    two = study("two", ("endpoint: two", "endpoint: one"))
+@pytest.mark.parametrize("names", [("one", "two"), ("two", "one")], ids="-then-".join)
+def test_one_endpoint_serves_one_study_whoever_came_first(apply, primum, names, where):
+    one, two = (study(name, (f"endpoint: {name}", "endpoint: shared")) for name in names)
+    one = changed(one, PENDING)
     if where != "here":
-        one = one.replace("namespace: oncology", "namespace: elsewhere").replace(
-            "policy: not-yet-written", "policy: not-yet-written"
-        )
-    documents = [one, two] if order == "first-then-second" else [two.replace(*PENDING), one]
-    assert apply(documents[0], "--no-wait").code == 0
-    done = apply(documents[1] if order == "first-then-second" else study("three", ("endpoint: three", "endpoint: one")))
+        one = one.replace("namespace: oncology", "namespace: elsewhere")
+    assert apply(one, "--no-wait").code == 0
+    done = apply(two)
     assert done.code == 5, done
-    assert "spec.release.endpoint must be free; found one taken by Study" in done.out
+    assert "spec.release.endpoint must be free; found shared taken by Study" in done.out
     assert "Choose another name." in done.out
     kinds = [entry["kind"] for entry in primum("ledger", "entries", "-o", "json").json()]
     assert "Reserved" not in kinds
@@ -554,9 +545,7 @@ def test_a_taken_port_is_named(registered, tmp_path, capsys):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        command = CommandLine(
-            copied(registered, tmp_path / "home"), PRIMUM_API_PORT=str(port)
-        )
+        command = CommandLine(copied(registered, tmp_path / "home"), PRIMUM_API_PORT=str(port))
         done = command("up", capsys=capsys)
     assert done.code == 5, done
     assert f"PRIMUM_API_PORT must be a free port; found {port} taken" in done.err
@@ -587,11 +576,12 @@ def test_every_command_helps_with_an_example(primum, words):
     assert f"Example: primum {' '.join(words)}" in " ".join(done.out.split())
 
 
+PROMISED = "up down apply get describe wait delete logs quote ledger audit certificate bounds"
+
+
 def test_the_commands_that_the_readme_promises(primum):
     shown = primum("--help").out
-    for name in (
-        "up down apply get describe wait delete logs quote ledger audit certificate bounds".split()
-    ):
+    for name in PROMISED.split():
         assert re.search(rf"^  {name}\b", shown, re.MULTILINE)
 
 
@@ -640,12 +630,12 @@ def test_a_deleted_budget_leaves_its_account(apply, primum):
 
 def test_a_study_that_opened_nothing_gives_everything_back(apply, primum):
     assert apply(study("a", PENDING), "--no-wait").code == 0
-    waiting = primum("wait", "study/a", "--timeout", "1")
+    waiting = primum("wait", "study/a", "--timeout", "10")
     assert waiting.code == 4  # It waits for a policy.
-    rule = '{"name": "r", "stage": "Admission", "expression": "true", "message": "m"}'
     text = (
         "apiVersion: primum.dev/v1alpha1\nkind: GatePolicy\n"
-        f"metadata: {{name: not-yet-written, namespace: oncology}}\nspec: {{rules: [{rule}]}}\n"
+        "metadata: {name: not-yet-written, namespace: oncology}\n"
+        "spec: {extends: clinical-default}\n"
     )
     assert apply(text).code == 0
     assert primum("wait", "study/a", "--timeout", "2").code == 8  # Reserved; the run never starts.

@@ -36,7 +36,19 @@ TOP_LEVEL = {
 }
 MODULE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 60
-LISTED_AS_TEXT = {".md", ".py", ".toml", ".yaml", ".yml", ".txt", ".json", ".sh", ".ini", ".cfg", ""}
+LISTED_AS_TEXT = {
+    "",
+    ".cfg",
+    ".ini",
+    ".json",
+    ".md",
+    ".py",
+    ".sh",
+    ".toml",
+    ".txt",
+    ".yaml",
+    ".yml",
+}
 
 # Folders whose files may hold extensions: every class there that looks like one needs a line.
 EXTENSION_FOLDERS = {
@@ -71,12 +83,23 @@ def modules() -> dict[Path, ast.Module]:
     return {path: ast.parse(path.read_text(encoding="utf-8")) for path in found}
 
 
+@functools.cache
+def nodes() -> dict[Path, tuple[ast.AST, ...]]:
+    """Every node of every module; walked once, because a dozen tests ask."""
+    return {path: tuple(ast.walk(tree)) for path, tree in modules().items()}
+
+
+@functools.cache
+def functions() -> tuple[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef], ...]:
+    """Every function and method, with the module it is in."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return tuple(
+        (path, n) for path, found in nodes().items() for n in found if isinstance(n, kinds)
+    )
+
+
 def shown(path: Path, line: int = 0) -> str:
     return f"{path.relative_to(ROOT)}" + (f":{line}" if line else "")
-
-
-def functions(tree: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 def length_without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -114,8 +137,7 @@ def test_modules_are_short() -> None:
 def test_functions_are_short() -> None:
     long = {
         f"{shown(path, node.lineno)} {node.name}": lines
-        for path, tree in modules().items()
-        for node in functions(tree)
+        for path, node in functions()
         if (lines := length_without_docstring(node)) > FUNCTION_LINES_MAX
     }
     assert long == {}
@@ -136,13 +158,13 @@ def test_nothing_is_left_to_do_in_comments() -> None:
 def test_only_the_command_line_prints() -> None:
     """Other processes log, or write what they made; a run's log and generators have their mark."""
     found = []
-    for path, tree in modules().items():
+    for path, inside in nodes().items():
         if "/cli/" in str(path):
             continue
         lines = path.read_text(encoding="utf-8").splitlines()
         found += [
             shown(path, node.lineno)
-            for node in ast.walk(tree)
+            for node in inside
             if isinstance(node, ast.Call)
             and isinstance(node.func, ast.Name)
             and node.func.id == "print"
@@ -153,25 +175,23 @@ def test_only_the_command_line_prints() -> None:
 
 def test_public_functions_take_no_booleans() -> None:
     """An enum says at the call what it means; the command line's options are Typer's."""
+    private = {
+        item
+        for inside in nodes().values()
+        for node in inside
+        if isinstance(node, ast.ClassDef) and node.name.startswith("_")
+        for item in node.body
+    }
     found = []
-    for path, tree in modules().items():
-        if "/cli/" in str(path):
+    for path, node in functions():
+        if "/cli/" in str(path) or node.name.startswith("_") or node in private:
             continue
-        private = {
-            id(function)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ClassDef) and node.name.startswith("_")
-            for function in functions(node)
-        }
-        for node in functions(tree):
-            if node.name.startswith("_") or id(node) in private:
-                continue
-            arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
-            found += [
-                f"{shown(path, node.lineno)} {node.name}({argument.arg})"
-                for argument in arguments
-                if isinstance(argument.annotation, ast.Name) and argument.annotation.id == "bool"
-            ]
+        arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+        found += [
+            f"{shown(path, node.lineno)} {node.name}({argument.arg})"
+            for argument in arguments
+            if isinstance(argument.annotation, ast.Name) and argument.annotation.id == "bool"
+        ]
     assert found == []
 
 
@@ -190,7 +210,8 @@ def test_annotations_are_postponed_everywhere() -> None:
             if isinstance(node, ast.ImportFrom) and node.module == "__future__"
             for name in node.names
         }
-        if any(isinstance(n, ast.FunctionDef | ast.ClassDef) for n in code) and "annotations" not in imported:
+        defines = any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in code)
+        if defines and "annotations" not in imported:
             found.append(shown(path))
     assert found == []
 
@@ -244,9 +265,7 @@ def test_entry_points_point_to_something(group: str) -> None:
     for name, value in declared()[group].items():
         module, _, attribute = value.partition(":")
         candidates = [ROOT / root / (module.replace(".", "/") + ".py") for root in SOURCES]
-        candidates += [
-            ROOT / root / module.replace(".", "/") / "__init__.py" for root in SOURCES
-        ]
+        candidates += [ROOT / root / module.replace(".", "/") / "__init__.py" for root in SOURCES]
         existing = [path for path in candidates if path.exists()]
         assert existing, f"{group} {name}: no module {module}"
         tree = modules()[existing[0]]
@@ -287,7 +306,7 @@ def test_one_name_for_two_things_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def extension_classes(pattern: str, methods: set[str]) -> dict[str, str]:
-    """Public classes with all methods of an extension, by name; a Protocol describes, it is none."""
+    """Public classes with all methods of an extension, by name. A Protocol is none."""
     found = {}
     for path in (ROOT / "pipelines/primum_pipelines").glob(pattern):
         for node in modules()[path].body:
@@ -337,11 +356,11 @@ WITHOUT_IMPORT = {"psycopg", "scikit-learn", "kopf", "kubernetes", "pyarrow"}
 
 
 def test_dependencies_are_those_that_are_imported() -> None:
-    """A library that nobody imports is a risk for nothing; one that is not declared may be absent."""
+    """A library that nobody imports is a risk for nothing; an undeclared one may be absent."""
     stated = stated_dependencies()
     imported = set()
-    for tree in modules().values():
-        for node in ast.walk(tree):
+    for inside in nodes().values():
+        for node in inside:
             if isinstance(node, ast.Import):
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

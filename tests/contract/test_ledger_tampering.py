@@ -52,7 +52,7 @@ class Record:
 
     def change_entry(self, seq, column, value):
         if self.stores.kind == "memory":
-            self.rows.lines[seq - 1] = replace(self.rows.lines[seq - 1], **{column: value})
+            self.rows.lines[seq - 1] = self.rows.lines[seq - 1]._replace(**{column: value})
         else:
             self.execute(f"UPDATE ledger_entries SET {column} = '{value}' WHERE seq = {seq}")
 
@@ -69,7 +69,7 @@ class Record:
         if self.stores.kind == "memory":
             lines = self.rows.lines
             a, b = lines[left - 1], lines[right - 1]
-            lines[left - 1], lines[right - 1] = replace(b, seq=left), replace(a, seq=right)
+            lines[left - 1], lines[right - 1] = b._replace(seq=left), a._replace(seq=right)
         else:
             for old, new in ((left, -1), (right, left), (-1, right)):
                 self.execute(f"UPDATE ledger_entries SET seq = {new} WHERE seq = {old}")

@@ -136,7 +136,7 @@ def test_a_database_that_was_never_prepared_says_so(empty_database):
 
 @pytest.mark.parametrize("url", ["mysql://x/y", "nonsense", "sqlite://", "sqlite:///:memory:"])
 def test_only_databases_that_keep_what_they_are_told_are_taken(url):
-    with pytest.raises(InvalidValue, match="database_url"):
+    with pytest.raises(InvalidValue, match="PRIMUM_DATABASE_URL"):
         open_stores(url, ManualClock())
 
 

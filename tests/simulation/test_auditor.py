@@ -11,7 +11,7 @@ from simulated.world import World
 
 from primum import verification
 from primum.adapters import memory
-from primum.application import access, releases, releasing, settlement
+from primum.application import releasing, settlement
 from primum.domain.accounting.events import NoEvent
 from primum.domain.accounting.policy_rdp import RdpPolicy
 from primum.domain.budget import ledger

@@ -34,8 +34,10 @@ def adopt_orphans():
 
 
 def cpu_seconds(home):
-    """CPU seconds so far of every process of a home folder and of what this process waited for."""
+    """CPU seconds so far of what this process waited for and of every process of a home folder."""
     waited = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if not home:
+        return waited.ru_utime + waited.ru_stime
     listed = {number: fields for number in _numbers() if (fields := _stat(number))}
     marked = {number for number in listed if _is_of(number, home)}
     # An ended process has no environment any more, but a parent that has not collected it yet.
@@ -126,6 +128,11 @@ def command(arguments, *, home, environment):
     if done.returncode:
         raise RuntimeError(f"{arguments} ended with {done.returncode}: {done.stdout}{done.stderr}")
     return Cost(wall, cpu_seconds(home) - before, done.stdout)
+
+
+def alone(arguments, *, environment):
+    """Run a command that starts nothing, whatever else works in its home folder meanwhile."""
+    return command(arguments, home="", environment=environment)
 
 
 @dataclass(frozen=True)

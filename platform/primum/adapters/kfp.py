@@ -109,7 +109,7 @@ class LocalKfpRunner:
         ]
 
     def interrupt(self) -> None:
-        """End the processes of every run, as a machine that goes down would; each may go on later."""
+        """End the processes of every run, as a machine that goes down would; each may resume."""
         for folder in self._folders():
             if processes.is_running(folder / "lock"):
                 processes.end_marked(folder / "lock", grace_seconds=_STOP_SECONDS)

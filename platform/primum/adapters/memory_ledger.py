@@ -12,10 +12,12 @@ from typing import TypeVar
 
 from primum.application.bookkeeping import Bookkeeping, Pages, Pen
 from primum.application.ports import Clock, LedgerAnchor
-from primum.domain.budget import verification
+from primum.domain.budget import lines, verification
 from primum.domain.budget.book import OPEN_STATES, Account, Head
 from primum.domain.budget.decisions import later
-from primum.domain.budget.entries import Entry, ReservationView
+from primum.domain.budget.entries import Entry, EntryKind, ReservationView
+from primum.domain.budget.lines import Line
+from primum.domain.budget.verification import Stated
 from primum.domain.errors import Conflict
 
 Answer = TypeVar("Answer")
@@ -65,7 +67,7 @@ class LedgerRows:
     """The rows of a ledger in memory; entries are kept as stored text, as a database keeps them."""
 
     head: Head = field(default_factory=Head)
-    lines: list[verification.Line] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
     accounts: dict[str, Account] = field(default_factory=dict)
     reservations: dict[str, ReservationView] = field(default_factory=dict)
     keys: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -111,7 +113,7 @@ class _MemoryBook:
 
     def earlier(self, account_id: str, key: str) -> Entry | None:
         seq = self._rows.keys.get((account_id, key))
-        return None if seq is None else verification.entry_of(self._rows.lines[seq - 1])
+        return None if seq is None else lines.entry_of(self._rows.lines[seq - 1])
 
     def lapsed(self, now: str) -> Sequence[ReservationView]:
         everything = self.reservations(account_id="", study_uid="")
@@ -123,25 +125,41 @@ class _MemoryBook:
             for line in self._rows.lines
             if line.seq > after and account_id in ("", line.account_id)
         ]
-        return tuple(verification.entry_of(line) for line in found[:limit])
+        return tuple(lines.entry_of(line) for line in found[:limit])
+
+    def lines(self, *, after: int, limit: int) -> Sequence[Line]:
+        return [line for line in self._rows.lines if line.seq > after][:limit]
+
+    def checkpoints(self) -> Sequence[Line]:
+        return [line for line in self._rows.lines if line.kind == EntryKind.CHECKPOINT]
+
+    def last_checkpoint(self) -> Head:
+        kept = self.checkpoints()
+        return Head(kept[-1].seq, kept[-1].hash, kept[-1].time) if kept else Head()
 
     def hash_at(self, seq: int) -> str:
         return next((line.hash for line in self._rows.lines if line.seq == seq), "")
 
-    def contradictions(self) -> Sequence[str]:
+    def contradictions(self, stated: Sequence[Stated]) -> Sequence[str]:
         rows = self._rows
-        identities = [(i, a.account_id) for a in rows.accounts.values() for i in a.identities]
+        named = {line.reservation_id for line in rows.lines}
         cached = verification.Cached(
-            rows.head, list(rows.accounts.values()), list(rows.reservations.values()), identities
+            head=rows.head,
+            accounts=list(rows.accounts.values()),
+            reservations_of=lambda names: {
+                name: rows.reservations[name] for name in names if name in rows.reservations
+            },
+            strays=sorted(rows.reservations.keys() - named),
+            identities=[(i, a.account_id) for a in rows.accounts.values() for i in a.identities],
         )
-        return verification.contradictions(rows.lines, cached)
+        return verification.contradictions(rows.lines, cached, stated)
 
     def append(self, entry: Entry) -> None:
         key = (entry.account_id, entry.idempotency_key)
         if key in self._rows.keys:
             raise Conflict(f"idempotency key must be new; found {entry.idempotency_key!r}.")
         self._rows.keys[key] = entry.seq
-        self._rows.lines.append(verification.line_of(entry))
+        self._rows.lines.append(lines.line_of(entry))
 
     def put_account(self, account: Account) -> None:
         self._rows.accounts[account.account_id] = account

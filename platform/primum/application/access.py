@@ -8,7 +8,6 @@ exists.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -123,7 +122,7 @@ def redeem(keeper: Gatekeeper, ticket: str, *, actor: str) -> DataToken:
         Tampered: If the ticket was not signed by this platform.
         Refused: If the ledger does not grant the access; the message carries its reason.
     """
-    claims = _claims(keeper.signer.open(signing.decode_token(ticket), TICKET_TYPE))
+    claims = ticket_claims(keeper.signer, ticket)
     access, account = str(claims["access"]), str(claims["accountId"])
     if claims["treatment"] == Treatment.INSPECTED.value:
         key = f"inspect/{claims['id']}"
@@ -146,10 +145,13 @@ def redeem(keeper: Gatekeeper, ticket: str, *, actor: str) -> DataToken:
     return DataToken(text=text, access=access, budget=str(claims["budget"]), uri=str(claims["uri"]))
 
 
-def claims_of_ticket(ticket: str) -> Mapping[str, JSON]:
-    """What a ticket says, unverified: for finding one's own way, never for granting anything."""
-    envelope = signing.decode_token(ticket)
-    return _claims(base64.b64decode(str(envelope["payload"])))
+def ticket_claims(signer: Signer, ticket: str) -> Mapping[str, JSON]:
+    """What a ticket of this platform says.
+
+    Raises:
+        Tampered: If this platform did not sign it.
+    """
+    return _claims(signer.open(signing.decode_token(ticket), TICKET_TYPE))
 
 
 _TOKEN_CLAIMS = (

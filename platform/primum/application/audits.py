@@ -9,7 +9,7 @@ under ids of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from primum.application import planning, releases
@@ -17,8 +17,7 @@ from primum.application.access import mint_audit_ticket
 from primum.application.launching import LAUNCH, dataset_mapping
 from primum.application.platform import Platform, generation_key
 from primum.application.ports import RunStatus
-from primum.application.releasing import CONTRADICTION
-from primum.application.settlement import freeze_account
+from primum.application.settlement import CONTRADICTION, freeze_account
 from primum.domain import names
 from primum.domain.budget.entries import ReservationState
 from primum.domain.canonical import JSON
@@ -50,7 +49,7 @@ def reconcile_audit_run(platform: Platform, stored: StoredResource) -> None:
         spec = _audited_study(platform, stored)
         plan = _plan_of(platform, spec)
     except (NotFound, InvalidValue) as error:
-        _show(platform, stored, Status.FALSE, Reason.INVALID_SPEC, str(error), {})
+        _show(platform, stored, Status.FALSE, Reason.INVALID_SPEC, str(error))
         return
     outcome = platform.evidence.outcome(names.outcome_id(stored.uid, stored.generation, STEP))
     if outcome is None:
@@ -81,7 +80,8 @@ def _audited_study(platform: Platform, stored: StoredResource) -> StudySpec:
     found = platform.resources.get(ResourceKey("Study", namespace, name))
     if found is None or (made_by and (made_by.uid, made_by.generation) != _identity(found)):
         raise NotFound(
-            f"{stored.key}: the Study {name} does not exist any more; its artifact cannot be audited again"
+            f"{stored.key}: the Study {name} does not exist any more; "
+            "its artifact cannot be audited again"
         )
     return conversion.study_spec(found)
 
@@ -108,7 +108,7 @@ def _keep_running(platform: Platform, stored: StoredResource, spec: StudySpec, p
             _conclude(platform, stored, spec, outcome)
             return
         message = "the audit ended without an outcome"
-        _show(platform, stored, Status.FALSE, Reason.STEP_FAILED, message, {})
+        _show(platform, stored, Status.FALSE, Reason.STEP_FAILED, message)
         return
     if state is RunStatus.RUNNING:
         return
@@ -118,7 +118,7 @@ def _keep_running(platform: Platform, stored: StoredResource, spec: StudySpec, p
     )
     context = _step_context(platform, stored, spec, plan)
     platform.runner.launch(run, name=f"{stored.key.namespace}-{stored.key.name}", steps=[context])
-    _show(platform, stored, Status.UNKNOWN, Reason.RUN_CREATED, "", {})
+    _show(platform, stored, Status.UNKNOWN, Reason.RUN_CREATED, "")
 
 
 def _step_context(
@@ -141,6 +141,7 @@ def _step_context(
             "uid": stored.uid,
             "generation": stored.generation,
             "kind": spec.job_kind,
+            "audits": generation_key(spec.uid, spec.generation),
         },
         run_id=names.run_id(stored.uid, stored.generation),
         outcome_id=names.outcome_id(stored.uid, stored.generation, STEP),
@@ -187,7 +188,7 @@ def _conclude(
 ) -> None:
     evidence = tuple(platform.evidence.evidence(stored.uid, stored.generation))
     if outcome.status is not StepStatus.SUCCEEDED:
-        _show(platform, stored, Status.FALSE, Reason.STEP_FAILED, outcome.message, {})
+        _show(platform, stored, Status.FALSE, Reason.STEP_FAILED, outcome.message)
         return
     failed = incidents(evidence)
     if failed:
@@ -200,7 +201,7 @@ def _conclude(
     extra: dict[str, JSON] = {"verdict": verdict.value}
     if evidence:
         extra["evidence"] = evidence[-1].digest
-    _show(platform, stored, good, reason, outcome.message, extra)
+    _show(platform, stored, good, reason, outcome.message, **extra)
 
 
 def _incident(
@@ -220,7 +221,7 @@ def _incident(
             continue
         reason = f"{stored.key}: the claim of {spec.key} was contradicted by {found}"
         key = names.derived_uuid("freeze", stored.uid, held.account_id)
-        freeze_account(platform, held.account_id, reason=reason, key=key)
+        freeze_account(platform.ledger, held.account_id, reason=reason, key=key)
     name = stored.spec.get("release") or spec.endpoint or spec.dataset_release
     if name:
         released = ResourceKey("Release", stored.key.namespace, str(name))
@@ -240,11 +241,11 @@ def _show(
     state: Status,
     reason: Reason,
     message: str,
-    extra: Mapping[str, JSON],
+    **extra: JSON,
 ) -> None:
     condition = Condition(
         ConditionType.SUCCEEDED, state, reason, message, observed_generation=stored.generation
     )
-    shown = status.with_conditions(stored, (condition,), now=platform.clock.now()) | dict(extra)
+    shown = status.with_conditions(stored, (condition,), now=platform.clock.now()) | extra
     if shown != dict(stored.status):
         platform.resources.set_status(stored.key, stored.uid, shown)

@@ -7,15 +7,18 @@ where the store is older than its anchor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
-from primum.application.ports import Clock, LedgerAnchor
+from primum.application import checkpointing
+from primum.application.ports import Clock, LedgerAnchor, Signer
 from primum.domain.accounting.events import Event
-from primum.domain.budget import accounts, book, ledger
+from primum.domain.budget import accounts, book, checkpoints, ledger
 from primum.domain.budget.book import Account, Book, Head
-from primum.domain.budget.decisions import Decision, check_name
+from primum.domain.budget.checkpoints import Checkpoint
+from primum.domain.budget.decisions import Decision, check_name, repeated
 from primum.domain.budget.entries import (
     AccountTerms,
     AccountView,
@@ -25,8 +28,14 @@ from primum.domain.budget.entries import (
     Result,
     ResultCode,
 )
+from primum.domain.budget.lines import Line
+from primum.domain.budget.verification import Stated
+from primum.domain.canonical import JSON
+from primum.domain.errors import Tampered
 
 ENTRIES_MAX = 10_000  # Entries per page: what fits comfortably into one answer.
+
+_NOTHING: Mapping[str, Mapping[str, JSON]] = MappingProxyType({})
 
 Answer = TypeVar("Answer")
 
@@ -46,11 +55,23 @@ class Pages(Book, Protocol):
         """Entries by sequence number; an empty id does not restrict."""
         ...
 
+    def lines(self, *, after: int, limit: int) -> Sequence[Line]:
+        """Entries by sequence number, as stored."""
+        ...
+
+    def checkpoints(self) -> Sequence[Line]:
+        """Every entry that keeps a checkpoint, oldest first, as stored."""
+        ...
+
+    def last_checkpoint(self) -> Head:
+        """Where the last entry that keeps a checkpoint stands; an empty head for none."""
+        ...
+
     def hash_at(self, seq: int) -> str:
         """The hash of an entry, or empty."""
         ...
 
-    def contradictions(self) -> Sequence[str]:
+    def contradictions(self, stated: Sequence[Stated]) -> Sequence[str]:
         """What ``verification.contradictions`` finds in everything stored."""
         ...
 
@@ -136,12 +157,18 @@ class Bookkeeping:
         )[1]
 
     def charge(
-        self, reservation_id: str, *, executed: Event | None, reason: str, actor: str
+        self,
+        reservation_id: str,
+        *,
+        executed: Event | None,
+        reason: str,
+        actor: str,
+        answered: Sequence[str] | None = None,
     ) -> Result:
         """Spend for good: by receipt, or all of it."""
         return self._decide(
             lambda pen, now: ledger.charge(
-                pen, reservation_id, executed=executed, reason=reason, now=now
+                pen, reservation_id, executed=executed, reason=reason, now=now, answered=answered
             ),
             actor,
         )[1]
@@ -218,14 +245,57 @@ class Bookkeeping:
         head = self._rows.read(lambda pages: pages.head())
         return head.seq, head.hash
 
-    def verify(self) -> Sequence[str]:
-        """Recompute chain and balances; returns every contradiction found, or nothing."""
+    def lines(self, *, after: int = 0, limit: int = 1000) -> Sequence[Line]:
+        """Entries as stored, in order of ``seq``; at most 10,000 at once."""
+        count = max(0, min(limit, ENTRIES_MAX))
+        return self._rows.read(lambda pages: pages.lines(after=after, limit=count))
+
+    def verify(
+        self, *, public_key: str = "", outside: Mapping[str, Mapping[str, JSON]] = _NOTHING
+    ) -> Sequence[str]:
+        """Recompute chain and balances, and meet every checkpoint; returns what contradicts."""
 
         def work(pages: Pages) -> list[str]:
             rolled_back = self._rolled_back(pages)
-            return [*([rolled_back] if rolled_back else []), *pages.contradictions()]
+            stated, faults = checkpointing.believed(
+                pages.checkpoints(), outside, public_key=public_key
+            )
+            found = pages.contradictions(stated)
+            return [*([rolled_back] if rolled_back else []), *faults, *found]
 
         return tuple(self._rows.read(work))
+
+    def signed_head(self, signer: Signer) -> Mapping[str, JSON]:
+        """A checkpoint of the ledger as it stands, signed, and kept nowhere."""
+
+        def work(pages: Pages) -> tuple[Head, Sequence[Account]]:
+            rolled_back = self._rolled_back(pages)
+            if rolled_back:
+                raise Tampered(rolled_back)
+            return pages.head(), pages.accounts()
+
+        head, everything = self._rows.read(work)
+        return checkpointing.signed(
+            signer, head, everything, time=max(self._clock.now(), head.time)
+        )
+
+    def checkpoint(self, signer: Signer, *, actor: str) -> Mapping[str, JSON]:
+        """Sign where the ledger stands, and keep the envelope as an entry too."""
+        # Signed outside the transaction: no writer waits for it, and the entry may come some places
+        # after the one that it states.
+        envelope = self.signed_head(signer)
+        result = self._decide(
+            lambda pen, _: _kept(pen, checkpointing.opened(envelope, signer.public_key()), envelope),
+            actor,
+        )[1]
+        if not result.stands:
+            raise Tampered(result.message)
+        return envelope
+
+    def checkpoint_due(self) -> bool:
+        """Whether enough has happened since the last checkpoint."""
+        last, head = self._rows.read(lambda pages: (pages.last_checkpoint(), pages.head()))
+        return checkpoints.is_due(last, head, now=max(self._clock.now(), head.time))
 
     def fits(self, account_id: str, event: Event) -> int:
         """How many more times an event fits into what is left, up to 1000."""
@@ -278,6 +348,15 @@ class Bookkeeping:
                 "Restore the anchored copy."
             )
         return ""
+
+
+def _kept(pen: Pen, statement: Checkpoint, envelope: Mapping[str, JSON]) -> Decision:
+    """Keep a checkpoint; one of the same place stands already, whoever signed it first."""
+    draft = checkpoints.draft_of(statement, envelope)
+    earlier = pen.earlier(draft.account_id, draft.key)
+    if earlier is not None:
+        return Decision(repeated(earlier.seq))
+    return Decision(Result(ResultCode.ACCEPTED), (draft,))
 
 
 def _move_lease(pen: Pen, lease: tuple[str, str]) -> None:

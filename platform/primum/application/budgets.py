@@ -10,8 +10,13 @@ from dataclasses import replace
 
 from primum.application.platform import ACTOR, Platform
 from primum.application.ports import Registration
-from primum.domain.accounting.accountant import Guarantee
-from primum.domain.budget.entries import AccountTerms, AccountView, ReservationState, Result
+from primum.domain.budget.entries import (
+    AccountTerms,
+    AccountView,
+    ReservationState,
+    Result,
+    ResultCode,
+)
 from primum.domain.canonical import JSON
 from primum.domain.conditions import Condition, ConditionType, Reason, Status
 from primum.domain.errors import InvalidValue, NotFound, PrimumError
@@ -21,6 +26,7 @@ from primum.resources import conversion, status
 from primum.resources.stored import StoredResource
 
 REGISTRATION = "Registration"
+REGISTRAR = "steward/registration"  # Registering is the steward's act, in the steward's zone.
 
 
 def reconcile_budget(platform: Platform, stored: StoredResource) -> None:
@@ -36,8 +42,7 @@ def reconcile_budget(platform: Platform, stored: StoredResource) -> None:
     spec = conversion.budget_spec(stored)
     try:
         registration = registered_dataset(platform, spec)
-        account_id, result = platform.ledger.open_account(_terms(spec, registration), actor=ACTOR)
-        ready, account = _readiness(platform, account_id, result)
+        ready, account = _opened(platform, stored, spec, registration)
         units = registration.units
     except (InvalidValue, NotFound) as error:
         reason = Reason.DATASET_UNREADABLE if isinstance(error, NotFound) else Reason.INVALID_SPEC
@@ -96,11 +101,6 @@ def dataset_facts(platform: Platform, spec: BudgetSpec, account_id: str) -> Data
     )
 
 
-def guarantee(account: AccountView) -> Guarantee:
-    """The guarantee of an account."""
-    return Guarantee(account.terms.epsilon, account.terms.delta)
-
-
 def _registration(fact: Mapping[str, JSON]) -> Registration:
     return Registration(
         digest=str(fact["digest"]),
@@ -121,6 +121,27 @@ def _terms(spec: BudgetSpec, registration: Registration) -> AccountTerms:
         policy=spec.accounting,
         units=registration.units,
     )
+
+
+def _opened(
+    platform: Platform, stored: StoredResource, spec: BudgetSpec, registration: Registration
+) -> tuple[Condition, AccountView | None]:
+    """The account of this declaration, opened where status does not show it for this generation.
+
+    Registering read the data inside the steward's zone: that is an Inspected entry of its own,
+    written as soon as there is an account to write it to (docs/decisions/0011).
+    """
+    account_id = str(stored.status.get("accountId", ""))
+    ready = status.condition(stored.status, ConditionType.READY)
+    if account_id and ready is not None and ready.observed_generation == stored.generation:
+        return _readiness(platform, account_id, Result(ResultCode.ACCEPTED))
+    account_id, result = platform.ledger.open_account(_terms(spec, registration), actor=ACTOR)
+    if result.stands:
+        key = f"register/{spec.uid}/{spec.generation}"
+        platform.ledger.inspect(
+            account_id, access="register", study_uid=spec.uid, key=key, actor=REGISTRAR
+        )
+    return _readiness(platform, account_id, result)
 
 
 def _readiness(

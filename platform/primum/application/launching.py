@@ -12,12 +12,11 @@ from primum.domain.canonical import JSON
 from primum.domain.conditions import Reason
 from primum.domain.study.jobs import PlanningContext
 from primum.domain.study.lifecycle import Refusal
-from primum.domain.study.plan import Plan, Treatment
+from primum.domain.study.plan import Plan
 from primum.domain.study.spec import StudySpec
 from primum.domain.study.steps import StepContext
 
 LAUNCH = "Launch"
-STEP_OF_CHARGE = "job"
 
 
 def reserve_plan(platform: Platform, spec: StudySpec, plan: Plan) -> Refusal | None:
@@ -51,7 +50,8 @@ def reserve_plan(platform: Platform, spec: StudySpec, plan: Plan) -> Refusal | N
     if result.stands:
         return None
     if result.code is ResultCode.FROZEN:
-        return Refusal("Reserve", Reason.BUDGET_FROZEN, planning.frozen(platform, context) or result.message)
+        message = planning.frozen(platform, context) or result.message
+        return Refusal("Reserve", Reason.BUDGET_FROZEN, message)
     options = planning.what_would_fit(platform, spec)
     fit = f". What would fit: {', or '.join(options)}" if options else ". Nothing smaller would fit"
     return Refusal("Reserve", Reason.DENIED, f"{missing or result.message}{fit}")
@@ -69,7 +69,9 @@ def launch_run(platform: Platform, spec: StudySpec, plan: Plan) -> None:
         for r in platform.ledger.reservations(study_uid=spec.uid)
         if r.generation == spec.generation
     }
-    steps = [_step_context(platform, spec, plan, context, held, step) for step in plan.steps]
+    steps = [
+        _step_context(platform, spec, plan, context, held=held, step=step) for step in plan.steps
+    ]
     platform.evidence.put_fact(LAUNCH, run, {"studyUid": spec.uid, "generation": spec.generation})
     platform.runner.launch(
         run, name=f"{spec.key.namespace}-{spec.key.name}-{spec.generation}", steps=steps
@@ -87,19 +89,12 @@ def keep_leases(platform: Platform, reservations: tuple[ReservationView, ...]) -
         )
 
 
-def charged_steps(plan: Plan) -> frozenset[str]:
-    """Steps in which a mechanism runs.
-
-    Exposed without an outcome, they are lost and charged in full.
-    """
-    return frozenset(a.step for a in plan.accesses if a.treatment is Treatment.CHARGED)
-
-
 def _step_context(
     platform: Platform,
     spec: StudySpec,
     plan: Plan,
     context: PlanningContext,
+    *,
     held: Mapping[str, ReservationView],
     step: str,
 ) -> StepContext:

@@ -147,7 +147,9 @@ def quote(platform: Platform, spec: StudySpec) -> Quote | Refusal:
 
 def frozen(platform: Platform, context: PlanningContext) -> str:
     """Which budgets are frozen, and why, in the words of whoever froze them."""
-    accounts = {name: platform.ledger.account(facts.account_id) for name, facts in context.datasets.items()}
+    accounts = {
+        name: platform.ledger.account(facts.account_id) for name, facts in context.datasets.items()
+    }
     return "; ".join(
         f"budget {name} is frozen ({account.frozen}). A steward may thaw it with a reason"
         for name, account in accounts.items()
@@ -331,7 +333,7 @@ def _created(platform: Platform, spec: StudySpec) -> tuple[str, str]:
 
 
 def _refusal(message: str) -> Refusal:
-    """A job kind's refusal may open with its reason word: ``NoMechanism: spec.privacy must ...``."""
+    """A job kind's refusal may open with its reason: ``NoMechanism: spec.privacy must ...``."""
     word, colon, rest = message.partition(": ")
     try:
         return Refusal("Plan", Reason(word), rest if colon else message)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # `primum get` needs the protocols' names, not the whole doma
         ReserveRequest,
         Result,
     )
+    from primum.domain.budget.lines import Line
     from primum.domain.canonical import JSON
     from primum.domain.governance.evidence import Evidence
     from primum.domain.governance.gates import StageVerdict
@@ -51,7 +52,8 @@ class LedgerStore(Protocol):
     def open_account(self, terms: AccountTerms, *, actor: str) -> tuple[str, Result]:
         """Open an account, or find the one of the same dataset, unit and neighbors.
 
-        A dataset is the same by uri or digest. A smaller guarantee lowers the account's; a larger one is refused with ``GuaranteeRaised``.
+        A dataset is the same by uri or digest. A smaller guarantee lowers the account's; a larger
+        one is refused with ``GuaranteeRaised``.
 
         Returns:
             The account id (empty when refused) and the result.
@@ -77,11 +79,18 @@ class LedgerStore(Protocol):
         """Move the lease of an open reservation (a heartbeat); not an entry, never shortens."""
 
     def charge(
-        self, reservation_id: str, *, executed: Event | None, reason: str, actor: str
+        self,
+        reservation_id: str,
+        *,
+        executed: Event | None,
+        reason: str,
+        actor: str,
+        answered: Sequence[str] | None = None,
     ) -> Result:
         """Spend for good.
 
-        The executed events where a trusted receipt shows them, all of it where ``None``.
+        The executed events where a trusted receipt shows them, all of it where ``None``, or where
+        an access was exposed that is not among those ``answered`` for.
         """
 
     def give_back(self, reservation_id: str, *, reason: str, actor: str) -> Result:
@@ -126,10 +135,44 @@ class LedgerStore(Protocol):
     def head(self) -> tuple[int, str]:
         """Sequence number and hash of the last entry; ``(0, "0" * 64)`` for an empty ledger."""
 
-    def verify(self) -> Sequence[str]:
-        """Recompute chain and balances from the entries.
+    def lines(self, *, after: int = 0, limit: int = 1000) -> Sequence[Line]:
+        """Entries in order of ``seq``, as stored and not read; at most 10,000 at once."""
 
-        Returns every contradiction found, or nothing.
+    def verify(
+        self, *, public_key: str = "", outside: Mapping[str, Mapping[str, JSON]] = ...
+    ) -> Sequence[str]:
+        """Recompute chain and balances from the entries, and meet every checkpoint on the way.
+
+        Args:
+            public_key: Whose signature counts, PEM; without it checkpoints in entries are passed
+                over.
+            outside: Checkpoints that were kept elsewhere, by what to call them.
+
+        Returns:
+            Every contradiction found, or nothing.
+
+        Raises:
+            InvalidValue: If the key cannot be read.
+        """
+
+    def checkpoint(self, signer: Signer, *, actor: str) -> Mapping[str, JSON]:
+        """Sign where the ledger stands, keep the envelope as an entry, and give it.
+
+        No other writer waits for the signature. Asked again before anything else was written, it
+        writes a further one.
+
+        Raises:
+            Tampered: If the ledger is older than its anchor; it is not signed then.
+        """
+
+    def checkpoint_due(self) -> bool:
+        """Whether enough was written, or time passed, since the last checkpoint."""
+
+    def signed_head(self, signer: Signer) -> Mapping[str, JSON]:
+        """Sign where the ledger stands, and keep it nowhere.
+
+        Raises:
+            Tampered: If the ledger is older than its anchor.
         """
 
     def fits(self, account_id: str, event: Event) -> int:

@@ -11,6 +11,7 @@ from primum import signing
 from primum.application import planning, verdicts
 from primum.application.observing import CERTIFICATE, PUBLISHED, Scene
 from primum.application.platform import Platform, generation_key
+from primum.application.settlement import CONTRADICTION
 from primum.domain.canonical import JSON, canonical_json, digest_of
 from primum.domain.errors import InvalidValue, NotFound, PrimumError, Refused, Tampered
 from primum.domain.governance.certificate import (
@@ -28,7 +29,6 @@ from primum.domain.study.steps import ArtifactRef
 from primum.resources import conversion
 from primum.resources.stored import unstored
 
-CONTRADICTION = "Contradiction"
 CERTIFICATE_TYPE = "application/vnd.primum.certificate+json"
 
 

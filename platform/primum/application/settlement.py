@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from primum.application.platform import ACTOR, Platform, generation_key
+from primum.application.ports import LedgerStore
 from primum.domain import names
 from primum.domain.accounting.events import Composed, Event, NoEvent
 from primum.domain.budget.entries import ReservationState, ReservationView, Result, ResultCode
@@ -19,6 +20,7 @@ from primum.domain.study.spec import StudySpec
 from primum.domain.study.steps import StepOutcome
 
 INCIDENT = "Incident"
+CONTRADICTION = "Contradiction"
 FULL_NO_RECEIPT = "no trusted receipt for an exposed access"
 
 
@@ -45,7 +47,11 @@ def settle(
         elif held.state is ReservationState.EXPOSED:
             executed, reason = _executed(plan, held, outcomes)
             result = platform.ledger.charge(
-                held.reservation_id, executed=executed, reason=reason, actor=ACTOR
+                held.reservation_id,
+                executed=executed,
+                reason=reason,
+                actor=ACTOR,
+                answered=held.exposed,
             )
             _refuse_rollback(result)
 
@@ -72,19 +78,19 @@ def freeze_incident(
     for held in reservations:
         reason = f"Study {held.study}: the claim was contradicted by {found}"
         key = names.derived_uuid("freeze", spec.uid, str(held.generation), held.account_id)
-        freeze_account(platform, held.account_id, reason=reason, key=key)
+        freeze_account(platform.ledger, held.account_id, reason=reason, key=key)
     accounts = sorted(held.account_id for held in reservations)
     key = generation_key(spec.uid, spec.generation)
     platform.evidence.put_fact(INCIDENT, key, {"accounts": accounts})
 
 
-def freeze_account(platform: Platform, account_id: str, *, reason: str, key: str) -> None:
+def freeze_account(ledger: LedgerStore, account_id: str, *, reason: str, key: str) -> None:
     """Freeze an account once under a key, whatever words were used for it the first time.
 
     Raises:
         Refused: If the ledger did not freeze; the message carries its reason.
     """
-    result = platform.ledger.freeze(account_id, reason=reason, key=key, actor=ACTOR)
+    result = ledger.freeze(account_id, reason=reason, key=key, actor=ACTOR)
     if not result.stands and result.code is not ResultCode.KEY_REUSED:
         raise Refused(f"account {account_id} was not frozen: {result.message}")
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from primum.application.access import Gatekeeper, redeem
+from primum.application.access import Gatekeeper, redeem, ticket_claims
 from primum.application.ports import Compute, EvidenceStore, LedgerStore, Lineage, Signer
+from primum.application.settlement import CONTRADICTION, freeze_account
 from primum.domain.canonical import JSON
 from primum.domain.governance.evidence import Evidence
+from primum.domain.names import derived_uuid
+from primum.domain.study.lifecycle import incidents
 from primum.domain.study.plan import Treatment
 from primum.domain.study.steps import (
     DataToken,
@@ -94,7 +97,14 @@ class DirectStepServices:
         return redeem(self.keeper, ticket, actor=f"step/{self.context.step}")
 
     def record(self, outcome: StepOutcome, evidence: Sequence[Evidence]) -> None:
-        """See the protocol."""
+        """See the protocol.
+
+        What contradicts a claim freezes its accounts before it is recorded, so that it does not
+        depend on anybody still looking at the Study or the AuditRun.
+        """
+        contradicting = incidents(evidence)
+        if contradicting:
+            self._answer(", ".join(item.name for item in contradicting))
         self.store.record(outcome, evidence, study_uid=self._uid, generation=self._generation)
 
     def compute(self, entry: str, request: WorkRequest) -> WorkResult:
@@ -120,6 +130,23 @@ class DirectStepServices:
     def data_dirs(self) -> Sequence[str]:
         """See the protocol."""
         return self.folders
+
+    def _answer(self, found: str) -> None:
+        study = self.context.study
+        reason = f"{study['namespace']}/{study['name']}: the claim was contradicted by {found}"
+        for account in sorted(self._accounts()):
+            key = derived_uuid("freeze", self._uid, str(self._generation), account)
+            freeze_account(self.ledger, account, reason=reason, key=key)
+        audited = study.get("audits")  # Only an AuditRun attacks what another Study made.
+        if audited is not None and self.store.fact(CONTRADICTION, str(audited)) is None:
+            self.store.put_fact(CONTRADICTION, str(audited), {"message": reason})
+
+    def _accounts(self) -> set[str]:
+        """Every account that this step has a ticket for, or its Study a reservation on."""
+        claims = [ticket_claims(self.signer, ticket) for ticket in self.context.tickets.values()]
+        held = self.ledger.reservations(study_uid=self._uid)
+        mine = {item.account_id for item in held if item.generation == self._generation}
+        return mine | {str(item["accountId"]) for item in claims}
 
     def _charged_accesses(self) -> set[str]:
         listed = self.context.plan["accesses"]

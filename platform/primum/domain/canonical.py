@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TypeAlias
 
 from primum.domain.errors import InvalidValue
 
-JSON: TypeAlias = "None | bool | int | str | Sequence[JSON] | Mapping[str, JSON]"
+JSON: TypeAlias = "bool | int | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
 _SIGNIFICANT_DIGITS = (
     9  # Enough for every measured figure we show; hides float noise between machines.
@@ -36,7 +37,7 @@ def decimal_text(value: float | Decimal | int) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
+        if not math.isfinite(value):
             return {"inf": "inf", "-inf": "-inf"}.get(str(value), "nan")
         value = Decimal(f"{value:.{_SIGNIFICANT_DIGITS}g}")
     if not value.is_finite():
@@ -76,8 +77,6 @@ def digest_of_bytes(data: bytes) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, tuple | list):
-        return list(value)
     raise InvalidValue("value", "must be JSON", type(value).__name__)
 
 

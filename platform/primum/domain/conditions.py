@@ -84,7 +84,7 @@ class Reason(enum.StrEnum):
     BUDGET_FROZEN = "BudgetFrozen"
     QUEUED = "Queued"
     RUN_CREATED = "RunCreated"
-    TOKEN_REDEEMED = "TokenRedeemed"
+    TOKEN_REDEEMED = "TokenRedeemed"  # noqa: S105 - a word of the vocabulary
     EXPECTATIONS_MET = "ExpectationsMet"
     EXPECTATIONS_FAILED = "ExpectationsFailed"
     STEP_FAILED = "StepFailed"

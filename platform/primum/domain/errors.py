@@ -1,15 +1,17 @@
 """The exception tree. A class exists only if a caller acts differently on it.
 
+In brackets the exit code and the HTTP status.
+
 ::
 
-    PrimumError                 base of everything this project raises on purpose
-    +-- InvalidValue            a value breaks a rule; the caller must change it      (exit 2, HTTP 422)
-    +-- UnsupportedEvent        a privacy event no accountant in charge can vouch for (exit 2, HTTP 422)
-    +-- NotFound                a named thing does not exist                          (exit 4, HTTP 404)
-    +-- Conflict                the same id with other content, or a stale fence      (exit 5, HTTP 409)
-    +-- Refused                 policy or ledger said no; the reason is final         (exit 3, HTTP 403)
-    +-- Tampered                stored bytes contradict their digests or signatures   (exit 6, HTTP 500)
-    +-- Unavailable             an outside system did not answer; retry after a delay (exit 7, HTTP 503)
+    PrimumError           base of everything this project raises on purpose
+    +-- InvalidValue      a value breaks a rule; the caller must change it (2, 422)
+    +-- UnsupportedEvent  a privacy event no accountant in charge can vouch for (2, 422)
+    +-- NotFound          a named thing does not exist (4, 404)
+    +-- Conflict          the same id with other content, or a stale fence (5, 409)
+    +-- Refused           policy or ledger said no; the reason is final (3, 403)
+    +-- Tampered          stored bytes contradict their digests or signatures (6, 500)
+    +-- Unavailable       an outside system did not answer; retry after a delay (7, 503)
 
 Expected refusals of the ledger and of gates are *values*, not exceptions; ``Refused`` is for the
 edge, where a refusal has to end a request or a process. No message ever carries a record-level

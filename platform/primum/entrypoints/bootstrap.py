@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from primum.domain.errors import NotFound
+from primum.domain.errors import InvalidValue, NotFound
 from primum.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,9 +32,15 @@ def prepare_home(settings: Settings) -> None:
     from primum.adapters import identity, keys
     from primum.adapters.sql import migrate
 
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    keys.ensure(keys_folder(settings))
-    identity.ensure_owner(settings.home)
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        keys.ensure(keys_folder(settings))
+        identity.ensure_owner(settings.home)
+    except OSError as error:
+        found = f"{settings.home}, {error.strerror or 'an error'}"
+        raise InvalidValue(
+            "PRIMUM_HOME", "must be a folder that can be written", found, "Choose another one."
+        ) from None
     migrate(settings.database_url)
 
 

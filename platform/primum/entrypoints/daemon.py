@@ -56,14 +56,21 @@ class Platform:
         lock = LoopLock(self._settings.home)
         if not lock.acquire():
             raise Conflict(_held(self._settings))
+        try:
+            # A platform that was killed could not end its inference server, which holds the port.
+            processes.end_marked(self._serving_lock, grace_seconds=SERVING_SECONDS_MAX)
+            host, name = self._settings.host, "PRIMUM_SERVING_PORT"
+            _listener(host, self._settings.serving_port, name).close()
+            with _listener(host, self._settings.api_port, "PRIMUM_API_PORT") as listener:
+                self._serve(listener)
+        finally:
+            lock.release()
+
+    def _serve(self, listener: socket.socket) -> None:
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
-        # A platform that was killed could not end its inference server, which holds the port.
-        processes.end_marked(self._serving_lock, grace_seconds=SERVING_SECONDS_MAX)
-        listener = _listener(self._settings.host, self._settings.api_port, "PRIMUM_API_PORT")
-        _listener(self._settings.host, self._settings.serving_port, "PRIMUM_SERVING_PORT").close()
+        bootstrap.compute(self._settings).warm()  # Takes longest, so it starts first.
         platform = bootstrap.platform(self._settings)
-        platform.compute.warm()
         loop = ControlLoop(platform, flush_lineage=bootstrap.lineage_flusher(self._settings))
         self._start_serving()
         api = ApiThread(self._settings, loop, listener)
@@ -79,10 +86,9 @@ class Platform:
             api.stop()
             self._end()
             (self._settings.home / NOTE).unlink(missing_ok=True)
-            lock.release()
 
     def _end(self) -> None:
-        """End every process of this home. Runs first: a step whose worker went would call it lost."""
+        """End every process of this home; runs first, or their steps would report a lost worker."""
         bootstrap.runner(self._settings).interrupt()
         processes.end_marked(self._serving_lock, grace_seconds=SERVING_SECONDS_MAX)
         bootstrap.stop_compute(self._settings)

@@ -24,6 +24,9 @@ from primum.resources.stored import StoredResource
 
 BACKOFF_SECONDS_MAX = 60.0  # A fault that lasts is not helped by asking more often.
 EXPIRY_SECONDS = 5.0  # Leases last minutes; looking every few seconds is soon enough.
+# How often to ask whether a checkpoint is due: far below the hour after which one always is, and
+# short enough that a burst of entries is signed while it is fresh.
+CHECKPOINT_LOOK_SECONDS = 5.0
 RESYNC_SECONDS = 2.0  # How old a standing resource's status may be when only the ledger moved.
 REJECTED_SECONDS = 30.0  # A dataset that cannot be used takes seconds to be looked at again.
 _STANDING = ("PrivacyBudget", "GatePolicy", "Release")
@@ -43,6 +46,7 @@ class ControlLoop:
         self._seen: dict[str, tuple[int, float]] = {}
         self._rejected_at: dict[str, float] = {}
         self._expire_at = 0.0
+        self._checkpoint_at = 0.0
         self._reconcilers: Mapping[str, Callable[[StoredResource], object]] = {
             "PrivacyBudget": lambda stored: budgets.reconcile_budget(platform, stored),
             "GatePolicy": lambda stored: releases.reconcile_policy(platform, stored),
@@ -72,6 +76,17 @@ class ControlLoop:
                 if self._due(stored, now):
                     self._guarded(stored, reconcile)
         self._flush_lineage()
+        if now >= self._checkpoint_at:
+            self._checkpoint_at = now + CHECKPOINT_LOOK_SECONDS
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Sign the ledger where that is due, after everything that somebody waits for."""
+        try:
+            if self._platform.ledger.checkpoint_due():
+                self._platform.ledger.checkpoint(self._platform.signer, actor=ACTOR)
+        except PrimumError as error:
+            log.warning("checkpoint failed", error=str(error))
 
     def _advance(self, stored: StoredResource) -> None:
         if advance.advance(self._platform, stored.key) is Action.DONE:

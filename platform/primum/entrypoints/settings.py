@@ -8,6 +8,7 @@ get`` may take (docs/decisions/0004).
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,15 @@ from pathlib import Path
 from primum.domain.errors import InvalidValue
 
 PREFIX = "PRIMUM_"
+_WORDS = """
+    HOME DATABASE_URL DATA HOST API_PORT SERVING_PORT LEASE_SECONDS TOKEN_SECONDS POLL_SECONDS
+    WORKERS LINEAGE_URL TOKEN DEBUG
+"""
+NAMES = frozenset(PREFIX + word for word in _WORDS.split())
+PORT_MAX = 65535
+WORKERS_MAX = 4096  # More CPUs than any machine has.
+_DIGITS_MAX = 9
+_OTHERS = ("PRIMUM_TEST_", "PRIMUM_LOCK_", "PRIMUM_PROCESS_", "PRIMUM_SIM_")  # Not settings.
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +92,10 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
         environment: Variables to read; the process' own where ``None``.
 
     Raises:
-        InvalidValue: If a number is not one.
+        InvalidValue: If a number is not one or out of range, or a name is not a setting's.
     """
     values = os.environ if environment is None else environment
+    _refuse_unknown(values)
     home = Path(values.get(PREFIX + "HOME", ".primum")).absolute()
     data = values.get(PREFIX + "DATA", "")
     return Settings(
@@ -92,12 +103,12 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
         database_url=values.get(PREFIX + "DATABASE_URL") or f"sqlite:///{home / 'primum.db'}",
         data_dirs=tuple(part for part in data.split(os.pathsep) if part) or (str(home / "data"),),
         host=values.get(PREFIX + "HOST", "127.0.0.1"),
-        api_port=int(_number(values, "API_PORT", 8399)),
-        serving_port=int(_number(values, "SERVING_PORT", 8400)),
+        api_port=_whole(values, "API_PORT", 8399, most=PORT_MAX),
+        serving_port=_whole(values, "SERVING_PORT", 8400, most=PORT_MAX),
         lease_seconds=_number(values, "LEASE_SECONDS", 900),
         token_seconds=_number(values, "TOKEN_SECONDS", 3600),
         poll_seconds=_number(values, "POLL_SECONDS", 0.2),
-        workers=int(_number(values, "WORKERS", os.cpu_count() or 1)),
+        workers=_whole(values, "WORKERS", os.cpu_count() or 1, most=WORKERS_MAX),
         lineage_url=values.get(PREFIX + "LINEAGE_URL", ""),
         token=values.get(PREFIX + "TOKEN", ""),
     )
@@ -111,6 +122,30 @@ def _number(values: Mapping[str, str], name: str, default: float) -> float:
         number = float(text)
     except ValueError:
         raise InvalidValue(PREFIX + name, "must be a number", text) from None
+    if not math.isfinite(number):
+        raise InvalidValue(PREFIX + name, "must be a finite number", text)
     if not number > 0:
         raise InvalidValue(PREFIX + name, "must be above 0", text)
     return number
+
+
+def _whole(values: Mapping[str, str], name: str, default: int, *, most: int) -> int:
+    text = values.get(PREFIX + name, "")
+    if text and not (text.isascii() and text.isdigit()):
+        raise InvalidValue(PREFIX + name, "must be a whole number", text)
+    number = int(text[:_DIGITS_MAX]) if text else default
+    if not 1 <= number <= most:
+        raise InvalidValue(PREFIX + name, f"must be at least 1 and must be at most {most}", text)
+    return number
+
+
+def _refuse_unknown(values: Mapping[str, str]) -> None:
+    """A misspelt setting must not be ignored: the default in its place may be another ledger."""
+    for name in values:
+        if name.startswith(PREFIX) and name not in NAMES and not name.startswith(_OTHERS):
+            import difflib
+
+            close = difflib.get_close_matches(name, sorted(NAMES), n=1)
+            remedy = f"Did you mean {close[0]}?" if close else ""
+            rule = f"must be one of the settings {', '.join(sorted(NAMES))}"
+            raise InvalidValue(name, rule, "another name", remedy)

@@ -128,6 +128,7 @@ class Auditor:
         self.frozen: dict[str, bool] = {}
         self.ever_frozen: set[str] = set()
         self.launched: dict[str, str] = {}
+        self.attacked: dict[str, tuple[str, int]] = {}  # the Study generation that an AuditRun attacks
         self.revoked: dict[str, str] = {}  # uid of a Release by its key
         self.contradicted: set[tuple[str, int]] = set()
         self.secrets: list[str] = []
@@ -253,7 +254,7 @@ class Auditor:
         self.coverage[f"{outcome.step} {outcome.status.value}"] += 1
         for item in evidence:
             if item.kind.value in _INCIDENTS and item.verdict is not None and item.verdict.value == "Fail":
-                self.contradicted.add((item.study_uid, item.generation))
+                self.contradicted.add(self.attacked.get(item.study_uid, (item.study_uid, item.generation)))
         self.shown(outcome.message)
 
     def shown(self, text: str) -> None:

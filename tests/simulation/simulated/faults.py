@@ -10,7 +10,6 @@ import random
 from collections.abc import Callable
 
 from primum.domain.errors import Unavailable
-
 from simulated.auditor import Violation
 
 DEPTH_MAX = 2  # Somebody acts in the middle of somebody who acts in the middle: enough for every race of two.

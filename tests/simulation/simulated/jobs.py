@@ -9,13 +9,19 @@ from decimal import Decimal
 from typing import Any
 
 from primum import signing
-from primum.domain.accounting.events import Event, Gaussian, Laplace, Repeated, SubsampledGaussian, event_from_json
+from primum.domain.accounting.events import (
+    Event,
+    Gaussian,
+    Laplace,
+    Repeated,
+    SubsampledGaussian,
+    event_from_json,
+)
 from primum.domain.canonical import decimal_text, digest_of
 from primum.domain.errors import InvalidValue, Unavailable
 from primum.domain.governance.evidence import Evidence, EvidenceKind, Verdict
 from primum.domain.study.plan import Access, Plan, Treatment
 from primum.domain.study.steps import WorkRequest, work_request_from_json
-
 from simulated.auditor import SECRET, Auditor
 from simulated.faults import Chaos, SimulatedCrash
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from primum.application.ports import RunStatus
 from primum.domain.errors import PrimumError
 from primum.domain.study.steps import StepContext, StepOutcome, StepStatus
-
 from simulated.faults import Chaos, SimulatedCrash
 
 

@@ -18,6 +18,7 @@ from primum.application.access import Gatekeeper
 from primum.application.platform import Conduct, Platform
 from primum.application.ports import Registration
 from primum.application.step_services import DirectStepServices
+from primum.domain import names
 from primum.domain.canonical import canonical_json
 from primum.domain.conditions import ConditionType, Status
 from primum.domain.names import ResourceKey
@@ -26,7 +27,6 @@ from primum.entrypoints import bootstrap, loop
 from primum.resources.status import condition
 from primum_pipelines.runtime import execute
 from primum_policies.engine import CelPolicyEngine
-
 from simulated.auditor import Auditor, Violation
 from simulated.faults import Chaos, Disturbed, SimulatedCrash, witnessed
 from simulated.jobs import ATTACK, KIND, SimulatedKind, Worker
@@ -156,7 +156,12 @@ class World:
 
     def _launched(self, name: str, args: Any, kwargs: Any, answer: Any) -> None:
         if name == "launch":
-            self.auditor.run_launched(args[0], kwargs["steps"][0].study)
+            study = kwargs["steps"][0].study
+            self.auditor.run_launched(args[0], study)
+            if study["uid"] in {stored.uid for stored in self.resources.list("AuditRun")}:
+                job = kwargs["steps"][0].upstream["job"]
+                made = {names.outcome_id(held["study"], held["generation"], "job"): held for held in self.auditor.held.values()}
+                self.auditor.attacked[study["uid"]] = (made[job]["study"], made[job]["generation"])
 
     def _published(self, name: str, args: Any, kwargs: Any, answer: Any) -> None:
         if name == "publish":

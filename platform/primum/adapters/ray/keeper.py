@@ -113,7 +113,7 @@ class Keeper:
             _node_ip_address="127.0.0.1",
             _temp_dir=str(self._scratch / "ray"),
         )
-        for lane in self._lanes:
+        for lane in reversed(self._lanes):  # Validation comes first, so its worker does too.
             gpus = float(self._settings["gpus_per_worker"]) if lane.kind != _QUALITY else 0.0
             lane.handle = (
                 ray.remote(Worker)

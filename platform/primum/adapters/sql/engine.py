@@ -17,6 +17,7 @@ from primum.domain.errors import Conflict, InvalidValue, PrimumError, Tampered, 
 
 BUSY_SECONDS = 30.0  # How long a writer waits for the others; a transaction takes milliseconds.
 CONNECT_SECONDS = 10
+_SETTING = "PRIMUM_DATABASE_URL"
 ATTEMPTS_MAX = 8  # Conflicting transactions are run again; each time somebody else got through.
 _MESSAGE_LENGTH_MAX = 200
 _CONFLICTS = {"40001", "40P01", "23505"}  # Serialization failure, deadlock, unique violation.
@@ -110,14 +111,14 @@ def _engine(url: str) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
     except exc.ArgumentError:
-        raise InvalidValue("database_url", "must be a database URL", "something else") from None
+        raise InvalidValue(_SETTING, "must be a database URL", "something else") from None
     match parsed.get_backend_name():
         case "sqlite":
             return _sqlite(parsed)
         case "postgresql":
             return _postgresql(parsed)
         case other:
-            raise InvalidValue("database_url", "must begin with sqlite:/// or postgresql://", other)
+            raise InvalidValue(_SETTING, "must begin with sqlite:/// or postgresql://", other)
 
 
 def _postgresql(url: sa.URL) -> sa.Engine:
@@ -131,7 +132,7 @@ def _postgresql(url: sa.URL) -> sa.Engine:
 
 def _sqlite(url: sa.URL) -> sa.Engine:
     if not url.database or url.database == ":memory:":
-        raise InvalidValue("database_url", "must name a file", str(url), "Use sqlite:///path.")
+        raise InvalidValue(_SETTING, "must name a file", str(url), "Use sqlite:///path.")
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
         url,

@@ -20,8 +20,15 @@ from primum.application.ports import Clock, LedgerAnchor
 from primum.domain.accounting.events import event_from_json
 from primum.domain.budget import book, verification
 from primum.domain.budget.book import OPEN_STATES, Account, Head
-from primum.domain.budget.entries import Balance, Entry, ReservationState, ReservationView
-from primum.domain.budget.verification import Cached, Line
+from primum.domain.budget.entries import (
+    Balance,
+    Entry,
+    EntryKind,
+    ReservationState,
+    ReservationView,
+)
+from primum.domain.budget.lines import Line, entry_of, line_of
+from primum.domain.budget.verification import Cached, Stated
 from primum.domain.canonical import JSON, canonical_json
 from primum.domain.errors import PrimumError, Tampered
 
@@ -85,7 +92,19 @@ _LAPSED = (
     .where(tables.reservations.c.lease_until <= sa.bindparam("now"))
     .order_by(tables.reservations.c.fence)
 )
-_EARLIER = sa.select(tables.entries).where(
+_LINE = [tables.entries.c[name] for name in Line._fields]
+_LINES = sa.select(*_LINE).order_by(tables.entries.c.seq)
+_CHECKPOINTS = sa.select(*_LINE).where(
+    tables.entries.c.account_id == "", tables.entries.c.kind == EntryKind.CHECKPOINT.value
+)
+_STRAYS = (
+    sa.select(tables.reservations.c.reservation_id)
+    .where(
+        ~sa.exists().where(tables.entries.c.reservation_id == tables.reservations.c.reservation_id)
+    )
+    .order_by(tables.reservations.c.reservation_id)
+)
+_EARLIER = sa.select(*_LINE).where(
     tables.entries.c.account_id == sa.bindparam("account_id"),
     tables.entries.c.idempotency_key == sa.bindparam("key"),
 )
@@ -162,48 +181,63 @@ class _SqlBook:
     def earlier(self, account_id: str, key: str) -> Entry | None:
         named = {"account_id": account_id, "key": key}
         row = self._connection.execute(_EARLIER, named).one_or_none()
-        return None if row is None else verification.entry_of(_line(row))
+        return None if row is None else entry_of(Line._make(row))
 
     def entries(self, *, account_id: str, after: int, limit: int) -> Sequence[Entry]:
-        table = tables.entries
-        query = sa.select(table).where(table.c.seq > after).order_by(table.c.seq).limit(limit)
+        column = tables.entries.c
+        query = _LINES.where(column.seq > after).limit(limit)
         if account_id:
-            query = query.where(table.c.account_id == account_id)
-        return [verification.entry_of(_line(row)) for row in self._connection.execute(query)]
+            query = query.where(column.account_id == account_id)
+        return [entry_of(line) for line in self._lines(query)]
+
+    def lines(self, *, after: int, limit: int) -> Sequence[Line]:
+        return list(self._lines(_LINES.where(tables.entries.c.seq > after).limit(limit)))
+
+    def checkpoints(self) -> Sequence[Line]:
+        return list(self._lines(_CHECKPOINTS.order_by(tables.entries.c.seq)))
+
+    def last_checkpoint(self) -> Head:
+        newest = _CHECKPOINTS.order_by(tables.entries.c.seq.desc()).limit(1)
+        found = list(self._lines(newest))
+        return Head(found[0].seq, found[0].hash, found[0].time) if found else Head()
 
     def hash_at(self, seq: int) -> str:
         query = sa.select(tables.entries.c.hash).where(tables.entries.c.seq == seq)
         return self._connection.execute(query).scalar() or ""
 
-    def contradictions(self) -> Sequence[str]:
+    def contradictions(self, stated: Sequence[Stated]) -> Sequence[str]:
         faults: list[str] = []
         cached = Cached(
             head=self.head(),
-            accounts=list(self._readable(tables.accounts, _account, faults)),
-            reservations=list(self._readable(tables.reservations, _reservation, faults)),
+            accounts=list(self._readable(sa.select(tables.accounts), _account, faults)),
+            reservations_of=lambda names: {
+                item.reservation_id: item
+                for item in self._readable(_reservations_named(names), _reservation, faults)
+            },
+            strays=list(self._connection.execute(_STRAYS).scalars()),
             identities=[
                 (row.identity, row.account_id)
                 for row in self._connection.execute(sa.select(tables.identities))
             ],
             faults=faults,
         )
-        query = sa.select(tables.entries).order_by(tables.entries.c.seq)
-        rows = self._connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query)
-        return verification.contradictions((_line(row) for row in rows), cached)
+        return verification.contradictions(self._lines(_LINES), cached, stated)
+
+    def _lines(self, query: sa.Select[Any]) -> Iterator[Line]:
+        rows = self._connection.execute(query, execution_options={"yield_per": _ROWS_AT_ONCE})
+        return map(Line._make, rows)
 
     def _readable(
-        self, table: sa.Table, parse: Callable[[_Row], Answer], faults: list[str]
+        self, rows: sa.Select[Any], parse: Callable[[_Row], Answer], faults: list[str]
     ) -> Iterator[Answer]:
-        for row in self._connection.execute(sa.select(table)):
+        for row in self._connection.execute(rows):
             try:
                 yield parse(row)
             except PrimumError as error:
                 faults.append(str(error))
 
     def append(self, entry: Entry) -> None:
-        line = verification.line_of(entry)
-        values = {name: getattr(line, name) for name in Line.__dataclass_fields__}
-        self._connection.execute(_APPEND, values)
+        self._connection.execute(_APPEND, line_of(entry)._asdict())
 
     def put_account(self, account: Account) -> None:
         values = {
@@ -256,12 +290,13 @@ class _SqlBook:
             self._connection.execute(insert, {key: name, **values})
 
 
+def _reservations_named(names: Sequence[str]) -> sa.Select[Any]:
+    table = tables.reservations
+    return sa.select(table).where(table.c.reservation_id.in_(names))
+
+
 def _json_text(value: JSON) -> str:
     return canonical_json(value).decode()
-
-
-def _line(row: _Row) -> Line:
-    return Line(*(getattr(row, name) for name in Line.__dataclass_fields__))
 
 
 def _account(row: _Row) -> Account:

@@ -245,10 +245,10 @@ def _log_moments_whole(q: float, sigma: float, orders: tuple[int, ...]) -> dict[
 def _log_moments_fractional(q: float, sigma: float, orders: list[float]) -> dict[float, float]:
     """Log A(order) = log E[(P/Q)^order] by the trapezoidal rule.
 
-    The rule converges exponentially here. With l = log P/Q and E_Q[e^l] = 1, A - 1 = E_Q[e^(order l) - 1 - order (e^l - 1)], whose
-    integrand is never negative (Bernoulli), so small rates do not cancel. The step keeps the error
-    of the rule, exp(-2 pi w / step) for a strip of half-width w = pi sigma^2 free of branch points,
-    below 1e-15.
+    The rule converges exponentially here. With l = log P/Q and E_Q[e^l] = 1,
+    A - 1 = E_Q[e^(order l) - 1 - order (e^l - 1)], whose integrand is never negative (Bernoulli),
+    so small rates do not cancel. The step keeps the error of the rule, exp(-2 pi w / step) for a
+    strip of half-width w = pi sigma^2 free of branch points, below 1e-15.
     """
     import numpy as np
 

@@ -18,7 +18,7 @@ from typing import Protocol
 from primum.domain.accounting import policies
 from primum.domain.accounting.accountant import Guarantee
 from primum.domain.accounting.charges import Charge
-from primum.domain.accounting.events import event_from_json
+from primum.domain.accounting.events import Event, event_from_json
 from primum.domain.budget.entries import (
     AccountTerms,
     AccountView,
@@ -35,6 +35,9 @@ from primum.domain.quantities import Neighbors, PrivacyUnit
 HASH_OF_NOTHING = "0" * 64  # What the first entry follows.
 OPEN_STATES = (ReservationState.RESERVED, ReservationState.EXPOSED)
 _POLICIES_CACHED = 256  # Recorded policies kept parsed; a platform has a handful.
+# Charges and events kept parsed: a plan's come back when it is charged, and most plans are repeats.
+_VALUES_CACHED = 1024
+_EVENT_TEXT = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,10 +252,9 @@ def fold(
             return _opened(entry, account), reservation
         if account is None:
             raise Tampered(f"Entry {entry.seq} must follow the opening of its account; found none.")
-        account = replace(account, entries=account.entries + 1)
         if entry.reservation_id:
             return _fold_reservation(entry, account, reservation)
-        return _fold_account(entry, account), reservation
+        return _fold_account(entry, _counted(account, account.balance)), reservation
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise Tampered(
             f"Entry {entry.seq} must be readable; found {type(error).__name__}."
@@ -261,6 +263,40 @@ def fold(
         if isinstance(error, Tampered):
             raise
         raise Tampered(f"Entry {entry.seq} must be readable; {error}") from error
+
+
+def _counted(account: Account, balance: Balance) -> Account:
+    """The account after one more entry. Written out: ``replace`` takes four times as long."""
+    return Account(
+        account.account_id,
+        account.terms,
+        account.policy,
+        account.identities,
+        balance,
+        account.frozen,
+        account.entries + 1,
+        account.opened,
+    )
+
+
+def _exposed(reservation: ReservationView, access: str) -> ReservationView:
+    """The reservation after one more exposure; written out for the same reason."""
+    return ReservationView(
+        reservation.reservation_id,
+        reservation.account_id,
+        reservation.study_uid,
+        reservation.generation,
+        reservation.study,
+        ReservationState.EXPOSED,
+        reservation.fence,
+        reservation.lease_until,
+        reservation.event,
+        reservation.charge,
+        reservation.charged,
+        reservation.executed,
+        (*reservation.exposed, access),
+        reservation.reason,
+    )
 
 
 def _opened(entry: Entry, account: Account | None) -> Account:
@@ -320,15 +356,14 @@ def _fold_reservation(
             )
         return _reserved(entry, account)
     if reservation is None or reservation.account_id != account.account_id:
-        raise Tampered(f"Entry {entry.seq} must name a reservation of its account; found none.")
+        raise Tampered(f"Entry {entry.seq} must name an open reservation of its account; found none.")
     if reservation.state not in OPEN_STATES:
         raise Tampered(f"Entry {entry.seq} must not change what is {reservation.state.value}.")
     balance = account.balance
     match entry.kind:
         case EntryKind.EXPOSED:
             access = str(mapping(entry.payload["asked"])["access"])
-            seen = (*reservation.exposed, access)
-            return account, replace(reservation, state=ReservationState.EXPOSED, exposed=seen)
+            return _counted(account, balance), _exposed(reservation, access)
         case EntryKind.CHARGED:
             if reservation.state is not ReservationState.EXPOSED:
                 raise Tampered(
@@ -341,18 +376,17 @@ def _fold_reservation(
                 reservation,
                 state=ReservationState.CHARGED,
                 charged=charged,
-                executed=None if executed is None else event_from_json(executed),
+                executed=None if executed is None else event_from(executed),
                 reason=str(entry.payload["why"]),
             )
-            return replace(account, balance=moved), after
+            return _counted(account, moved), after
         case EntryKind.RETURNED:
             if reservation.state is not ReservationState.RESERVED:
                 raise Tampered(f"Entry {entry.seq} must not return what was exposed.")
             freed = Balance(less(balance.reserved, reservation.charge), balance.charged)
             why = str(mapping(entry.payload["asked"])["reason"])
-            return replace(account, balance=freed), replace(
-                reservation, state=ReservationState.RETURNED, reason=why
-            )
+            after = replace(reservation, state=ReservationState.RETURNED, reason=why)
+            return _counted(account, freed), after
         case _:
             raise Tampered(f"Entry {entry.seq} must not name a reservation; found one.")
 
@@ -370,16 +404,16 @@ def _reserved(entry: Entry, account: Account) -> tuple[Account, ReservationView]
         state=ReservationState.RESERVED if granted else ReservationState.DENIED,
         fence=entry.seq,
         lease_until=str(entry.payload["leaseUntil"]) if granted else "",
-        event=event_from_json(asked["event"]),
+        event=event_from(asked["event"]),
         charge=charge,
         charged=None,
         executed=None,
         reason="" if granted else str(entry.payload["message"]),
     )
-    if not granted:
-        return account, reservation
-    held = replace(account.balance, reserved=account.balance.reserved + charge)
-    return replace(account, balance=held), reservation
+    balance = account.balance
+    if granted:
+        balance = Balance(balance.reserved + charge, balance.charged)
+    return _counted(account, balance), reservation
 
 
 def less(left: Charge, right: Charge) -> Charge:
@@ -398,7 +432,22 @@ def less(left: Charge, right: Charge) -> Charge:
 
 def charge_from(value: JSON) -> Charge:
     """A charge from its JSON form."""
-    return Charge.from_json({key: str(amount) for key, amount in mapping(value).items()})
+    return _charge_of(tuple((key, str(amount)) for key, amount in mapping(value).items()))
+
+
+@functools.lru_cache(maxsize=_VALUES_CACHED)
+def _charge_of(amounts: tuple[tuple[str, str], ...]) -> Charge:
+    return Charge.from_json(dict(amounts))
+
+
+def event_from(value: JSON) -> Event:
+    """An event from its JSON form."""
+    return _event_of(_EVENT_TEXT.encode(value))
+
+
+@functools.lru_cache(maxsize=_VALUES_CACHED)
+def _event_of(text: str) -> Event:
+    return event_from_json(json.loads(text))
 
 
 def charge_json(charge: Charge) -> dict[str, JSON]:

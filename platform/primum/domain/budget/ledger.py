@@ -257,7 +257,13 @@ def extend(
 
 
 def charge(
-    book: Book, reservation_id: str, *, executed: Event | None, reason: str, now: str
+    book: Book,
+    reservation_id: str,
+    *,
+    executed: Event | None,
+    reason: str,
+    now: str,
+    answered: Sequence[str] | None = None,
 ) -> Decision:
     """Spend an exposed reservation for good.
 
@@ -273,6 +279,8 @@ def charge(
         executed: Events that a trusted receipt shows, or ``None``.
         reason: Why, for people.
         now: The ledger's time.
+        answered: The exposed accesses that the caller knew when it made out what was executed, or
+            ``None`` for all. One that was exposed since makes it a charge in full.
 
     Returns:
         The decision.
@@ -283,6 +291,8 @@ def charge(
     reservation, account = found
     if executed is not None:
         decisions.check_event(executed)
+    if answered is not None and not set(reservation.exposed) <= set(answered):
+        executed, reason = None, f"an access was exposed meanwhile; {reason}"
     told = None if executed is None else executed.to_json()
     asked: dict[str, JSON] = {"executed": told, "reason": decisions.prose(reason)}
     key = f"charge/{reservation_id}"

@@ -27,7 +27,7 @@ from primum.domain.governance.claims import Claim, ClaimStatus
 from primum.domain.governance.evidence import Evidence, EvidenceKind, Verdict
 from primum.domain.governance.gates import GateStage, StageVerdict
 from primum.domain.quantities import Disclosure
-from primum.domain.study.plan import DatasetFacts, Plan, Treatment
+from primum.domain.study.plan import Access, DatasetFacts, Plan, Treatment
 from primum.domain.study.spec import StudySpec
 from primum.domain.study.steps import ArtifactRef, Receipt
 

@@ -1,7 +1,8 @@
 """The GLRT adversary: knows the world without the target and the noise, not the shift's direction.
 
 A "realistic adversary" column next to the worst case (Kaissis et al. 2022). Never a guarantee,
-never for the ledger, never for calibration: knowledge of the gradient's direction restores the worst case.
+never for the ledger, never for calibration: knowledge of the gradient's direction restores the
+worst case.
 """
 
 from __future__ import annotations

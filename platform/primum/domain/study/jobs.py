@@ -12,7 +12,6 @@ from decimal import Decimal
 from typing import Protocol
 
 from primum.domain.accounting.accountant import Accountant
-from primum.domain.canonical import JSON
 from primum.domain.study.plan import DatasetFacts, Plan
 from primum.domain.study.spec import StudySpec
 
@@ -94,8 +93,3 @@ class JobKind(Protocol):
 
         ``Train Logistic, 20 epochs, noise multiplier 1.31 (RDP), 100 canaries``.
         """
-
-
-def text(parameters: Mapping[str, JSON], name: str) -> str:
-    """A parameter as text; the resource model has already checked its presence and type."""
-    return str(parameters[name])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from primum.domain.accounting.events import covers
 from primum.domain.budget.entries import ReservationState, ReservationView
@@ -120,7 +120,6 @@ class Observed:
     judgment: Judgment | None
     certified: str
     published: str
-    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ def decide(observed: Observed) -> Decision:
     return Decision(_action(observed), _conditions(observed))
 
 
-def _action(seen: Observed) -> Action:
+def _action(seen: Observed) -> Action:  # noqa: PLR0911 - one line per case, in order
     if seen.deleting:
         return _ending(seen, Action.REMOVE)
     if seen.refusal is not None:
@@ -206,11 +205,10 @@ def _settled(seen: Observed) -> bool:
 
 
 def _run_is_over(seen: Observed) -> bool:
-    """Whether the outcomes alone show that nothing is left to do, even if the run's record is lost."""
-    if seen.plan is None:
-        return False
+    """Whether the outcomes alone show that nothing is left to do, whatever became of the run."""
     failed = any(outcome.status is StepStatus.FAILED for outcome in seen.outcomes.values())
-    return failed or all(step in seen.outcomes for step in seen.plan.steps)
+    plan = seen.plan
+    return failed or (plan is not None and all(step in seen.outcomes for step in plan.steps))
 
 
 def _all_steps_succeeded(seen: Observed) -> bool:
@@ -246,7 +244,10 @@ def _planned(seen: Observed) -> Condition:
     if seen.plan is not None:
         return _condition(seen, kind, Status.TRUE, Reason.PLAN_ACCEPTED, seen.headline)
     if seen.blocked is not None:
-        return _condition(seen, kind, Status.FALSE, seen.blocked.reason, seen.blocked.message)
+        # What is merely not there yet is no refusal: nobody has to act.
+        waiting = seen.blocked.reason is Reason.PENDING
+        status = Status.UNKNOWN if waiting else Status.FALSE
+        return _condition(seen, kind, status, seen.blocked.reason, seen.blocked.message)
     return _condition(seen, kind, Status.UNKNOWN, Reason.PENDING)
 
 
@@ -343,8 +344,6 @@ def _settlement(seen: Observed) -> Condition:
     kind = ConditionType.BUDGET_SETTLED
     if states == {ReservationState.RETURNED}:
         return _condition(seen, kind, Status.TRUE, Reason.RETURNED)
-    if states == {ReservationState.DENIED}:
-        return _condition(seen, kind, Status.TRUE, Reason.DENIED)
     full = [r for r in seen.reservations if _charged_in_full(r)]
     if full:
         reasons = "; ".join(sorted({r.reason for r in full if r.reason}))
@@ -382,7 +381,7 @@ def _denial(seen: Observed, judgment: Judgment) -> str:
     return "; ".join(judgment.failures) + edges
 
 
-def _succeeded(seen: Observed) -> Condition:
+def _succeeded(seen: Observed) -> Condition:  # noqa: PLR0911 - one line per case, in order
     kind = ConditionType.SUCCEEDED
     if seen.refusal is not None:
         return _condition(seen, kind, Status.FALSE, seen.refusal.reason, seen.refusal.message)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from primum.domain.accounting.events import Event, NoEvent, event_from_json
@@ -44,7 +44,7 @@ class Access:
     step: str
     budget: str
     treatment: Treatment
-    event: Event = NoEvent()
+    event: Event = field(default_factory=NoEvent)
     why: str = ""
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import http
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.responses import Response, StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic.alias_generators import to_camel
 
 from primum import __version__
@@ -32,14 +34,24 @@ ZONE_READERS = (Role.STEWARD, Role.AUDITOR)
 PAGE_MAX = 1000
 BODY_BYTES_MAX = 262_144  # A Study is a few hundred bytes.
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    code: {"model": schemas.Problem, "content": {problems.MEDIA_TYPE: {}}}
-    for code in (400, 401, 403, 404, 422, 503)
+    code: {
+        "description": http.HTTPStatus(code).phrase,
+        "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    for code in (400, 401, 403, 404, 405, 422, 500, 503)
 }
 METRICS: dict[int | str, dict[str, Any]] = {
+    405: PROBLEMS[405],
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Every count."},
-    500: PROBLEMS[503],
+    500: PROBLEMS[500],
     503: PROBLEMS[503],
 }
+
+
+def _text(media_type: str) -> dict[int | str, dict[str, Any]]:
+    content = {media_type: {"schema": {"type": "string"}}}
+    return {200: {"description": "Every entry.", "content": content}}
+
 
 router = APIRouter(prefix="/v1", responses=PROBLEMS)
 
@@ -60,7 +72,10 @@ def create_app(
     app = FastAPI(
         title="Primum ledger and evidence",
         version=__version__,
-        description="Who spent what on what, what is left, whether the record is intact, and what was found.",
+        description=(
+            "Who spent what on what, what is left, whether the record is intact, "
+            "and what was found."
+        ),
         # The usual pages load scripts from elsewhere; /openapi.json is the contract.
         docs_url=None,
         redoc_url=None,
@@ -70,14 +85,25 @@ def create_app(
     app.state.figures = figures
     problems.install(app)
     app.include_router(router)
-    app.add_api_route("/healthz", _alive, response_model=schemas.Health, tags=["health"])
+    app.add_api_route(
+        "/healthz", _alive, response_model=schemas.Health, tags=["health"], responses=PROBLEMS
+    )
     app.add_api_route(
         "/readyz", _ready, response_model=schemas.Health, tags=["health"], responses=PROBLEMS
     )
     app.add_api_route(
         "/metrics", _metrics, response_class=Response, tags=["health"], responses=METRICS
     )
+    made = app.openapi
+    app.openapi = lambda: _with_problems(made())  # type: ignore[method-assign]
     return app
+
+
+def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document with the shape of problems, which no route returns as its model."""
+    shapes = document.setdefault("components", {}).setdefault("schemas", {})
+    shapes.setdefault("Problem", schemas.Problem.model_json_schema())
+    return document
 
 
 def _metrics(request: Request) -> Response:
@@ -102,21 +128,38 @@ def _platform(request: Request) -> Platform:
     return platform
 
 
-def caller(request: Request, authorization: Annotated[str, Header()] = "") -> Identity:
+_bearer = HTTPBearer(
+    auto_error=False, description="On one machine the token lies in the home folder."
+)
+
+
+def caller(
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Identity:
     """Who asks."""
-    scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not token:
+    if credentials is None:
         raise problems.Unauthenticated(
-            "a bearer token is needed; on one machine it lies in the home folder"
+            "a bearer token must be given; found none. On one machine it lies in the home folder."
         )
-    who: Identity = request.app.state.identify(token.strip())
+    who: Identity = request.app.state.identify(credentials.credentials)
     if not who.roles:
-        raise problems.Unauthenticated("the token is nobody's")
+        raise problems.Unauthenticated("the token must be somebody's; found one of nobody.")
     return who
 
 
 Caller = Annotated[Identity, Depends(caller)]
 Ports = Annotated[Platform, Depends(_platform)]
+
+
+async def _body(request: Request) -> bytes:
+    """The body, read no further than a Study can be long."""
+    found = b""
+    async for part in request.stream():
+        found += part
+        if len(found) > BODY_BYTES_MAX:
+            raise InvalidValue("body", f"must have at most {BODY_BYTES_MAX} bytes", "more")
+    return found
 
 
 def _require(who: Identity, roles: tuple[Role, ...]) -> None:
@@ -158,14 +201,21 @@ def list_entries(
     )
 
 
-@router.get("/entries.csv", tags=["ledger"], response_class=StreamingResponse)
+@router.get(
+    "/entries.csv", tags=["ledger"], response_class=StreamingResponse, responses=_text("text/csv")
+)
 def export_csv(who: Caller, ports: Ports) -> StreamingResponse:
     """Export every entry as CSV."""
     _require(who, LEDGER_READERS)
     return StreamingResponse(_csv(ports), media_type="text/csv")
 
 
-@router.get("/entries.jsonl", tags=["ledger"], response_class=StreamingResponse)
+@router.get(
+    "/entries.jsonl",
+    tags=["ledger"],
+    response_class=StreamingResponse,
+    responses=_text("application/x-ndjson"),
+)
 def export_lines(who: Caller, ports: Ports) -> StreamingResponse:
     """Export every entry as JSON lines."""
     _require(who, LEDGER_READERS)
@@ -214,12 +264,9 @@ def list_evidence(
         }
     },
 )
-async def quote(request: Request, who: Caller, ports: Ports) -> schemas.QuoteAnswer:
+def quote(who: Caller, ports: Ports, body: Annotated[bytes, Depends(_body)]) -> schemas.QuoteAnswer:
     """Say what one Study would cost and whether it fits. Spends nothing."""
     _require(who, READERS)
-    body = await request.body()
-    if len(body) > BODY_BYTES_MAX:
-        raise InvalidValue("body", f"must have at most {BODY_BYTES_MAX} bytes", len(body))
     found = load_text(body.decode("utf-8", errors="replace"), source="body")
     if len(found) != 1 or found[0].key.kind != "Study":
         raise InvalidValue("body", "must hold exactly one Study", len(found))
@@ -303,4 +350,4 @@ def _line(cells: list[str]) -> str:
 
 def _harmless(cell: str) -> str:
     """A cell that a spreadsheet will not run as a formula."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t")) else cell
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell

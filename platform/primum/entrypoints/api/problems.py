@@ -6,9 +6,10 @@ A foreign one is not.
 from __future__ import annotations
 
 import http
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
-from fastapi import FastAPI, Request
+import structlog
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -23,6 +24,8 @@ from primum.domain.errors import (
     Unavailable,
     UnsupportedEvent,
 )
+
+log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_BASE = "https://primum.dev/problems/"
@@ -47,7 +50,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(PrimumError, _ours)
     app.add_exception_handler(RequestValidationError, _request)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _fault)
+    app.middleware("http")(_without_faults)
 
 
 def problem(status: int, name: str, detail: str) -> JSONResponse:
@@ -83,8 +86,18 @@ async def _request(_request: Request, error: Exception) -> JSONResponse:
 
 async def _http(_request: Request, error: Exception) -> JSONResponse:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    return problem(status, "http", http.HTTPStatus(status).description or "no such thing")
+    answer = problem(status, "http", http.HTTPStatus(status).description or "no such thing")
+    for name, value in (getattr(error, "headers", None) or {}).items():
+        answer.headers[name] = value  # Such as Allow, which a 405 owes its caller.
+    return answer
 
 
-async def _fault(_request: Request, error: Exception) -> JSONResponse:
-    return problem(http.HTTPStatus.INTERNAL_SERVER_ERROR, "fault", type(error).__name__)
+async def _without_faults(
+    request: Request, call_next: Callable[[Request], Awaitable[Response]]
+) -> Response:
+    """Answer a fault of ours by its type alone: its text, and a traceback, may hold a value."""
+    try:
+        return await call_next(request)
+    except Exception as error:  # noqa: BLE001 - the last door
+        log.warning("a request failed", fault=type(error).__name__)
+        return problem(http.HTTPStatus.INTERNAL_SERVER_ERROR, "fault", type(error).__name__)

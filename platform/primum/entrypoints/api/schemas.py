@@ -37,7 +37,10 @@ class Account(Shown):
     epsilon: str = Field(description="epsilon is the guarantee's.")
     delta: str = Field(description="delta is the guarantee's.")
     epsilon_charged: str = Field(
-        description="epsilonCharged is what is spent as the accounting policy counts it, had the sequence been fixed in advance."
+        description=(
+            "epsilonCharged is what is spent, as the accounting policy counts Studies that were "
+            "chosen one after the other."
+        )
     )
     epsilon_reserved: str = Field(
         description="epsilonReserved is the same with open reservations included."

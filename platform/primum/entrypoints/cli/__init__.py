@@ -12,7 +12,16 @@ import sys
 import click
 import typer
 
-from primum.entrypoints.cli import audits, bounds, certificates, ledger, quoting, resources, running
+from primum.entrypoints.cli import (
+    audits,
+    bounds,
+    certificates,
+    conformance,
+    ledger,
+    quoting,
+    resources,
+    running,
+)
 
 app = typer.Typer(
     name="primum",
@@ -23,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (running, resources, quoting, ledger, audits, certificates, bounds):
+for module in (running, resources, quoting, ledger, audits, certificates, conformance, bounds):
     module.register(app)
 
 

@@ -22,6 +22,7 @@ from primum.entrypoints.settings import Settings
 from primum.resources.status import condition
 from primum.resources.stored import StoredResource
 
+_COMPUTING = ("Study", "AuditRun")  # Kinds that need workers.
 POLL_SECONDS = 0.1  # People notice a tenth of a second; the store does not.
 
 
@@ -58,7 +59,7 @@ def apply(files: Sequence[Path], *, follow: Follow, timeout: float, output: Outp
 
 
 def _looked_at_again(stores: Any, stored: StoredResource, change: ApplyChange) -> StoredResource:
-    """A budget whose dataset could not be used is asked for again: its file may have been put right.
+    """A budget whose dataset could not be used is looked at again: its file may be right now.
 
     An empty status is what the control loop fills from what it finds.
     """
@@ -87,7 +88,7 @@ def delete(kind: str, name: str, namespace: str) -> Exit:
     """Mark for deletion, and let the loop settle and remove it."""
     settings, stores, key = _existing_resource(kind, name, namespace)
     stores.resources.request_deletion(key)
-    with _driver(settings) as drive:
+    with _driver(settings, computes=False) as drive:
         for _ in range(600):  # A minute: settling stops the run and writes a few entries.
             drive()
             if stores.resources.get(key) is None:
@@ -112,7 +113,8 @@ def follow_all(
     """
     deadline = time.monotonic() + timeout
     worst = Exit.DONE
-    with _driver(settings) as drive:
+    computes = any(item.key.kind in _COMPUTING for item in followed)
+    with _driver(settings, computes=computes) as drive:
         for item in followed:
             display = reporting.Display(settings, stores, quiet=quiet)
             code = _follow(stores, item, display, drive, deadline)
@@ -138,9 +140,8 @@ def _follow(
         if code is not None:
             return code
         if time.monotonic() > deadline:
-            print(
-                f"{item.key}: time is up; it goes on when `primum up` runs or the command is repeated"
-            )
+            how = "it goes on when `primum up` runs or the command is repeated"
+            print(f"{item.key}: time is up; {how}")
             return Exit.TIMED_OUT
         time.sleep(POLL_SECONDS)
 
@@ -148,8 +149,9 @@ def _follow(
 class _driver:  # noqa: N801 - used like a function
     """Runs the loop in this process where nobody else does; otherwise only watches."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, computes: bool) -> None:
         self._settings = settings
+        self._computes = computes
         self._loop: Any = None
         self._lock: Any = None
         self._platform: Any = None
@@ -173,12 +175,15 @@ class _driver:  # noqa: N801 - used like a function
         lock = LoopLock(self._settings.home)
         if not lock.acquire():
             return
-        from primum.entrypoints import bootstrap, logs, loop
+        from primum.entrypoints import bootstrap
+
+        self._lock = lock
+        if self._computes:
+            bootstrap.compute(self._settings).warm()  # Takes longest, so it starts first.
+        from primum.entrypoints import logs, loop
 
         logs.configure(logs.Audience.PEOPLE)
-        self._lock = lock
         self._platform = bootstrap.platform(self._settings)
-        self._platform.compute.warm()
         flush = bootstrap.lineage_flusher(self._settings)
         self._loop = loop.ControlLoop(self._platform, flush_lineage=flush)
 
@@ -207,5 +212,6 @@ def _check_transitions(stores: Any, documents: Sequence[Any]) -> None:
             check_attack(f"{item.key}: spec.audit.attack", str(audit["attack"]))
         if item.key.kind == "Release" and before is None:
             raise Refused(
-                f"{item.key}: a Release is written by the platform. Apply a Study that releases it."
+                f"{item.key} must be written by the platform; found a new one. "
+                "Apply a Study that releases it."
             )

@@ -72,16 +72,14 @@ def check_attack(field: str, attack: str) -> None:
     Raises:
         InvalidValue: If there is none of that name; lists those that are.
     """
-    import difflib
-
     from primum import extensions
     from primum.domain.errors import InvalidValue
+    from primum.resources.wording import nearest
 
     known = extensions.names("primum.audits")
     if attack not in known:
-        close = difflib.get_close_matches(attack, known, n=1)
-        remedy = f"Did you mean {close[0]}?" if close else ""
-        raise InvalidValue(field, f"must be one of {', '.join(known)}", attack, remedy)
+        rule = f"must be one of {', '.join(known)}"
+        raise InvalidValue(field, rule, attack, nearest(attack, known))
 
 
 def show(

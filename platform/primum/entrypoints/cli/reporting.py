@@ -132,9 +132,8 @@ class Display:
         if succeeded.status is Status.TRUE:
             return Exit.DONE
         stage = str(stored.status.get("stage", "Plan"))
-        self._print(
-            f"{stored.key}  {spoken(succeeded.reason.value)} at {stage}: {_sentences(succeeded.message)}"
-        )
+        why = _sentences(succeeded.message)
+        self._print(f"{stored.key}  {spoken(succeeded.reason.value)} at {stage}: {why}")
         return _EXIT_OF.get(succeeded.reason, Exit.REFUSED)
 
     def _progress(self, stored: StoredResource) -> None:
@@ -256,7 +255,8 @@ def _budget_line(stored: StoredResource) -> str:
     guarantee, dataset = stored.spec["guarantee"], stored.spec["dataset"]
     if not isinstance(guarantee, Mapping) or not isinstance(dataset, Mapping):
         return str(stored.key)
-    return f"{stored.key}   epsilon {guarantee['epsilon']}, delta {guarantee['delta']}, unit {dataset['unit']}"
+    promise = f"epsilon {guarantee['epsilon']}, delta {guarantee['delta']}"
+    return f"{stored.key}   {promise}, unit {dataset['unit']}"
 
 
 def _progress_of(settings: Settings, stored: StoredResource) -> tuple[str, int, int, str] | None:

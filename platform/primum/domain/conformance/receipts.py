@@ -1,0 +1,178 @@
+"""Our own receipts and certificates as run records, so that a Study's claim can be rechecked.
+
+One record per budget: each protects other data. Nothing here trusts the claim's own arithmetic, and
+a certificate's signature is not this module's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from primum.domain.accounting.events import (
+    Event,
+    Gaussian,
+    Laplace,
+    Leaf,
+    SubsampledGaussian,
+    describe,
+    event_from_json,
+    flatten,
+)
+from primum.domain.conformance.fields import Fields, number
+from primum.domain.conformance.records import (
+    Accounting,
+    Claim,
+    Mechanism,
+    Phase,
+    RecordFormat,
+    RunRecord,
+    Sampling,
+    Unit,
+)
+from primum.domain.errors import InvalidValue, UnsupportedEvent
+from primum.domain.quantities import Neighbors
+
+_RELEASE = "ThisRelease"
+
+
+def study_records(value: Mapping[str, Any], *, name: str) -> list[RunRecord]:
+    """The records of a Study: its receipts with its claim, or its certificate.
+
+    Args:
+        value: ``{"receipts": [...], "claim": {...}}`` or an in-toto statement.
+        name: What to call it.
+
+    Returns:
+        One record per budget.
+
+    Raises:
+        InvalidValue: If it is damaged, or claims nothing.
+        UnsupportedEvent: If a receipt's mechanism cannot be rechecked; names it.
+    """
+    if "predicate" in value:
+        predicate = value["predicate"]
+        if not isinstance(predicate, Mapping):
+            raise InvalidValue("record.predicate", "must be an object", type(predicate).__name__)
+        claim, receipts = _certified(predicate), predicate.get("mechanisms")
+    else:
+        claim = _claimed(Fields(value.get("claim"), "record.claim"))
+        receipts = value.get("receipts")
+    if not isinstance(receipts, list) or not receipts:
+        raise InvalidValue("record.receipts", "must be a list of at least one receipt", "none")
+    by_budget: dict[str, list[Mapping[str, Any]]] = {}
+    for index, receipt in enumerate(receipts):
+        if not isinstance(receipt, Mapping) or not isinstance(receipt.get("budget"), str):
+            rule = "must be a receipt with budget, event and facts"
+            raise InvalidValue(f"record.receipts[{index}]", rule, type(receipt).__name__)
+        by_budget.setdefault(receipt["budget"], []).append(receipt)
+    found = [
+        _record(items, claim, f"{name}: budget {budget}") for budget, items in by_budget.items()
+    ]
+    charged = [record for record in found if record is not None]
+    if not charged:
+        raise InvalidValue("record.receipts", "must hold a mechanism", "only looks without one")
+    return charged
+
+
+def _claimed(fields: Fields) -> Claim:
+    claim = Claim(
+        epsilon=number(fields.name("epsilon"), fields.required("epsilon")),
+        delta=_delta(fields.name("delta"), fields.required("delta")),
+        unit=fields.choice("unit", Unit),
+        neighbors=fields.choice("neighbors", Neighbors),
+        accounting=fields.choice("accountant", Accounting, Accounting.UNSTATED),
+    )
+    fields.finish()
+    return claim
+
+
+def _delta(field: str, value: object) -> Any:
+    found = number(field, value)
+    if not 0 < found < 1:
+        raise InvalidValue(field, "must be above 0 and below 1", str(found))
+    return found
+
+
+def _certified(predicate: Mapping[str, Any]) -> Claim:
+    fields = Fields(predicate.get("claim"), "record.predicate.claim")
+    status = fields.required("status")
+    if status != "Valid":
+        raise InvalidValue(
+            fields.name("status"), "must be Valid", status, "Such a certificate claims nothing."
+        )
+    for item in fields.items("parameters"):
+        if isinstance(item, Mapping) and item.get("scope") == _RELEASE:
+            return Claim(
+                epsilon=number(fields.name("parameters.epsilon"), item.get("epsilon")),
+                delta=_delta(fields.name("parameters.delta"), item.get("delta")),
+                unit=fields.choice("unit", Unit),
+                neighbors=fields.choice("neighbors", Neighbors),
+                accounting=fields.choice("accountant", Accounting, Accounting.UNSTATED),
+            )
+    raise InvalidValue(fields.name("parameters"), f"must state {_RELEASE}", "no such scope")
+
+
+def _record(receipts: list[Mapping[str, Any]], claim: Claim, name: str) -> RunRecord | None:
+    phases: list[Phase] = []
+    sampling, unit, mismatches = Sampling.FULL, claim.unit, []  # type: Sampling, Unit, list[str]
+    for receipt in receipts:
+        event = event_from_json(receipt.get("event"))
+        facts = Fields(receipt.get("facts", {}), "receipt.facts")
+        made = [_phase(leaf, count) for leaf, count in flatten(event)]
+        if not made:
+            continue
+        phases += made
+        if any(phase.sample_rate < 1 for phase in made):
+            sampling = _worse(sampling, _sampling(facts))
+        if "clippedPer" in facts:
+            unit = facts.choice("clippedPer", Unit)
+        mismatches += _mismatches(event, facts)
+    if not phases:
+        return None
+    return RunRecord(
+        name=name,
+        source=RecordFormat.STUDY,
+        claim=claim,
+        phases=tuple(phases),
+        unit=unit,
+        sampling=sampling,
+        assumed_sampling=Sampling.POISSON if sampling is not Sampling.FULL else Sampling.FULL,
+        mismatches=tuple(mismatches),
+    )
+
+
+def _worse(first: Sampling, second: Sampling) -> Sampling:
+    """Poisson only while every sampled receipt says so."""
+    if Sampling.UNKNOWN in (first, second):
+        return Sampling.UNKNOWN
+    return second
+
+
+def _sampling(facts: Fields) -> Sampling:
+    said = facts.text("sampling", "")
+    return Sampling.POISSON if said == "Poisson" else Sampling.UNKNOWN
+
+
+def _phase(leaf: Leaf, count: int) -> Phase:
+    match leaf:
+        case Gaussian():
+            return Phase(leaf.noise_multiplier, number("rate", 1), count)
+        case SubsampledGaussian():
+            return Phase(leaf.noise_multiplier, leaf.sample_rate, count)
+        case Laplace():
+            return Phase(leaf.noise_multiplier, number("rate", 1), count, Mechanism.LAPLACE)
+        case _:
+            raise UnsupportedEvent(
+                f"receipt.event must be Gaussian or Laplace to be rechecked; found {describe(leaf)}."
+            )
+
+
+def _mismatches(event: Event, facts: Fields) -> list[str]:
+    """Where a receipt's facts and its event say different things."""
+    if "steps" not in facts:
+        return []
+    steps, counted = facts.raw("steps"), sum(count for _, count in flatten(event))
+    if str(steps) == str(counted):
+        return []
+    return [f"facts say {steps} steps, the event says {counted}"]
