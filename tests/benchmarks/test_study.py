@@ -113,7 +113,10 @@ def _apply(home, name):
     return metering.study_cost(cost, home=home, study=name, started=started)
 
 
-_PORTS = {"PRIMUM_API_PORT": str(metering.free_port()), "PRIMUM_SERVING_PORT": str(metering.free_port())}
+_PORTS = {
+    "PRIMUM_API_PORT": str(metering.free_port()),
+    "PRIMUM_SERVING_PORT": str(metering.free_port()),
+}
 
 
 def _environment(home):
@@ -126,8 +129,6 @@ def _environment(home):
 def _show_way(figures, which, cost):
     bodies = ", ".join(f"{step} {seconds:.1f}" for step, seconds in cost.bodies.items())
     ways = ("Planned", "Launched", "DataValidated", "JobSucceeded", "Audited", "Succeeded")
-    shown = ", ".join(
-        f"{way} {cost.milestones[way]:.1f}" for way in ways if way in cost.milestones
-    )
+    shown = ", ".join(f"{way} {cost.milestones[way]:.1f}" for way in ways if way in cost.milestones)
     figures.show(f"Study, {which}: seconds after apply", shown)
     figures.show(f"Study, {which}: seconds in step bodies", bodies)

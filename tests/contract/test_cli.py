@@ -289,7 +289,7 @@ REFUSED_AT_PLAN = {
         (EXAMPLES / "breast-cancer" / "too-greedy.yaml").read_text(),
         3,
         "Denied",
-        "left, the plan needs 9.399",
+        "left, the plan needs 9.40",
     ),
 }
 
@@ -574,6 +574,7 @@ def test_every_command_helps_with_an_example(primum, words):
     done = primum(*words, "--help")
     assert done.code == 0
     assert f"Example: primum {' '.join(words)}" in " ".join(done.out.split())
+    assert "\\" not in done.out
 
 
 PROMISED = "up down apply get describe wait delete logs quote ledger audit certificate bounds"

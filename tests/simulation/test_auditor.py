@@ -1,6 +1,7 @@
 """A harness that cannot fail is worthless: each planted bug must be caught within a few seeds.
 
-Every bug is one that somebody could write on an honest day. What the auditor says about it must name the rule.
+Every bug is one that somebody could write on an honest day. What the auditor says about it must
+name the rule.
 """
 
 from __future__ import annotations
@@ -188,7 +189,10 @@ def test_the_auditor_catches(bug, said, monkeypatch):
 
 def test_the_secret_of_the_simulation_is_really_there():
     """The leak check means something only if bodies do hold what must not leave."""
-    assert any(SECRET in str(list(held._evidence.values())) for held in [_evidence_of(seed) for seed in range(3)])
+    assert any(
+        SECRET in str(list(held._evidence.values()))
+        for held in [_evidence_of(seed) for seed in range(3)]
+    )
 
 
 def _evidence_of(seed):

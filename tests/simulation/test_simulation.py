@@ -1,6 +1,7 @@
 """The whole control plane when everything misbehaves: it is safe at every step, and it recovers.
 
-Every test is one seed. ``PRIMUM_SIM_SEEDS=N`` runs N more; a failing seed goes into ``seeds.txt`` and stays there.
+Every test is one seed. ``PRIMUM_SIM_SEEDS=N`` runs N more; a failing seed goes into ``seeds.txt``
+and stays there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ KEPT = pathlib.Path(__file__).with_name("seeds.txt")
 
 
 def _seeds() -> list[int]:
-    kept = [int(line.split("#")[0]) for line in KEPT.read_text().splitlines() if line.split("#")[0].strip()]
+    kept = [
+        int(line.split("#")[0])
+        for line in KEPT.read_text().splitlines()
+        if line.split("#")[0].strip()
+    ]
     further = int(os.environ.get("PRIMUM_SIM_SEEDS", "0"))
     return [*dict.fromkeys([*range(QUICK), *kept, *range(1000, 1000 + further)])]
 

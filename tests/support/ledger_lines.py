@@ -37,7 +37,9 @@ class Long:
         event = Repeated(SubsampledGaussian(Decimal("60.5"), Decimal("0.001")), 3)
         opened = {"policy": policy.to_json()}
         for name in self._names:
-            asked = book.terms_json(terms(dataset_uri=name, dataset_digest="", epsilon=Decimal(10**6)))
+            asked = book.terms_json(
+                terms(dataset_uri=name, dataset_digest="", epsilon=Decimal(10**6))
+            )
             yield self._write(name, EntryKind.OPENED, "", "open", opened | {"asked": asked})
         charge = book.charge_json(policy.charge(event, terms().neighbors))
         for number in range((self.count - len(self._names)) // 5):

@@ -29,7 +29,7 @@ _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
 
 
 def adopt_orphans():
-    """Have what outlives its parent become a child of this process, so that its times stay known."""
+    """Have what outlives its parent become a child of this process: its times stay known."""
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -157,7 +157,9 @@ def study_cost(cost, *, home, study, started):
         uid, status = connection.execute(
             "SELECT uid, status FROM resources WHERE kind = 'Study' AND name = ?", (study,)
         ).fetchone()
-        rows = connection.execute("SELECT body FROM outcomes WHERE study_uid = ?", (uid,)).fetchall()
+        rows = connection.execute(
+            "SELECT body FROM outcomes WHERE study_uid = ?", (uid,)
+        ).fetchall()
     outcomes = [json.loads(body) for (body,) in rows]
     return StudyCost(
         wall=cost.wall,

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from primum_pipelines.attacks.pool import Pool
-from primum_pipelines.attacks.shadows import Recipe, complementary_halves, train_stacked
+from primum_pipelines.attacks.shadows import Recipe, complementary_halves, logits_of, train_stacked
 from primum_pipelines.optimization.algorithm import (
     MechanismParameters,
     TrainingAlgorithm,
@@ -31,12 +31,16 @@ class ShadowTimes:
         stacked_seconds: As one batched program.
         sequential_seconds: One after another, extrapolated from ``sequential_models`` of them.
         sequential_models: How many were really trained one after another.
+        stacked_accuracy: Share of the pool that the stacked models classify rightly, their mean.
+        sequential_accuracy: The same of those trained one after another.
     """
 
     models: int
     stacked_seconds: float
     sequential_seconds: float
     sequential_models: int
+    stacked_accuracy: float
+    sequential_accuracy: float
 
     @property
     def speedup(self) -> float:
@@ -69,14 +73,29 @@ def compare_shadows(
     halves = complementary_halves(models, len(pool.labels), generator=generator)
     train_stacked(build, pool, halves[:2], _short(recipe), generator=generator)  # Warm-up.
     start = time.process_time()
-    train_stacked(build, pool, halves, recipe, generator=generator)
+    stack = train_stacked(build, pool, halves, recipe, generator=generator)
     stacked = time.process_time() - start
     _train_one(build, pool, halves[0], _short(recipe), algorithm)
     start = time.process_time()
-    for had in halves[:sequential_models]:
-        _train_one(build, pool, had, recipe, algorithm)
+    trained = [
+        _train_one(build, pool, had, recipe, algorithm) for had in halves[:sequential_models]
+    ]
     each = (time.process_time() - start) / sequential_models
-    return ShadowTimes(models, stacked, each * models, sequential_models)
+    with torch.no_grad():
+        alone = torch.stack([module(pool.inputs) for module in trained])
+    return ShadowTimes(
+        models,
+        stacked,
+        each * models,
+        sequential_models,
+        stacked_accuracy=_accuracy(logits_of(build(), stack, pool.inputs), pool),
+        sequential_accuracy=_accuracy(alone, pool),
+    )
+
+
+def _accuracy(logits: torch.Tensor, pool: Pool) -> float:
+    """Over models and records; logits ``(M, n, classes)``."""
+    return float((logits.argmax(dim=2) == pool.labels).float().mean())
 
 
 def _short(recipe: Recipe) -> Recipe:

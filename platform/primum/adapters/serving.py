@@ -149,12 +149,20 @@ class FolderPublisher:
         return self._registry / DATASETS / f"{release.namespace}.{release.name}"
 
     def _revocation(self, certificate: Mapping[str, JSON]) -> Path:
-        name = certificate_digest(certificate).removeprefix("sha256:")
-        return self._registry / REVOKED / name
+        return _revocation(self._registry, certificate)
 
     def _revoke(self, certificate: JSON) -> None:
         if isinstance(certificate, Mapping):
             _write(self._revocation(certificate), b"")
+
+
+def is_revoked(registry: Path, certificate: Mapping[str, JSON]) -> bool:
+    """Whether a registry remembers the revocation of a certificate."""
+    return _revocation(registry, certificate).exists()
+
+
+def _revocation(registry: Path, certificate: Mapping[str, JSON]) -> Path:
+    return registry / REVOKED / certificate_digest(certificate).removeprefix("sha256:")
 
 
 def _copied(source: _Source, folder: Path, *, stem: str) -> Path:

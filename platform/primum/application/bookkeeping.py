@@ -284,17 +284,21 @@ class Bookkeeping:
         # Signed outside the transaction: no writer waits for it, and the entry may come some places
         # after the one that it states.
         envelope = self.signed_head(signer)
-        result = self._decide(
-            lambda pen, _: _kept(pen, checkpointing.opened(envelope, signer.public_key()), envelope),
-            actor,
-        )[1]
+        statement = checkpointing.opened(envelope, signer.public_key())
+        result = self._decide(lambda pen, _: _kept(pen, statement, envelope), actor)[1]
         if not result.stands:
             raise Tampered(result.message)
         return envelope
 
     def checkpoint_due(self) -> bool:
         """Whether enough has happened since the last checkpoint."""
-        last, head = self._rows.read(lambda pages: (pages.last_checkpoint(), pages.head()))
+
+        def work(pages: Pages) -> tuple[Head, Head]:
+            last, head = pages.last_checkpoint(), pages.head()
+            first = () if last.seq else pages.lines(after=0, limit=1)
+            return (Head(0, time=first[0].time) if first else last), head
+
+        last, head = self._rows.read(work)
         return checkpoints.is_due(last, head, now=max(self._clock.now(), head.time))
 
     def fits(self, account_id: str, event: Event) -> int:

@@ -131,4 +131,3 @@ def _run_state(platform: Platform, spec: StudySpec) -> RunState:
             return RunState.ENDED
         case _:
             return RunState.LOST
-

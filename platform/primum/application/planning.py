@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
 
 from primum.application import budgets
 from primum.application.platform import Platform, generation_key
@@ -161,7 +161,8 @@ def shortfall(platform: Platform, context: PlanningContext, plan: Plan) -> str:
     """Which budget lacks how much: one clause per budget into which the plan does not fit."""
     events = events_by_budget(plan)
     return "; ".join(
-        f"budget {name} has {_left(platform, fact)} left, the plan needs {plan.epsilon}"
+        f"budget {name} has {_short(_left(platform, fact), ROUND_DOWN)} left, "
+        f"the plan needs {_short(plan.epsilon, ROUND_UP)}"
         for name, fact in context.datasets.items()
         if not platform.ledger.fits(fact.account_id, events[name])
     )
@@ -186,16 +187,23 @@ def what_would_fit(platform: Platform, spec: StudySpec) -> tuple[str, ...]:
     noisier = _least_fitting_noise(platform, spec, kind, context)
     if noisier is not None:
         sigma = noisier.mechanism.get("noiseMultiplier", "")
-        found.append(f"noise multiplier {sigma} (epsilon {noisier.epsilon})")
+        found.append(f"noise multiplier {sigma} (epsilon {_short(noisier.epsilon, ROUND_UP)})")
     left = min((_left(platform, fact) for fact in context.datasets.values()), default=Decimal(0))
     if left > 0:
         options = kind.alternatives(spec, context, left)
         found += [
-            f"{o.value} {o.change} (epsilon {o.epsilon})"
+            f"{o.value} {o.change} (epsilon {_short(o.epsilon, ROUND_UP)})"
             for o in options
             if o.change != "noise multiplier"
         ]
     return tuple(found)
+
+
+def _short(epsilon: Decimal, rounding: str) -> str:
+    """Two decimals for people, rounded so that what does not fit never looks as if it did."""
+    if not epsilon.is_finite():
+        return "without bound"
+    return f"{epsilon.quantize(Decimal('0.01'), rounding=rounding)}"
 
 
 def _least_fitting_noise(

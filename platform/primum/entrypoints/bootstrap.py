@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from primum.adapters.openlineage import Outbox
     from primum.adapters.sql.resources import SqlResourceStore
     from primum.application.platform import Platform
-    from primum.application.ports import Lineage, Publisher
+    from primum.application.ports import Lineage, Publisher, Signer
     from primum.application.step_services import DirectStepServices
     from primum.domain.accounting.accountant import Accountant
     from primum.domain.study.jobs import JobKind
@@ -50,9 +50,7 @@ def stores(settings: Settings) -> Any:
     from primum.adapters.sql import open_stores
     from primum.adapters.system import SystemClock
 
-    return open_stores(
-        settings.database_url, SystemClock(), anchor=FileAnchor(settings.home / "anchor.json")
-    )
+    return open_stores(settings.database_url, SystemClock(), anchor=FileAnchor(settings.anchor))
 
 
 def resource_store(settings: Settings) -> SqlResourceStore:
@@ -66,7 +64,6 @@ def resource_store(settings: Settings) -> SqlResourceStore:
 def platform(settings: Settings) -> Platform:
     """Every port of the embedded profile."""
     from primum import extensions
-    from primum.adapters import keys
     from primum.adapters.archive import FolderArchive
     from primum.adapters.system import SystemClock
     from primum.adapters.zone import LocalZone
@@ -82,7 +79,7 @@ def platform(settings: Settings) -> Platform:
         compute=compute(settings),
         datasets=LocalZone(settings.data_dirs, child_environment(settings)),
         lineage=lineage(settings),
-        signer=keys.FileSigner(keys_folder(settings)),
+        signer=signer(settings),
         policies=extensions.load("primum.policy_engines", "cel")(),
         publisher=_publisher(settings),
         archive=FolderArchive(settings.home / "certificates"),
@@ -100,24 +97,30 @@ def platform(settings: Settings) -> Platform:
 
 def step_services(settings: Settings, context: StepContext) -> DirectStepServices:
     """What one step's process needs, and nothing else."""
-    from primum.adapters import keys
     from primum.adapters.system import SystemClock
     from primum.application.access import Gatekeeper
     from primum.application.step_services import DirectStepServices
 
     opened = stores(settings)
-    signer = keys.FileSigner(keys_folder(settings))
+    key = signer(settings)
     return DirectStepServices(
         context=context,
-        keeper=Gatekeeper(opened.ledger, signer, SystemClock(), settings.token_seconds),
+        keeper=Gatekeeper(opened.ledger, key, SystemClock(), settings.token_seconds),
         ledger=opened.ledger,
         store=opened.evidence,
         worker=compute(settings),
-        signer=signer,
+        signer=key,
         lineage_sink=lineage(settings),
         artifacts=artifacts_uri(settings),
         folders=settings.data_dirs,
     )
+
+
+def signer(settings: Settings) -> Signer:
+    """The platform's key."""
+    from primum.adapters import keys
+
+    return keys.FileSigner(keys_folder(settings))
 
 
 def compute(settings: Settings) -> Any:

@@ -18,8 +18,8 @@ from primum.domain.errors import InvalidValue
 
 PREFIX = "PRIMUM_"
 _WORDS = """
-    HOME DATABASE_URL DATA HOST API_PORT SERVING_PORT LEASE_SECONDS TOKEN_SECONDS POLL_SECONDS
-    WORKERS LINEAGE_URL TOKEN DEBUG
+    HOME DATABASE_URL ANCHOR DATA HOST API_PORT SERVING_PORT LEASE_SECONDS TOKEN_SECONDS
+    POLL_SECONDS WORKERS LINEAGE_URL TOKEN DEBUG
 """
 NAMES = frozenset(PREFIX + word for word in _WORDS.split())
 PORT_MAX = 65535
@@ -37,6 +37,9 @@ class Settings:
             Default ``.primum`` below the current folder, so that two checkouts never share a ledger
             by accident.
         database_url: ``PRIMUM_DATABASE_URL``. Default: SQLite in the home folder.
+        anchor: ``PRIMUM_ANCHOR``. The file that remembers the end of the ledger. Default
+            ``home/anchor.json``, so that one folder is enough to start; it belongs on another
+            volume than the database and out of its backups (docs/limits.md).
         data_dirs: ``PRIMUM_DATA``. Folders with dataset files, separated by ``os.pathsep``.
             Default: ``home/data``.
         host: ``PRIMUM_HOST``. Address that API and endpoints listen on. Default loopback: nothing
@@ -57,6 +60,7 @@ class Settings:
 
     home: Path
     database_url: str
+    anchor: Path
     data_dirs: tuple[str, ...]
     host: str
     api_port: int
@@ -73,6 +77,7 @@ class Settings:
         return {
             "PRIMUM_HOME": str(self.home),
             "PRIMUM_DATABASE_URL": self.database_url,
+            "PRIMUM_ANCHOR": str(self.anchor),
             "PRIMUM_DATA": os.pathsep.join(self.data_dirs),
             "PRIMUM_HOST": self.host,
             "PRIMUM_API_PORT": str(self.api_port),
@@ -101,6 +106,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         home=home,
         database_url=values.get(PREFIX + "DATABASE_URL") or f"sqlite:///{home / 'primum.db'}",
+        anchor=Path(values.get(PREFIX + "ANCHOR") or home / "anchor.json").absolute(),
         data_dirs=tuple(part for part in data.split(os.pathsep) if part) or (str(home / "data"),),
         host=values.get(PREFIX + "HOST", "127.0.0.1"),
         api_port=_whole(values, "API_PORT", 8399, most=PORT_MAX),

@@ -1,1 +1,4 @@
-"""A hospital in one process: the whole control plane on memory adapters, misbehaving on purpose, under an auditor."""
+"""A hospital in one process, under an auditor.
+
+The whole control plane on memory adapters, misbehaving on purpose.
+"""

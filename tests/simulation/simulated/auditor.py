@@ -140,7 +140,10 @@ class Auditor:
         """Compare the ledger with the own copy, then fold what is new."""
         stored = [(e.seq, e.hash, e.account_id, _entry(e)) for e in entries]
         if stored[: len(self.lines)] != self.lines:
-            raise Violation("an entry changed or disappeared")
+            differing = [pair for pair in zip(self.lines, stored, strict=False) if pair[0] != pair[1]]
+            raise Violation(
+                f"an entry changed or disappeared: knew {len(self.lines)}, found {len(stored)}, {differing[:1]}"
+            )
         for seq, digest, account, entry in stored[len(self.lines) :]:
             before = self.lines[-1][1] if self.lines else "0" * 64
             if seq != len(self.lines) + 1 or entry["prevHash"] != before:

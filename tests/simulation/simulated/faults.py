@@ -1,7 +1,8 @@
 """What goes wrong, and when: drawn from one seeded generator, at the calls that cross a port.
 
-A crash ends the actor that was calling (a control loop, a step's process), before or after the effect. A lost answer
-looks the same to the caller whether or not the effect happened. A preemption lets somebody else act in the middle.
+A crash ends the actor that was calling (a control loop, a step's process), before or after the
+effect. A lost answer looks the same to the caller whether or not the effect happened. A preemption
+lets somebody else act in the middle.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Callable
 from primum.domain.errors import Unavailable
 from simulated.auditor import Violation
 
-DEPTH_MAX = 2  # Somebody acts in the middle of somebody who acts in the middle: enough for every race of two.
+# Somebody acts in the middle of somebody who acts in the middle: enough for every race of two.
+DEPTH_MAX = 2
 
 
 class SimulatedCrash(BaseException):
@@ -31,7 +33,9 @@ class Chaos:
         self.active = False
         self.count = 0
         self.others: Callable[[], None] = lambda: None
-        self.racing: Callable[[], object] = lambda: False  # Whether somebody is close behind: races are wanted.
+        self.racing: Callable[[], object] = lambda: (
+            False
+        )  # Whether somebody is close behind: races are wanted.
         self._depth = 0
 
     def happens(self, chance: float) -> bool:
@@ -79,7 +83,8 @@ class Disturbed:
         port: The real port.
         chaos: Draws the faults.
         writes: Names of the methods that have an effect.
-        witness: Called with method, arguments and answer after the effect, before any fault that follows.
+        witness: Called with method, arguments and answer after the effect, before any fault that
+            follows.
         fearless: Methods that never raise, as their port promises.
     """
 

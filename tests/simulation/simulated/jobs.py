@@ -1,4 +1,4 @@
-"""A job kind whose light half is as strict as a real one, and whose heavy half does what it is told to, or worse."""
+"""A job kind with a light half as strict as a real one, and a heavy half as bad as it is told."""
 
 from __future__ import annotations
 
@@ -148,12 +148,20 @@ class Worker:
             return self._job(request, claims, mood)
         study = request.context["study"]
         good = mood in ("well", "exceeds its plan", "damages its receipt", "loses its receipt")
-        verdict = Verdict.PASS if good else Verdict.FAIL if mood == "fools itself" else Verdict.INCONCLUSIVE
+        verdict = (
+            Verdict.PASS
+            if good
+            else Verdict.FAIL
+            if mood == "fools itself"
+            else Verdict.INCONCLUSIVE
+        )
         records: list[Evidence] = []
         artifacts = _artifacts(request)
         subject = str(artifacts[0]["digest"]) if artifacts else ""
 
-        def record(kind: EvidenceKind, name: str, verdict: Verdict | None, subject: str = "") -> None:
+        def record(
+            kind: EvidenceKind, name: str, verdict: Verdict | None, subject: str = ""
+        ) -> None:
             private = {"who": SECRET}
             uid, generation = str(study["uid"]), int(study["generation"])
             records.append(Evidence(kind, name, uid, generation, subject, verdict, {}, private))
@@ -167,13 +175,19 @@ class Worker:
             record(EvidenceKind.UTILITY, "HeldOut", None, subject)
         elif mood != "fails before":
             if study["kind"] == KIND:
-                record(EvidenceKind.SELF_TEST, "Sum", verdict if mood == "fails midway" else Verdict.PASS)
+                record(
+                    EvidenceKind.SELF_TEST,
+                    "Sum",
+                    verdict if mood == "fails midway" else Verdict.PASS,
+                )
             for audit in request.context["audits"]:
                 record(EvidenceKind(audit["kind"]), audit["attack"], verdict, subject)
         return _result("Succeeded", "StepSucceeded", records)
 
-    def _job(self, request: WorkRequest, claims: Mapping[str, Mapping[str, Any]], mood: str) -> dict[str, Any]:
-        """Run the mechanism of every charged access as the mood wants, and report on it as the mood wants."""
+    def _job(
+        self, request: WorkRequest, claims: Mapping[str, Mapping[str, Any]], mood: str
+    ) -> dict[str, Any]:
+        """Run the mechanism of every charged access, and report on it, as the mood wants."""
         receipts = []
         for item in request.context["plan"]["accesses"]:
             if item["step"] != "job" or item["treatment"] != "Charged":
@@ -195,19 +209,31 @@ class Worker:
                 "generator": "os.urandom",
             }
             receipts.append(
-                {"access": name, "budget": item["budget"], "event": ran, "facts": facts, "tokenId": token}
+                {
+                    "access": name,
+                    "budget": item["budget"],
+                    "event": ran,
+                    "facts": facts,
+                    "tokenId": token,
+                }
             )
         if mood == "loses its receipt":
             receipts = receipts[1:]
         failed = mood.startswith("fails")
-        made = {"kind": "Model", "uri": "memory://model", "digest": digest_of(dict(request.context["study"]))}
+        made = {
+            "kind": "Model",
+            "uri": "memory://model",
+            "digest": digest_of(dict(request.context["study"])),
+        }
         status = ("Failed", "StepFailed") if failed else ("Succeeded", "StepSucceeded")
         return _result(*status, [], receipts=receipts, artifacts=[] if failed else [made])
 
 
 def _opened(request: WorkRequest, token: str) -> Mapping[str, Any]:
     """What the loader does: nothing is opened without a token that verifies."""
-    payload = signing.verify(request.public_key, signing.decode_token(token), signing.DATA_TOKEN_TYPE)
+    payload = signing.verify(
+        request.public_key, signing.decode_token(token), signing.DATA_TOKEN_TYPE
+    )
     return dict(json.loads(payload))
 
 

@@ -1,4 +1,4 @@
-"""A pipeline runner whose runs move when they are told to, vanish, leave zombies and are seen too late."""
+"""A pipeline runner whose runs move when told, vanish, leave zombies and are seen too late."""
 
 from __future__ import annotations
 
@@ -68,13 +68,15 @@ class SimulatedRunner:
 
     def lose(self) -> None:
         """Forget a run that is known; its process may live on."""
-        running = [run for run, process in self._known.items() if process.ended is RunStatus.RUNNING]
+        running = [
+            run for run, process in self._known.items() if process.ended is RunStatus.RUNNING
+        ]
         if running:
             process = self._known.pop(self._chaos.rng.choice(running))
             process.alive = self._chaos.rng.random() < 0.5
 
     def double(self) -> None:
-        """Start a process a second time, as an evicted pod that was not as dead as it seemed; let them race."""
+        """Start a process a second time, as an evicted pod that was not dead; let them race."""
         live = [process for process in self._processes if process.alive and not process.busy]
         if live:
             process = self._chaos.rng.choice(live)

@@ -43,7 +43,18 @@ BUDGETS: Mapping[str, tuple[str, str, str]] = {  # uri, accounting, epsilon
     "visits": ("sim://visits", "Basic", "1.0"),
 }
 LEDGER_WRITES = frozenset(
-    {"open_account", "reserve", "expose", "extend", "charge", "give_back", "inspect", "freeze", "thaw", "expire"}
+    {
+        "open_account",
+        "reserve",
+        "expose",
+        "extend",
+        "charge",
+        "give_back",
+        "inspect",
+        "freeze",
+        "thaw",
+        "expire",
+    }
 )
 
 
@@ -106,14 +117,20 @@ class World:
         worker = Worker(self.chaos, random.Random(self.seed * 2 + 2), self.auditor)
         lineage = memory.MemoryLineage()
         known = {
-            uri: Registration(digest="sha256:" + uri.encode().hex().ljust(64, "0")[:64], units=900, train_units=700)
+            uri: Registration(
+                digest="sha256:" + uri.encode().hex().ljust(64, "0")[:64],
+                units=900,
+                train_units=700,
+            )
             for uri, _, _ in BUDGETS.values()
         }
         signer = self._watched(_signer(), {"sign"}, self._signed, before=True)
         platform = Platform(
             clock=self.clock,
             ledger=self._watched(self.ledger, LEDGER_WRITES, self._ledger_moved),
-            evidence=self._watched(self.evidence, {"put_plan", "begin", "record", "put_fact"}, self._recorded),
+            evidence=self._watched(
+                self.evidence, {"put_plan", "begin", "record", "put_fact"}, self._recorded
+            ),
             resources=self._watched(self.resources, {"apply", "set_status", "remove"}, self._shown),
             runner=self._watched(self.runner, {"launch", "stop"}, self._launched),
             compute=worker,
@@ -131,7 +148,12 @@ class World:
         return platform
 
     def _watched(
-        self, port: object, writes: set[str] | frozenset[str], witness: Callable[..., None] | None, *, before: bool = False
+        self,
+        port: object,
+        writes: set[str] | frozenset[str],
+        witness: Callable[..., None] | None,
+        *,
+        before: bool = False,
     ) -> Any:
         if before:
             port = _Before(port, witness)
@@ -160,7 +182,10 @@ class World:
             self.auditor.run_launched(args[0], study)
             if study["uid"] in {stored.uid for stored in self.resources.list("AuditRun")}:
                 job = kwargs["steps"][0].upstream["job"]
-                made = {names.outcome_id(held["study"], held["generation"], "job"): held for held in self.auditor.held.values()}
+                made = {
+                    names.outcome_id(held["study"], held["generation"], "job"): held
+                    for held in self.auditor.held.values()
+                }
                 self.auditor.attacked[study["uid"]] = (made[job]["study"], made[job]["generation"])
 
     def _published(self, name: str, args: Any, kwargs: Any, answer: Any) -> None:
@@ -172,7 +197,9 @@ class World:
         platform = self.platform
         services = DirectStepServices(
             context=context,
-            keeper=Gatekeeper(platform.ledger, platform.signer, self.clock, platform.conduct.token_seconds),
+            keeper=Gatekeeper(
+                platform.ledger, platform.signer, self.clock, platform.conduct.token_seconds
+            ),
             ledger=platform.ledger,
             store=platform.evidence,
             worker=self._worker,
@@ -205,7 +232,10 @@ class World:
             self._after_look()
 
     def _after_look(self) -> None:
-        """An undisturbed look leaves nothing served that should not be; loops may back off after earlier faults."""
+        """An undisturbed look leaves nothing served that should not be.
+
+        Loops may back off after earlier faults.
+        """
         if not any(self.loops[0]._retry_at) and not any(self.loops[1]._retry_at):
             self.auditor.looked(self.resources.list("Release"), list(self.publisher.published))
 
@@ -255,7 +285,15 @@ class World:
     def people(self) -> None:
         """One thing that somebody asks for."""
         self.rng.choices(
-            (self.declare_study, self.declare_budget, self.delete, self.revoke, self.freeze, self.thaw, self.audit),
+            (
+                self.declare_study,
+                self.declare_budget,
+                self.delete,
+                self.revoke,
+                self.freeze,
+                self.thaw,
+                self.audit,
+            ),
             (10, 3, 3, 1, 1, 2, 2),
         )[0]()
 
@@ -285,7 +323,10 @@ class World:
             "privacy": {"epsilon": "2.0", "delta": "1e-5"},
             "job": {
                 "kind": KIND,
-                "parameters": {"steps": self.rng.choice(("10", "40", "120")), "noise": self.rng.choice(("2", "4"))},
+                "parameters": {
+                    "steps": self.rng.choice(("10", "40", "120")),
+                    "noise": self.rng.choice(("2", "4")),
+                },
             },
             "audits": [{"kind": "Membership", "attack": ATTACK}],
         }
@@ -312,11 +353,19 @@ class World:
 
     def freeze(self) -> None:
         """Freeze an account by hand."""
-        self._on_account(lambda account, key: self.ledger.freeze(account, reason="doubt", key=key, actor="steward/ada"))
+        self._on_account(
+            lambda account, key: self.ledger.freeze(
+                account, reason="doubt", key=key, actor="steward/ada"
+            )
+        )
 
     def thaw(self) -> None:
         """Thaw an account by hand."""
-        self._on_account(lambda account, key: self.ledger.thaw(account, reason="fine", key=key, actor="steward/ada"))
+        self._on_account(
+            lambda account, key: self.ledger.thaw(
+                account, reason="fine", key=key, actor="steward/ada"
+            )
+        )
 
     def _on_account(self, act: Callable[[str, str], object]) -> None:
         accounts = self.ledger.accounts()
@@ -384,7 +433,10 @@ class World:
                 break
         restless = self._restless()
         if restless:
-            raise Violation(f"{len(restless)} never came to rest; last said {self.said[-2:]}; {'; '.join(restless)}")
+            raise Violation(
+                f"{len(restless)} never came to rest; last said {self.said[-2:]}; "
+                f"{'; '.join(restless)}"
+            )
         self.look()
         self._after_look()
         self.check()

@@ -88,7 +88,10 @@ class Ward(World):
         return f"{found.status} {found.reason}: {found.message}".rstrip(": ") if found else ""
 
     def states(self, key):
-        return [held.state.value for held in self.ledger.reservations(study_uid=self.resources.get(key).uid)]
+        return [
+            held.state.value
+            for held in self.ledger.reservations(study_uid=self.resources.get(key).uid)
+        ]
 
     def account(self, name="scans"):
         return str(self.get("PrivacyBudget", name).status["accountId"])

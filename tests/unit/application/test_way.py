@@ -60,7 +60,7 @@ def test_a_budget_that_is_not_registered_or_not_ready_is_waited_for(ward):
     }
     ward.resources.apply(ward.key("PrivacyBudget", "new"), spec, labels={})
     ward.advance(key)
-    assert ward.shown(key, "Planned").startswith("False Pending: budget new is not registered yet")
+    assert ward.shown(key, "Planned").startswith("Unknown Pending: budget new is not registered yet")
     ward.look_at_budgets()
     ward.advance(key)
     assert ward.shown(key, "Planned").startswith("False BudgetNotReady")
@@ -76,7 +76,7 @@ def test_a_missing_policy_and_a_missing_release_are_waited_for(ward):
 
 
 def test_a_policy_of_the_namespace_wins_over_a_bundle_of_its_name(ward):
-    rule = {"name": "never", "stage": "Admission", "expression": "false", "message": "Not today."}
+    rule = {"name": "never", "stage": "Admission", "expression": "plan.epsilon < 0.0", "message": "Not today."}
     ward.resources.apply(ward.key("GatePolicy", "clinical-default"), {"rules": [rule]}, labels={})
     key = ward.study()
     ward.finish(key)
@@ -91,7 +91,7 @@ def test_a_policy_of_the_namespace_wins_over_a_bundle_of_its_name(ward):
         ({"job": {"kind": "Elsewhere"}}, "False InvalidSpec: job kind 'Elsewhere' is not installed"),
         ({"budgets": ("scans", "copies")}, "False InvalidSpec: spec.data must name each dataset once"),
         ({"budgets": ("scans", "labs")}, "False InvalidSpec: spec.data must use budgets of one accounting policy"),
-        ({"privacy": {"epsilon": "50", "delta": "1e-5"}, "steps": "2000"}, "False GateDenied: clinical-default: Epsilon"),
+        ({"privacy": {"epsilon": "50", "delta": "1e-5"}, "steps": "9000"}, "False GateDenied: clinical-default: Epsilon"),
     ],
 )
 def test_a_study_that_cannot_be_planned_is_refused_for_good(ward, changes, said):
@@ -135,7 +135,7 @@ def test_an_unstored_study_may_be_quoted_and_nothing_is_spent(ward):
 
 
 def test_a_quote_that_does_not_fit_says_what_is_missing(ward):
-    spec = ward.spec(ward.study(steps="500"))
+    spec = ward.spec(ward.study(steps="2000"))
     asked = planning.quote(ward.platform, spec)
     assert not asked.fits
     assert "budget scans has" in asked.refusal
@@ -144,7 +144,7 @@ def test_a_quote_that_does_not_fit_says_what_is_missing(ward):
 
 
 def test_what_does_not_fit_is_denied_once_and_for_all(ward):
-    key = ward.study(steps="500")
+    key = ward.study(steps="2000")
     ward.finish(key)
     assert ward.shown(key, "Succeeded").startswith("False Denied: budget scans has")
     assert "Nothing smaller would fit" in ward.shown(key, "BudgetReserved")
@@ -381,7 +381,7 @@ def test_nothing_private_reserves_nothing(ward, make):
 
 
 def keeper(ward):
-    return Gatekeeper(ward.ledger, ward.platform.signer, ward.clock, 60.0)
+    return Gatekeeper(ward.platform.ledger, ward.platform.signer, ward.clock, 60.0)
 
 
 def tickets(ward, key):
@@ -441,7 +441,7 @@ def services(ward, context):
 
     platform = ward.platform
     return DirectStepServices(
-        context, keeper(ward), ward.ledger, ward.evidence, ward._worker, platform.signer, platform.lineage, "memory://a", ("/d",)
+        context, keeper(ward), platform.ledger, platform.evidence, ward._worker, platform.signer, platform.lineage, "memory://a", ("/d",)
     )
 
 

@@ -1,4 +1,7 @@
-"""Plans, contexts, requests, results and outcomes travel as JSON: back they come the same, or not at all."""
+"""Plans, contexts, requests, results and outcomes travel as JSON.
+
+Back they come the same, or not at all.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,9 @@ def travelled(value):
 def outcome(make):
     artifact = ArtifactRef("Model", "file:///m", "sha256:" + "0" * 64)
     receipts = (make.receipt(),)
-    return StepOutcome("o", "job", StepStatus.SUCCEEDED, "StepSucceeded", "", receipts, ("d",), (artifact,), "1.5")
+    return StepOutcome(
+        "o", "job", StepStatus.SUCCEEDED, "StepSucceeded", "", receipts, ("d",), (artifact,), "1.5"
+    )
 
 
 CONTEXT = StepContext(
@@ -52,7 +57,9 @@ CONTEXT = StepContext(
     tickets={"train": "t"},
     upstream={"validate": "o-1"},
 )
-REQUEST = WorkRequest({"step": "job"}, {"train": "token"}, "pem", "file:///a", ("/d",), {"validate": {}})
+REQUEST = WorkRequest(
+    {"step": "job"}, {"train": "token"}, "pem", "file:///a", ("/d",), {"validate": {}}
+)
 RESULT = WorkResult("Succeeded", "StepSucceeded", "", [{"access": "train"}], [{}], [{}], "1")
 
 
@@ -67,7 +74,9 @@ def test_a_plan_of_another_content_has_another_digest(make):
     assert make.plan().digest != make.plan(epsilon=Decimal("2.999")).digest
 
 
-@pytest.mark.parametrize(("field", "value"), [("mechanism", "text"), ("steps", "text"), ("accesses", [1])])
+@pytest.mark.parametrize(
+    ("field", "value"), [("mechanism", "text"), ("steps", "text"), ("accesses", [1])]
+)
 def test_a_damaged_plan_is_refused(make, field, value):
     with pytest.raises(TypeError, match="expected a JSON"):
         plan_from_json(make.plan().to_json() | {field: value})
@@ -104,22 +113,31 @@ def test_requests_and_results_come_back_the_same():
     assert back == replace(RESULT, receipts=list(RESULT.receipts))
 
 
-@pytest.mark.parametrize(("field", "value"), [("context", "x"), ("tokens", []), ("data_dirs", "/d")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("context", "x"), ("tokens", []), ("data_dirs", "/d")]
+)
 def test_a_damaged_request_is_refused(field, value):
-    with pytest.raises(TypeError, match="must be a JSON object|expected a JSON array"):
+    with pytest.raises(TypeError, match=r"must be a JSON object|expected a JSON array"):
         work_request_from_json({**REQUEST.to_json(), field: value})
 
 
 @pytest.mark.parametrize("kind", [StepContext, WorkRequest, WorkResult, StepOutcome])
 def test_every_field_travels(kind, outcome):
     """A field that is added and forgotten in to_json would be lost on the way to a step."""
-    example = {StepContext: CONTEXT, WorkRequest: REQUEST, WorkResult: RESULT, StepOutcome: outcome}[kind]
+    example = {
+        StepContext: CONTEXT,
+        WorkRequest: REQUEST,
+        WorkResult: RESULT,
+        StepOutcome: outcome,
+    }[kind]
     assert len(example.to_json()) == len(fields(kind))
 
 
 def test_the_modules_have_no_other_readers():
     """Every reader of this wire format is tested above."""
-    readers = {name for module in (plans, steps) for name in vars(module) if name.endswith("_from_json")}
+    readers = {
+        name for module in (plans, steps) for name in vars(module) if name.endswith("_from_json")
+    }
     assert readers == {
         "context_from_json",
         "event_from_json",

@@ -1,4 +1,7 @@
-"""decide(): one line, one situation and its expected action; one block, one condition that status shows."""
+"""decide(): one line, one situation and its expected action.
+
+One block, one condition that status shows.
+"""
 
 from __future__ import annotations
 
@@ -45,13 +48,19 @@ def seen(make):
         )
 
     def outcome(step, status="Succeeded", reason="StepSucceeded"):
-        return StepOutcome(f"o-{step}", step, StepStatus(status), reason, f"{step} said", (), (), ())
+        return StepOutcome(
+            f"o-{step}", step, StepStatus(status), reason, f"{step} said", (), (), ()
+        )
 
-    def build(held=(), done=(), failed="", reason="StepFailed", run="NotLaunched", found=(), **changes):
+    def build(
+        held=(), done=(), failed="", reason="StepFailed", run="NotLaunched", found=(), **changes
+    ):
         outcomes = {step: outcome(step) for step in done}
         if failed:
             outcomes[failed] = outcome(failed, "Failed", reason)
-        evidence = tuple(make.evidence(kind, name, Verdict(verdict)) for kind, name, verdict in found)
+        evidence = tuple(
+            make.evidence(kind, name, Verdict(verdict)) for kind, name, verdict in found
+        )
         base = Observed(
             generation=3,
             deleting=False,
@@ -88,7 +97,11 @@ SITUATIONS = [
     ("nothing is known yet", {"plan": None}, "Plan"),
     ("a budget is missing", {"plan": None, "blocked": NOT_YET}, "Wait"),
     ("planned", {}, "Reserve"),
-    ("planned, one of two accounts reserved", {"held": ["Reserved"], "budgets_needed": 2}, "Reserve"),
+    (
+        "planned, one of two accounts reserved",
+        {"held": ["Reserved"], "budgets_needed": 2},
+        "Reserve",
+    ),
     ("planned, but refused meanwhile by another replica", {"refusal": NO}, "Done"),
     ("refused at Plan", {"plan": None, "refusal": NO}, "Done"),
     # launch and run
@@ -101,25 +114,65 @@ SITUATIONS = [
     ("never launched, and yet failed", {"held": ["Exposed"], "failed": "job"}, "Settle"),
     ("ended", {"held": ["Exposed"], "run": "Ended", "done": STEPS}, "Settle"),
     ("ended before anything was touched", {"held": ["Reserved"], "run": "Ended"}, "Settle"),
-    ("one of two settled", {"held": [*PAID, "Exposed"], "run": "Ended", "budgets_needed": 2}, "Settle"),
+    (
+        "one of two settled",
+        {"held": [*PAID, "Exposed"], "run": "Ended", "budgets_needed": 2},
+        "Settle",
+    ),
     ("the lease ran out under a live run", {"held": ["Charged in full"], "run": "Running"}, "Stop"),
     ("nothing private to reserve", {"budgets_needed": 0}, "Launch"),
     ("nothing private, running", {"budgets_needed": 0, "run": "Running"}, "Wait"),
     ("nothing private, ended", {"budgets_needed": 0, "run": "Ended", "done": STEPS}, "Judge"),
-    ("nothing private, lost at the end", {"budgets_needed": 0, "run": "Lost", "done": STEPS}, "Judge"),
+    (
+        "nothing private, lost at the end",
+        {"budgets_needed": 0, "run": "Lost", "done": STEPS},
+        "Judge",
+    ),
     # check and release
     ("settled", {"held": PAID, "run": "Ended", "done": STEPS}, "Judge"),
-    ("settled, a step failed", {"held": PAID, "run": "Ended", "done": STEPS[:1], "failed": "job"}, "Done"),
-    ("settled, a step is missing", {"held": ["Charged in full"], "run": "Ended", "done": STEPS[:2]}, "Done"),
+    (
+        "settled, a step failed",
+        {"held": PAID, "run": "Ended", "done": STEPS[:1], "failed": "job"},
+        "Done",
+    ),
+    (
+        "settled, a step is missing",
+        {"held": ["Charged in full"], "run": "Ended", "done": STEPS[:2]},
+        "Done",
+    ),
     ("contradicted", {"held": PAID, "run": "Ended", "done": STEPS, "found": FAIL}, "Freeze"),
-    ("contradicted, then failed", {"held": PAID, "run": "Ended", "failed": "audit", "found": FAIL}, "Freeze"),
-    ("contradicted and frozen", {"held": PAID, "done": STEPS, "found": FAIL, "frozen": True}, "Judge"),
+    (
+        "contradicted, then failed",
+        {"held": PAID, "run": "Ended", "failed": "audit", "found": FAIL},
+        "Freeze",
+    ),
+    (
+        "contradicted and frozen",
+        {"held": PAID, "done": STEPS, "found": FAIL, "frozen": True},
+        "Judge",
+    ),
     ("judged bad", {"held": PAID, "done": STEPS, "judgment": BAD}, "Done"),
     ("judged good", {"held": PAID, "done": STEPS, "judgment": GOOD}, "Certify"),
-    ("nothing to release", {"held": PAID, "done": STEPS, "judgment": GOOD, "wants_release": False}, "Done"),
-    ("certified", {"held": PAID, "done": STEPS, "judgment": GOOD, "certified": "sha256:c"}, "Publish"),
-    ("published", {"held": PAID, "done": STEPS, "judgment": GOOD, "certified": "c", "published": "u"}, "Done"),
-    ("refused at Release", {"held": PAID, "done": STEPS, "refusal": replace(NO, stage="Release")}, "Done"),
+    (
+        "nothing to release",
+        {"held": PAID, "done": STEPS, "judgment": GOOD, "wants_release": False},
+        "Done",
+    ),
+    (
+        "certified",
+        {"held": PAID, "done": STEPS, "judgment": GOOD, "certified": "sha256:c"},
+        "Publish",
+    ),
+    (
+        "published",
+        {"held": PAID, "done": STEPS, "judgment": GOOD, "certified": "c", "published": "u"},
+        "Done",
+    ),
+    (
+        "refused at Release",
+        {"held": PAID, "done": STEPS, "refusal": replace(NO, stage="Release")},
+        "Done",
+    ),
     # the end before the end
     ("deleted before anything", {"plan": None, "deleting": True}, "Remove"),
     ("deleted, reserved", {"deleting": True, "held": ["Reserved"]}, "Settle"),
@@ -134,7 +187,9 @@ SITUATIONS = [
 ]
 
 
-@pytest.mark.parametrize(("given", "action"), [row[1:] for row in SITUATIONS], ids=[row[0] for row in SITUATIONS])
+@pytest.mark.parametrize(
+    ("given", "action"), [row[1:] for row in SITUATIONS], ids=[row[0] for row in SITUATIONS]
+)
 def test_one_thing_to_do_next(seen, given, action):
     assert decide(seen(**given)).action == action
 
@@ -147,7 +202,9 @@ def shows(seen):
         found = [c for c in decide(seen(**given)).conditions if c.type is ConditionType(kind)]
         assert len(found) <= 1
         assert all(c.observed_generation == 3 for c in found)
-        return f"{found[0].status} {found[0].reason}: {found[0].message}".rstrip(": ") if found else ""
+        return (
+            f"{found[0].status} {found[0].reason}: {found[0].message}".rstrip(": ") if found else ""
+        )
 
     return look
 
@@ -157,7 +214,10 @@ def test_planned(shows):
     assert shows("Planned", plan=None) == "Unknown Pending"
     assert shows("Planned", plan=None, blocked=NOT_YET) == "False BudgetNotFound: no budget"
     assert shows("Planned", plan=None, refusal=NO) == "False InvalidSpec: no such model"
-    assert shows("Planned", refusal=replace(NO, stage="Reserve")) == "True PlanAccepted: Train Logistic"
+    assert (
+        shows("Planned", refusal=replace(NO, stage="Reserve"))
+        == "True PlanAccepted: Train Logistic"
+    )
 
 
 def test_reserved_and_launched(shows, make):
@@ -166,7 +226,10 @@ def test_reserved_and_launched(shows, make):
     assert shows("BudgetReserved", refusal=denied) == "False Denied: 0.2 left"
     assert shows("BudgetReserved", held=["Reserved"]) == "True Reserved: epsilon 2.998"
     void = make.plan(epsilon=Decimal("Infinity"))
-    assert shows("BudgetReserved", held=["Reserved"], plan=void) == "True Reserved: no epsilon: the claim is Void"
+    assert (
+        shows("BudgetReserved", held=["Reserved"], plan=void)
+        == "True Reserved: no epsilon: the claim is Void"
+    )
     assert shows("Launched") == ""
     assert shows("Launched", held=["Reserved"]) == "Unknown Pending"
     assert shows("Launched", held=["Reserved"], run="Running") == "True RunCreated"
@@ -179,7 +242,10 @@ def test_steps_in_the_reasons_people_know(shows):
     assert shows("DataValidated", done=["validate"]) == "True ExpectationsMet: validate said"
     failed = shows("DataValidated", failed="validate", reason="ExpectationsFailed")
     assert failed == "False ExpectationsFailed: validate said"
-    assert shows("JobSucceeded", failed="job", reason="SomethingOfAPlugIn") == "False StepFailed: job said"
+    assert (
+        shows("JobSucceeded", failed="job", reason="SomethingOfAPlugIn")
+        == "False StepFailed: job said"
+    )
     assert shows("Evaluated", done=["evaluate"]) == "True StepSucceeded: evaluate said"
 
 
@@ -188,26 +254,37 @@ def test_audited(shows):
     unsure = (("SelfTest", "DPSGD", "Pass"), ("Membership", "OneRunCanary", "Inconclusive"))
     assert shows("Audited") == ""
     assert shows("Audited", failed="audit") == "False StepFailed: audit said"
-    assert shows("Audited", done=["audit"], found=passed) == "True AuditsPassed: DPSGD, one run canary"
+    assert (
+        shows("Audited", done=["audit"], found=passed) == "True AuditsPassed: DPSGD, one run canary"
+    )
     inconclusive = shows("Audited", done=["audit"], found=unsure)
     assert inconclusive == "False AuditInconclusive: inconclusive: one run canary"
     contradicted = shows("Audited", done=["audit"], found=FAIL)
-    assert contradicted.startswith("False ClaimExceeded: the claim is contradicted by one run canary")
+    assert contradicted.startswith(
+        "False ClaimExceeded: the claim is contradicted by one run canary"
+    )
 
 
 def test_settled(shows):
     assert shows("BudgetSettled", held=["Exposed"]) == ""
     assert shows("BudgetSettled", held=["Returned"]) == "True Returned"
     assert shows("BudgetSettled", held=["Charged by receipt"]) == "True ChargedByReceipt"
-    assert shows("BudgetSettled", held=["Charged by receipt", "Returned"]) == "True ChargedByReceipt"
-    assert shows("BudgetSettled", held=["Charged in full"]) == "True ChargedInFull: no trusted receipt"
+    assert (
+        shows("BudgetSettled", held=["Charged by receipt", "Returned"]) == "True ChargedByReceipt"
+    )
+    assert (
+        shows("BudgetSettled", held=["Charged in full"]) == "True ChargedInFull: no trusted receipt"
+    )
 
 
 def test_gates_and_release(shows):
     edge = "void-biopsies was made without a charge"
     assert shows("GatesPassed") == ""
     assert shows("GatesPassed", judgment=GOOD) == "True AllPassed: 9 of 9 gates passed"
-    assert shows("GatesPassed", judgment=BAD) == "False GateDenied: Every audit asked for must have passed."
+    assert (
+        shows("GatesPassed", judgment=BAD)
+        == "False GateDenied: Every audit asked for must have passed."
+    )
     void = shows("GatesPassed", judgment=BAD, claim_void=(edge,))
     assert void == f"False ClaimVoid: Every audit asked for must have passed. Void edge: {edge}."
     assert shows("Released") == ""
@@ -222,13 +299,17 @@ def test_the_end_says_why(shows):
     assert released == "True Done: http://here"
     assert shows("Succeeded", **done, judgment=GOOD, wants_release=False) == "True Done"
     assert shows("Succeeded", **done, judgment=BAD).startswith("False NotReleased: Every audit")
-    assert shows("Succeeded", **done, judgment=BAD, claim_void=("e",)).startswith("False ClaimVoid: Every audit")
+    assert shows("Succeeded", **done, judgment=BAD, claim_void=("e",)).startswith(
+        "False ClaimVoid: Every audit"
+    )
     lost = shows("Succeeded", held=["Charged in full"], run="Ended", done=STEPS[:2])
     assert lost == "False StepLost: the run ended before its last step"
     failed = shows("Succeeded", held=["Charged in full"], run="Ended", failed="job")
     assert failed == "False StepFailed: job said"
     incident = shows("Succeeded", **done, judgment=BAD, found=FAIL, frozen=True)
-    assert incident.startswith("False ClaimExceeded: not released: the claim is contradicted by one run canary")
+    assert incident.startswith(
+        "False ClaimExceeded: not released: the claim is contradicted by one run canary"
+    )
 
 
 def test_a_condition_that_is_unknown_never_ends_a_study(seen):

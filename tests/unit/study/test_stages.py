@@ -38,7 +38,10 @@ WAY = (PLANNED, RESERVED, LAUNCHED, VALIDATED, TRAINED, EVALUATED, AUDITED, GATE
 
 
 def shown(*rows):
-    return [(line.stage.value, line.state, line.text, line.seconds) for line in stage_lines(status(*rows))]
+    return [
+        (line.stage.value, line.state, line.text, line.seconds)
+        for line in stage_lines(status(*rows))
+    ]
 
 
 def test_a_study_that_was_released():

@@ -38,12 +38,14 @@ class Charge:
     amounts: tuple[tuple[str, int], ...]
 
     def __post_init__(self) -> None:
-        keys = [key for key, _ in self.amounts]
-        if keys != sorted(set(keys)):
-            raise InvalidValue("amounts", "must be sorted by key, each key once", keys)
-        for key, amount in self.amounts:
-            if not isinstance(amount, int) or isinstance(amount, bool) or amount < NEVER:
+        before = None
+        for key, amount in self.amounts:  # One pass: a replay makes a charge per entry.
+            if before is not None and key <= before:
+                keys = [name for name, _ in self.amounts]
+                raise InvalidValue("amounts", "must be sorted by key, each key once", keys)
+            if type(amount) is not int or amount < NEVER:
                 raise InvalidValue(f"amounts[{key}]", "must be a whole number from 0", amount)
+            before = key
 
     @classmethod
     def of(cls, amounts: Mapping[str, int]) -> Charge:
@@ -63,7 +65,7 @@ class Charge:
     def __add__(self, other: Charge) -> Charge:
         same_keys(self, other)
         pairs = zip(self.amounts, other.amounts, strict=True)
-        return Charge(tuple((key, left + right) for (key, left), (_, right) in pairs))
+        return Charge(tuple([(key, left + right) for (key, left), (_, right) in pairs]))
 
     def to_json(self) -> dict[str, str]:
         """Amounts as strings of digits: JSON readers that use floats must not round them."""
@@ -90,10 +92,10 @@ def same_keys(*charges: Charge) -> None:
     Raises:
         InvalidValue: If the keys differ.
     """
-    keys = [tuple(key for key, _ in charge.amounts) for charge in charges]
+    keys = [[key for key, _ in charge.amounts] for charge in charges]
     for other in keys[1:]:
         if other != keys[0]:
-            raise InvalidValue("charge", f"must have the keys {list(keys[0])}", list(other))
+            raise InvalidValue("charge", f"must have the keys {keys[0]}", other)
 
 
 def cost_units(value: float) -> int:

@@ -356,7 +356,9 @@ def _fold_reservation(
             )
         return _reserved(entry, account)
     if reservation is None or reservation.account_id != account.account_id:
-        raise Tampered(f"Entry {entry.seq} must name an open reservation of its account; found none.")
+        raise Tampered(
+            f"Entry {entry.seq} must name an open reservation of its account; found none."
+        )
     if reservation.state not in OPEN_STATES:
         raise Tampered(f"Entry {entry.seq} must not change what is {reservation.state.value}.")
     balance = account.balance

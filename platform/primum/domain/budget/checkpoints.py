@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from primum.domain.budget import book as books
+from primum.domain.accounting.charges import Charge
 from primum.domain.budget.book import Account, Draft, Head
 from primum.domain.budget.entries import EntryKind
 from primum.domain.canonical import JSON, canonical_json, digest_of_bytes
@@ -59,8 +59,8 @@ class AccountsDigest:
     """Digest of every account's balance: SHA-256 over canonical JSON.
 
     The JSON is ``{account id: {"charged": {...}, "reserved": {...}}}`` with amounts as strings of
-    digits. An account's text is kept until its balance changes, since a replay asks for the digest
-    of the same accounts again and again.
+    digits, and without those that are 0. An account's text is kept until its balance changes, since
+    a replay asks for the digest of the same accounts again and again.
     """
 
     def __init__(self) -> None:
@@ -77,8 +77,8 @@ class AccountsDigest:
         if known is None or known[0] is not balance:
             content: dict[str, JSON] = {
                 account.account_id: {
-                    "charged": books.charge_json(balance.charged),
-                    "reserved": books.charge_json(balance.reserved),
+                    "charged": _shown(balance.charged),
+                    "reserved": _shown(balance.reserved),
                 }
             }
             known = balance, canonical_json(content).decode()[1:-1]
@@ -112,9 +112,7 @@ def checkpoint_from(payload: bytes) -> Checkpoint:
             raise Tampered("checkpoint must be a canonical statement; found something else.")
     except (ValueError, RecursionError, InvalidValue):
         raise Tampered("checkpoint must be a canonical statement; found something else.") from None
-    return Checkpoint(
-        value["seq"], value["hash"], value["time"], value["accounts"], value["keyId"]
-    )
+    return Checkpoint(value["seq"], value["hash"], value["time"], value["accounts"], value["keyId"])
 
 
 def draft_of(checkpoint: Checkpoint, envelope: Mapping[str, JSON]) -> Draft:
@@ -139,14 +137,18 @@ def is_due(last: Head, head: Head, *, now: str) -> bool:
     """Whether a further checkpoint is worth its entry.
 
     Args:
-        last: Number, hash and time of the entry that keeps the last one; an empty head for none.
+        last: Where the entry that keeps the last one stands; for none the time of the first entry.
         head: The end of the chain.
         now: The ledger's time.
     """
     fresh = head.seq - last.seq
     if fresh <= 0:
         return False
-    return fresh >= ENTRIES_BETWEEN or not last.time or _seconds(last.time, now) >= SECONDS_BETWEEN
+    return fresh >= ENTRIES_BETWEEN or _seconds(last.time, now) >= SECONDS_BETWEEN
+
+
+def _shown(charge: Charge) -> dict[str, JSON]:
+    return {key: str(amount) for key, amount in charge.amounts if amount}
 
 
 def _seconds(start: str, end: str) -> float:

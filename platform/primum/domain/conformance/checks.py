@@ -385,7 +385,7 @@ def _contradiction(now: Situation) -> Finding | None:
         Code.CONTRADICTION,
         Severity.BREAKS,
         f"The record contradicts itself: {said}.",
-        said,
+        now.claimed,
         now.epsilon,
     )
 

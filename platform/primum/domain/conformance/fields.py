@@ -19,6 +19,7 @@ TEXT_MAX = 10_000_000  # Characters of one record; a history of a million phases
 STEPS_MAX = 10**9
 NUMBER_MAX = Decimal("1E+12")
 DIGITS_MAX = 40  # Decimal digits of one number; more is no measurement.
+NAME_MAX = 500  # Characters of a name or a comment.
 _EXPONENT_MIN = -300
 
 Choice = TypeVar("Choice", bound=enum.StrEnum)
@@ -103,11 +104,9 @@ class Fields:
             raise InvalidValue(self.name(field), "must be present", "nothing", remedy)
         return value
 
-    def decimal(
-        self, field: str, *, low: Decimal = Decimal(0), high: Decimal = NUMBER_MAX
-    ) -> Decimal:
-        """A required finite number, bare or quoted, from ``low`` to ``high``."""
-        return number(self.name(field), self.required(field), low=low, high=high)
+    def decimal(self, field: str, *, high: Decimal = NUMBER_MAX) -> Decimal:
+        """A required finite number, bare or quoted, from 0 to ``high``."""
+        return number(self.name(field), self.required(field), high=high)
 
     def decimal_or_none(self, field: str) -> Decimal | None:
         """The same, or ``None`` where the record leaves it out."""
@@ -146,9 +145,7 @@ class Fields:
         value = self.raw(field)
         if value is None:
             return default
-        if not isinstance(value, str):
-            raise InvalidValue(self.name(field), "must be a text", value)
-        return value
+        return printable(self.name(field), value)
 
     def child(self, field: str, remedy: str = "") -> Fields:
         """A required object."""
@@ -180,9 +177,19 @@ def _plain(text: str) -> str:
     return text.replace("_", "").replace("-", "").lower()
 
 
-def number(
-    field: str, value: object, *, low: Decimal = Decimal(0), high: Decimal = NUMBER_MAX
-) -> Decimal:
+def printable(field: str, value: object) -> str:
+    """A text that may be shown on a terminal.
+
+    Raises:
+        InvalidValue: If it is none, or too long.
+    """
+    if not isinstance(value, str) or not value.isprintable() or len(value) > NAME_MAX:
+        rule = f"must be a printable text of at most {NAME_MAX} characters"
+        raise InvalidValue(field, rule, repr(value))
+    return value
+
+
+def number(field: str, value: object, *, high: Decimal = NUMBER_MAX) -> Decimal:
     """A finite number from a JSON number or a quoted decimal.
 
     Raises:
@@ -194,8 +201,8 @@ def number(
         found = Decimal(value)
     except InvalidOperation:
         raise InvalidValue(field, "must be a number", value) from None
-    if not found.is_finite() or not low <= found <= high:
-        raise InvalidValue(field, f"must be a number from {low} to {high}", str(found))
+    if not found.is_finite() or not 0 <= found <= high:
+        raise InvalidValue(field, f"must be a number from 0 to {high}", str(found))
     if found and found.adjusted() < _EXPONENT_MIN:
         raise InvalidValue(field, f"must be 0 or at least 1E{_EXPONENT_MIN}", str(found))
     if len(found.as_tuple().digits) > DIGITS_MAX:

@@ -7,7 +7,7 @@ LocalDpMod states epsilon per round) is filled in here and nowhere else.
 from __future__ import annotations
 
 import base64
-import binascii
+import enum
 import math
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Context, Decimal
@@ -36,7 +36,22 @@ RECORDS_MAX = 1000  # Records of one file.
 _SIGMA_TOLERANCE = 0.01  # A log shows four digits of the noise.
 _RATES = Context(prec=28, rounding=ROUND_CEILING)  # A sampling rate rounds up.
 _TRIPLE = 3  # Opacus' history: noise multiplier, sample rate, steps.
-_PHASES_MAX = 1000
+_PHASES_MAX = 999  # One less than a composed event may have parts: missing steps are added.
+
+
+class _FlowerSampling(enum.StrEnum):
+    """Flower's names for what its accountant assumes."""
+
+    NONE = "no-amplification"
+    POISSON = "poisson"
+    FIXED = "without-replacement"
+
+
+_ASSUMED = {
+    _FlowerSampling.NONE: Sampling.FULL,
+    _FlowerSampling.POISSON: Sampling.POISSON,
+    _FlowerSampling.FIXED: Sampling.FIXED_SIZE,
+}
 
 
 def read_records(text: str, *, name: str) -> tuple[RunRecord, ...]:
@@ -90,9 +105,10 @@ def _read(value: object, name: str) -> list[RunRecord]:
 def _payload(value: object) -> object:
     """What a DSSE envelope holds; its signature is `primum certificate verify`'s business."""
     try:
-        return decoded(base64.b64decode(str(value), validate=True).decode())
-    except (binascii.Error, UnicodeDecodeError):
+        text = base64.b64decode(str(value), validate=True).decode()
+    except ValueError:  # Not base64, not ASCII, or not UTF-8 inside.
         raise InvalidValue("record.payload", "must be base64 of JSON", "other bytes") from None
+    return decoded(text)
 
 
 def _claim(
@@ -191,8 +207,9 @@ def _conduct(run: Fields) -> dict[str, Any]:
             rule = f"must be at most atStep ({at})"
             raise InvalidValue(restart.name("fromStep"), rule, start)
         if "seed" in restart:
+            _require_first_seed(run, seeds)
             seeds.append(_seed(restart.name("seed"), restart.raw("seed")))
-        if "generatorStateRestored" in restart:
+        else:
             # Steps after the checkpoint ran twice on the same noise, with other batches.
             reused = reused or (restart.truth("generatorStateRestored") and at > start)
         restart.finish()
@@ -205,6 +222,12 @@ def _conduct(run: Fields) -> dict[str, Any]:
         "noise_reused": reused or len(set(seeds)) < len(seeds),
         "calibrated_with": run.choice("calibratedWith", Accounting, Accounting.UNSTATED),
     }
+
+
+def _require_first_seed(run: Fields, seeds: list[str]) -> None:
+    if not seeds:
+        remedy = "A restart's seed needs the first start's beside it; digests of both will do."
+        raise InvalidValue(run.name("seeds"), "must list the first start's seed", "none", remedy)
 
 
 def _seed(field: str, value: object) -> str:
@@ -266,14 +289,12 @@ def _flower_server(run: Fields, name: str) -> RunRecord:
     if clients is not None and sampled > clients:
         rule = f"must be at most numClients ({clients})"
         raise InvalidValue(run.name("numSampledClients"), rule, sampled)
-    amplified = run.text("samplingMethod", "NO_AMPLIFICATION")
-    if amplified not in ("NO_AMPLIFICATION", "POISSON"):
-        rule = "must be NO_AMPLIFICATION or POISSON"
-        raise InvalidValue(run.name("samplingMethod"), rule, amplified)
-    poisson = amplified == "POISSON"
-    if poisson and clients is None:
-        run.required("numClients", "A sampling rate needs it.")
-    rate = _RATES.divide(Decimal(sampled), Decimal(clients)) if poisson and clients else Decimal(1)
+    assumed = _ASSUMED[run.choice("samplingMethod", _FlowerSampling, _FlowerSampling.NONE)]
+    rate = Decimal(1)
+    if assumed is not Sampling.FULL:
+        known = whole(run.name("numClients"), run.required("numClients", "A rate needs it."))
+        rate = _RATES.divide(Decimal(sampled), Decimal(known))
+    noise, mismatches = _noise_per_reply(run, noise, sampled)
     unit = run.choice("unit", Unit, Unit.CLIENT)
     record = RunRecord(
         name=run.text("name", name),
@@ -282,17 +303,28 @@ def _flower_server(run: Fields, name: str) -> RunRecord:
         phases=(Phase(noise, rate, run.whole("rounds")),),
         unit=unit,
         # The wrappers insist on a fixed number of clients, so Poisson was never used.
-        sampling=Sampling.FIXED_SIZE if poisson else Sampling.FULL,
-        assumed_sampling=Sampling.POISSON if poisson else Sampling.FULL,
+        sampling=Sampling.FULL if assumed is Sampling.FULL else Sampling.FIXED_SIZE,
+        assumed_sampling=assumed,
         clip=clip,
         units=clients,
-        batch_size=sampled if poisson else None,
-        weighting=run.choice("weighting", Weighting, Weighting.EQUAL),
+        batch_size=None if assumed is Sampling.FULL else sampled,
+        # Required: FedAvg weighs by examples unless told otherwise.
+        weighting=run.choice("weighting", Weighting),
+        mismatches=mismatches,
         **_conduct(run),
     )
     run.text("comment", "")
     run.finish()
     return record
+
+
+def _noise_per_reply(run: Fields, noise: Decimal, sampled: int) -> tuple[Decimal, tuple[str, ...]]:
+    """The wrappers scale the noise for all sampled clients; fewer replies weigh more each."""
+    fewest = run.whole_or_none("fewestReplies")
+    if fewest is None or fewest >= sampled:
+        return noise, ()
+    scaled = f"noise was scaled for {sampled} clients, a round averaged {fewest}"
+    return noise * fewest / sampled, (scaled,)
 
 
 def _plain(run: Fields, name: str) -> RunRecord:

@@ -19,7 +19,7 @@ from primum.domain.accounting.events import (
     event_from_json,
     flatten,
 )
-from primum.domain.conformance.fields import Fields, number
+from primum.domain.conformance.fields import Fields, number, printable, whole
 from primum.domain.conformance.records import (
     Accounting,
     Claim,
@@ -65,7 +65,8 @@ def study_records(value: Mapping[str, Any], *, name: str) -> list[RunRecord]:
         if not isinstance(receipt, Mapping) or not isinstance(receipt.get("budget"), str):
             rule = "must be a receipt with budget, event and facts"
             raise InvalidValue(f"record.receipts[{index}]", rule, type(receipt).__name__)
-        by_budget.setdefault(receipt["budget"], []).append(receipt)
+        budget = printable(f"record.receipts[{index}].budget", receipt["budget"])
+        by_budget.setdefault(budget, []).append(receipt)
     found = [
         _record(items, claim, f"{name}: budget {budget}") for budget, items in by_budget.items()
     ]
@@ -81,10 +82,16 @@ def _claimed(fields: Fields) -> Claim:
         delta=_delta(fields.name("delta"), fields.required("delta")),
         unit=fields.choice("unit", Unit),
         neighbors=fields.choice("neighbors", Neighbors),
-        accounting=fields.choice("accountant", Accounting, Accounting.UNSTATED),
+        accounting=_accounting(fields),
     )
     fields.finish()
     return claim
+
+
+def _accounting(fields: Fields) -> Accounting:
+    if fields.text("accountant", "") == "":
+        return Accounting.UNSTATED
+    return fields.choice("accountant", Accounting)
 
 
 def _delta(field: str, value: object) -> Any:
@@ -108,7 +115,7 @@ def _certified(predicate: Mapping[str, Any]) -> Claim:
                 delta=_delta(fields.name("parameters.delta"), item.get("delta")),
                 unit=fields.choice("unit", Unit),
                 neighbors=fields.choice("neighbors", Neighbors),
-                accounting=fields.choice("accountant", Accounting, Accounting.UNSTATED),
+                accounting=_accounting(fields),
             )
     raise InvalidValue(fields.name("parameters"), f"must state {_RELEASE}", "no such scope")
 
@@ -164,7 +171,8 @@ def _phase(leaf: Leaf, count: int) -> Phase:
             return Phase(leaf.noise_multiplier, number("rate", 1), count, Mechanism.LAPLACE)
         case _:
             raise UnsupportedEvent(
-                f"receipt.event must be Gaussian or Laplace to be rechecked; found {describe(leaf)}."
+                f"receipt.event must be Gaussian or Laplace to be rechecked; found "
+                f"{describe(leaf)}."
             )
 
 
@@ -172,7 +180,8 @@ def _mismatches(event: Event, facts: Fields) -> list[str]:
     """Where a receipt's facts and its event say different things."""
     if "steps" not in facts:
         return []
-    steps, counted = facts.raw("steps"), sum(count for _, count in flatten(event))
-    if str(steps) == str(counted):
-        return []
-    return [f"facts say {steps} steps, the event says {counted}"]
+    said = facts.raw("steps")
+    rows = said if isinstance(said, list) else [said]
+    steps = sum(whole(facts.name("steps"), row, low=0) for row in rows)
+    counted = sum(count for _, count in flatten(event))
+    return [] if steps == counted else [f"facts say {steps} steps, the event says {counted}"]

@@ -1,8 +1,9 @@
 """What a run really guarantees, from what it did and never from what was assumed.
 
-The tightest bound of ours that is proved for what was used: exact for unsampled Gaussians, a privacy
-loss distribution for a Poisson plan (valid because the plan is over), Renyi bounds beside it. Where
-nothing is proved the answer is "no bound", never an estimate.
+The tightest bound of ours that is proved for what was used: exact for unsampled Gaussians, a
+privacy loss distribution for a Poisson plan, Renyi bounds beside it. All take the run's parameters
+as fixed before it began (privacy-theory.md 1.13). Where nothing is proved the answer is "no bound",
+never an estimate.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ INFINITE = Decimal("Infinity")
 GRID_MAX = 5e6  # Cells of a loss distribution; beyond it the Renyi bound has to do.
 _WHOLE_ORDERS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64)
 _DIGITS_LIMIT = 1000.0  # Order squared over 2 s^2: what the exact differences need in digits.
+_NOISE_NONE = Decimal("1E-100")  # Squares below it leave the range of a float.
 _ADD, _REPLACE = Neighbors.ADD_OR_REMOVE_ONE, Neighbors.REPLACE_ONE
 
 
@@ -141,7 +143,7 @@ def claimed_part(record: RunRecord, found: Recomputed) -> Bound | None:
 
 
 def epsilon_add_or_remove(record: RunRecord) -> Bound | None:
-    """What the run would guarantee under AddOrRemoveOne: what is left out by forgetting factor 2."""
+    """What the run would guarantee under AddOrRemoveOne: what forgetting the factor 2 gives."""
     if uncovered(record) or record.sampling not in (Sampling.POISSON, Sampling.FULL):
         return None
     return _bound(record, record.executed, record.claim.delta, _ADD)[0]
@@ -156,7 +158,7 @@ def _bound(
     # A microbatch swaps one clipped vector for another: 2 clip, under either relation.
     doubled = neighbors is _REPLACE or record.microbatch > 1
     used = [_relative(phase, Decimal(2) if doubled else Decimal(1)) for phase in phases]
-    if any(phase.noise_multiplier == 0 for phase in used):
+    if any(phase.noise_multiplier < _NOISE_NONE for phase in used):
         return Bound(INFINITE, "exact", "a step without noise"), None, math.inf
     if any(phase.mechanism is Mechanism.LAPLACE for phase in used):
         return _by_events(_unsampled(used), delta, "every step counted as unsampled")
@@ -296,8 +298,8 @@ def _fixed_size(record: RunRecord, phases: Sequence[Phase], delta: Decimal) -> _
         return exact, exact_renyi, None
     units, batch = record.units, record.batch_size
     least = min(float(phase.noise_multiplier) for phase in phases)
-    orders = [o for o in _WHOLE_ORDERS if o == 2 or o * o / (2 * least**2) <= _DIGITS_LIMIT]
-    if 1 / least**2 > _DIGITS_LIMIT:
+    orders = [o for o in _WHOLE_ORDERS if o * o / (2 * least**2) <= _DIGITS_LIMIT]
+    if not orders:
         return exact, exact_renyi, None
     curve = [
         math.fsum(

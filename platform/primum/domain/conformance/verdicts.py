@@ -1,8 +1,9 @@
 """The verdict on a run record: what was claimed, what is so, and why they differ.
 
-``Supported``: our bound for what was done is at most the claim, in the claim's own terms. ``Weaker``:
-a guarantee exists, with a larger epsilon. ``Unsupported``: the claim rests on something that was not
-so, or nothing finite can be said. Fails closed: what cannot be recomputed is not supported.
+``Supported``: our bound for what was done is at most the claim, in the claim's own terms.
+``Weaker``: a guarantee exists, with a larger epsilon. ``Unsupported``: the claim rests on something
+that was not so, or nothing finite can be said. Fails closed: what cannot be recomputed is not
+supported.
 """
 
 from __future__ import annotations

@@ -45,7 +45,9 @@ class FilterShape:
     def __post_init__(self) -> None:
         if not self.keys or list(self.keys) != sorted(set(self.keys)):
             raise InvalidValue("keys", "must be sorted, each key once, at least one", self.keys)
-        steps = [after - before for before, after in zip(self.groups, self.groups[1:], strict=False)]
+        steps = [
+            after - before for before, after in zip(self.groups, self.groups[1:], strict=False)
+        ]
         if len(self.groups) != len(self.keys) or self.groups[0] or not set(steps) <= {0, 1}:
             raise InvalidValue("groups", "must count up from 0, one per key", self.groups)
 
@@ -79,8 +81,8 @@ class FilterShape:
 
     def usable(self, capacity: Amounts) -> npt.NDArray[np.bool_]:
         """The keys that can certify: all capacities of their group are positive."""
-        whole = np.logical_and.reduceat(capacity > 0, self.starts, axis=-1)
-        return np.asarray(whole[..., list(self.groups)])
+        whole = np.asarray(np.logical_and.reduceat(capacity > 0, self.starts, axis=-1))
+        return np.asarray(np.take(whole, self.groups, axis=-1), dtype=np.bool_)
 
 
 def _group_name(policy: str, key: str) -> str:
@@ -155,9 +157,7 @@ class Block:
                 raise InvalidValue(f"unlocked[{key}]", f"must be at most {most}", amount)
 
     @classmethod
-    def new(
-        cls, *, block_id: str, extent: Extent, shape: FilterShape, capacity: Charge
-    ) -> Block:
+    def new(cls, *, block_id: str, extent: Extent, shape: FilterShape, capacity: Charge) -> Block:
         """A block of which nothing is unlocked or used."""
         locked = {key: 0 if amount > 0 else NEVER for key, amount in capacity.amounts}
         useful = {key: amount if amount > 0 else NEVER for key, amount in capacity.amounts}

@@ -8,7 +8,10 @@ decided one by one.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from primum.domain.accounting.charges import AMOUNT_MAX
 from primum.domain.scheduling.blocks import Amounts, FilterShape
@@ -98,7 +101,7 @@ def _certain(
     return waiting[~decided], waiting[decided]
 
 
-def _narrow(columns: Indices) -> np.ndarray:  # type: ignore[type-arg] - one of two widths
+def _narrow(columns: Indices) -> npt.NDArray[np.integer[Any]]:
     """16 bits where they suffice: numpy then sorts by counting."""
     return columns.astype(np.uint16) if columns.max(initial=0) < 2**16 else columns
 

@@ -1,7 +1,7 @@
 """For each block and key by itself: how much weight would fit, taking the densest demands first.
 
 The one-dimensional knapsacks that DPack and the dual prices are built on. Sizes are shares of what
-is available, so every knapsack has size 1. It must not count a key without room: nothing fits there.
+is available, so every knapsack has size 1. It must not count a key without room.
 """
 
 from __future__ import annotations

@@ -106,9 +106,7 @@ class _Densest:
         kept = waits[self.owners]
         return _Densest(self.claims, self.owners, tuple(o[kept[o]] for o in self.orders))
 
-    def values(
-        self, available: Amounts, shape: FilterShape
-    ) -> tuple[Reals, Reals]:
+    def values(self, available: Amounts, shape: FilterShape) -> tuple[Reals, Reals]:
         """By block and group: the weight that fits, densest first, and the size of all demands."""
         blocks = len(available)
         value, load = (np.zeros((blocks, len(self.orders))) for _ in range(2))
@@ -140,7 +138,7 @@ def best_groups(value: Reals, load: Reals) -> Indices:
 def _by_efficiency(
     waiting: ClaimTable, densest: _Densest, available: Amounts, shape: FilterShape
 ) -> Indices:
-    """Weight over the sum of shares at each block's best key; blocks without contention are free."""
+    """Weight over the shares taken at each block's best key; blocks that suffice are free."""
     value, load = densest.values(available, shape)
     best = best_groups(value, load)
     contended = load[np.arange(len(best)), best] > 1

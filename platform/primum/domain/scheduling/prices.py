@@ -15,11 +15,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from primum.domain.scheduling import knapsacks
 from primum.domain.scheduling.blocks import Amounts, FilterShape
 from primum.domain.scheduling.packing import Sizes, best_groups
-from primum.domain.scheduling.tables import ClaimTable, Indices, Reals
+from primum.domain.scheduling.tables import ClaimTable, Reals
 
 _LOOKS = 2  # Times the best keys of the blocks are chosen anew.
 _STEPS = 150  # Of price descent per look.
@@ -67,9 +68,9 @@ def price(claims: ClaimTable, available: Amounts, shape: FilterShape) -> Prices:
         if look == _LOOKS:
             break
         finite = np.where(np.isfinite(sizes.by_group), sizes.by_group, 2.0)
-        load = np.stack(
-            [np.bincount(columns, part, minlength=blocks) for part in finite.T], axis=1
-        )
+        load = np.array(
+            [np.bincount(columns, part, minlength=blocks) for part in finite.T], dtype=np.float64
+        ).T
         best = best_groups(by_group, load)
         size = finite[np.arange(len(columns)), best[columns]]
         scarce = load[np.arange(blocks), best] > 1
@@ -88,7 +89,7 @@ def _rounded(bound: float, weights: Reals) -> float:
     return float(math.floor(most)) if (weights == np.floor(weights)).all() else most
 
 
-def _descend(claims: ClaimTable, size: Reals, scarce: Indices, start: Reals) -> Reals:
+def _descend(claims: ClaimTable, size: Reals, scarce: npt.NDArray[np.bool_], start: Reals) -> Reals:
     """Prices that lower sum(price) + sum(max(0, weight - cost)), by multiplicative steps.
 
     Args:

@@ -19,9 +19,9 @@ from primum.domain.errors import InvalidValue
 from primum.domain.scheduling.blocks import Amounts, FilterShape
 from primum.domain.scheduling.greedy import grant_in_order, total
 from primum.domain.scheduling.orders import by_arrival, by_dominant_share
-from primum.domain.scheduling.packing import Sizes, by_cost, pack
+from primum.domain.scheduling.packing import by_cost, pack
 from primum.domain.scheduling.prices import price
-from primum.domain.scheduling.tables import BlockTable, ClaimTable, Indices
+from primum.domain.scheduling.tables import BlockTable, ClaimTable, Indices, Reals
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,11 @@ class DualPrices:
         return np.concatenate([first, rest[best]]), prices.bound
 
     def _efficient(
-        self, claims: ClaimTable, room: Amounts, shape: FilterShape, cost: np.ndarray  # type: ignore[type-arg]
+        self,
+        claims: ClaimTable,
+        room: Amounts,
+        shape: FilterShape,
+        cost: Reals,
     ) -> Indices:
         """The most weight found."""
         order = by_cost(claims, cost)
@@ -126,31 +130,26 @@ class DualPrices:
         ]
         best = max(found, key=lambda rows: float(claims.weights[rows].sum()))
         for number in range(self.passes):
-            best = _exchange(claims, best, order, room, shape, (number, self.passes))
+            given_back = _every(best, order, number, self.passes)
+            best = _exchange(claims, best, given_back, room, shape)
         return best
 
 
 Scheduler: TypeAlias = FirstComeFirstServed | DPF | DPack | DualPrices
 
 
+def _every(held: Indices, order: Indices, number: int, stripes: int) -> Indices:
+    """Every so-manieth of the grants, counted in the order given."""
+    return order[np.isin(order, held)][number::stripes]
+
+
 def _exchange(
-    claims: ClaimTable,
-    held: Indices,
-    order: Indices,
-    room: Amounts,
-    shape: FilterShape,
-    stripe: tuple[int, int],
+    claims: ClaimTable, held: Indices, given_back: Indices, room: Amounts, shape: FilterShape
 ) -> Indices:
-    """Give back every so-manieth grant and fill up anew; kept if it is worth more."""
-    granted = np.zeros(len(claims), dtype=np.bool_)
-    granted[held] = True
-    number, stripes = stripe
-    ranked = order[granted[order]][::-1]
-    given_back = ranked[number::stripes]
-    granted[given_back] = False
-    kept = np.flatnonzero(granted)
+    """Give back some grants and fill up anew; kept if it is worth more."""
+    kept = np.setdiff1d(held, given_back)
     left = _left(room, claims, kept)
-    candidates = np.flatnonzero(~granted)
+    candidates = np.setdiff1d(np.arange(len(claims)), kept)
     candidates = candidates[claims.take(candidates).fitting(left, shape)]
     if len(candidates) <= len(given_back):
         return held
@@ -233,17 +232,3 @@ def sharp_bound(blocks: BlockTable, claims: ClaimTable) -> float:
     """The bound of ``DualPrices`` on the weight that any scheduler could grant in this round."""
     fitting = np.flatnonzero(claims.fitting(blocks.available, blocks.shape))
     return price(claims.take(fitting), blocks.available, blocks.shape).bound
-
-
-__all__ = [
-    "DPF",
-    "DPack",
-    "DualPrices",
-    "FirstComeFirstServed",
-    "Round",
-    "Scheduler",
-    "Sizes",
-    "schedule",
-    "sharp_bound",
-    "utilization",
-]

@@ -12,6 +12,7 @@ import sys
 import click
 import typer
 
+from primum.adapters import processes
 from primum.entrypoints.cli import (
     audits,
     bounds,
@@ -32,6 +33,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+# Plain help is escaped for rich all the same wherever rich is installed: "\\[required]".
+typer.core.HAS_RICH = False
 for module in (running, resources, quoting, ledger, audits, certificates, conformance, bounds):
     module.register(app)
 
@@ -39,7 +42,8 @@ for module in (running, resources, quoting, ledger, audits, certificates, confor
 def main() -> None:
     """Run the command line; whatever goes wrong becomes one sentence and an exit code."""
     try:
-        code = app(standalone_mode=False)
+        with processes.short_lived():
+            code = app(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as shown:
         print(shown.format_message())
         sys.exit(2)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from primum.entrypoints.cli import files
 from primum.entrypoints.cli.exits import Exit
 from primum.entrypoints.cli.rendering import Output
 
@@ -31,7 +32,7 @@ def verify(
 ) -> None:
     """Check signature, shape and, if given, the artifact's bytes; offline.
 
-    Exit 6 if anything is wrong.
+    Exit 6 if anything is wrong, 3 if this platform has revoked it.
 
     Example: primum certificate verify .primum/certificates/malignancy-1.json
     """
@@ -39,15 +40,18 @@ def verify(
     from primum.domain.canonical import digest_of_bytes
     from primum.entrypoints import bootstrap, settings
 
-    envelope = _read(file)
+    envelope = files.json_object(file, "certificate")
     key_file = public_key or bootstrap.keys_folder(settings.from_environment()) / "signing.pub.pem"
-    pem = _text(key_file, "public key")
-    digest = digest_of_bytes(_bytes(artifact, "artifact")) if artifact else None
+    pem = files.text(key_file, "public key")
+    digest = digest_of_bytes(files.content(artifact, "artifact")) if artifact else None
     problems = verification.verify_certificate(envelope, pem, digest)
     for problem in problems:
         print(problem)
     if problems:
         raise typer.Exit(Exit.TAMPERED)
+    if _revoked_here(envelope):
+        print(f"revoked: {file} is in form, and this platform has withdrawn what it was for")
+        raise typer.Exit(Exit.REFUSED)
     print(f"valid: {file} holds" + (f" for {artifact}" if artifact else ""))
     for line in _claim_lines(verification.open_certificate(envelope, pem)):
         print(line)
@@ -70,7 +74,9 @@ def show(
     from primum.entrypoints.cli import rendering
 
     try:
-        statement = json.loads(base64.b64decode(str(_read(file)["payload"]), validate=True))
+        statement = json.loads(
+            base64.b64decode(str(files.json_object(file, "certificate")["payload"]), validate=True)
+        )
     except (KeyError, ValueError):
         raise Tampered(
             f"certificate {file} must be a signed envelope; found another form"
@@ -78,39 +84,12 @@ def show(
     rendering.structured(statement, Output.YAML if output is Output.TABLE else output)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    import json
+def _revoked_here(envelope: Mapping[str, Any]) -> bool:
+    """Whether the platform of this folder, if there is one, has withdrawn the certificate."""
+    from primum.adapters.serving import is_revoked
+    from primum.entrypoints import bootstrap, settings
 
-    from primum.domain.errors import Tampered
-
-    try:
-        value = json.loads(_text(file, "certificate"))
-    except ValueError:
-        raise Tampered(f"certificate {file} must be JSON; found something else") from None
-    if not isinstance(value, dict):
-        raise Tampered(f"certificate {file} must be a JSON object; found something else")
-    return value
-
-
-def _text(file: Path, what: str) -> str:
-    try:
-        return _bytes(file, what).decode("utf-8")
-    except UnicodeDecodeError:
-        from primum.domain.errors import Tampered
-
-        raise Tampered(f"{what} {file} must be text; found other bytes") from None
-
-
-def _bytes(file: Path, what: str) -> bytes:
-    from primum.domain.errors import InvalidValue, NotFound
-
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        raise NotFound(f"{what} {file} does not exist") from None
-    except OSError as error:
-        found = error.strerror or "an error"
-        raise InvalidValue(f"{what} {file}", "must be readable", found) from None
+    return is_revoked(bootstrap.serving_registry(settings.from_environment()), envelope)
 
 
 def _claim_lines(statement: Mapping[str, Any]) -> list[str]:

@@ -50,7 +50,9 @@ def check(
             reports += [judge(record) for record in read_records(_text(file), name=file.stem)]
         except PrimumError as error:
             damaged = damaged or code_of(error)
-            print(f"error: {file}: {error}", file=sys.stderr)
+            # A foreign file must not drive the terminal.
+            said = "".join(sign if sign.isprintable() else "?" for sign in str(error))
+            print(f"error: {file}: {said}", file=sys.stderr)
     _print(reports, output)
     if damaged:
         raise typer.Exit(damaged)

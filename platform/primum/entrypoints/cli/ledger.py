@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from primum.entrypoints.cli import files
 from primum.entrypoints.cli.exits import Exit
 from primum.entrypoints.cli.rendering import Output
+from primum.entrypoints.settings import Settings
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table, json or yaml.")]
 
@@ -20,6 +24,8 @@ def register(app: typer.Typer) -> None:
     group.command("accounts")(accounts)
     group.command("entries")(entries)
     group.command("verify")(verify)
+    group.command("checkpoint")(checkpoint)
+    group.command("export")(export)
     group.command("thaw")(thaw)
     app.add_typer(group, name="ledger")
 
@@ -89,16 +95,30 @@ def entries(
     rendering.table(["seq", "time", "kind", "account", "reservation", "actor", "hash"], rows)
 
 
-def verify(output: OutputOption = Output.TABLE) -> None:
-    """Recompute the chain and every balance from the entries; exit 6 if anything contradicts.
+def verify(
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Option("--checkpoint", help="One that was kept elsewhere; may be repeated."),
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option("--public-key", help="PEM; default: this platform's.")
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", help="An exported ledger instead of this platform's.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Recompute the chain and every balance, and meet every signed checkpoint.
 
-    Example: primum ledger verify
+    With --bundle nothing is read but the bundle and the key. Exit 6 if anything contradicts.
+
+    Example: primum ledger verify --checkpoint safe/2026-11.json --public-key safe/primum.pem
     """
-    from primum.entrypoints.cli import rendering, session
+    from primum.entrypoints.cli import rendering
 
-    stores = session.open_stores(session.existing())
-    seq, head = stores.ledger.head()
-    wrong = list(stores.ledger.verify())
+    outside = {str(file): files.json_object(file, "checkpoint") for file in checkpoints or ()}
+    verified = _bundle_verified if bundle else _ledger_verified
+    seq, head, wrong = verified(bundle, public_key, outside)
     if output is not Output.TABLE:
         rendering.structured({"entries": seq, "head": head, "contradictions": wrong}, output)
     elif wrong:
@@ -108,6 +128,100 @@ def verify(output: OutputOption = Output.TABLE) -> None:
         print(f"intact: {seq} entries, head {head[:16]}")
     if wrong:
         raise typer.Exit(Exit.TAMPERED)
+
+
+def _ledger_verified(
+    _bundle: Path | None, public_key: Path | None, outside: Mapping[str, Mapping[str, Any]]
+) -> tuple[int, str, list[str]]:
+    from primum.entrypoints import bootstrap
+    from primum.entrypoints.cli import session
+
+    settings = session.existing()
+    stores = session.open_stores(settings)
+    key_file = public_key or bootstrap.keys_folder(settings) / "signing.pub.pem"
+    key = files.text(key_file, "public key")
+    seq, head = stores.ledger.head()
+    return seq, head, list(stores.ledger.verify(public_key=key, outside=outside))
+
+
+def _bundle_verified(
+    bundle: Path | None, public_key: Path | None, outside: Mapping[str, Mapping[str, Any]]
+) -> tuple[int, str, list[str]]:
+    from primum.adapters.bundle import verify_bundle
+    from primum.domain.errors import InvalidValue
+
+    if bundle is None or public_key is None:
+        remedy = "The key inside a bundle proves nothing."
+        raise InvalidValue("--public-key", "must be given with --bundle", "none", remedy)
+    key = files.text(public_key, "public key")
+    found = verify_bundle(bundle, public_key=key, outside=outside)
+    return found.seq, found.head, list(found.faults)
+
+
+def checkpoint(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A new file for it; default: print it.")
+    ] = None,
+) -> None:
+    """Sign where the ledger stands, for somebody to keep where this platform cannot reach.
+
+    Example: primum ledger checkpoint --out safe/2026-11.json
+    """
+    from primum.application.checkpointing import opened
+    from primum.domain.canonical import canonical_json
+    from primum.domain.errors import Conflict
+    from primum.entrypoints import bootstrap
+    from primum.entrypoints.cli import session
+
+    settings = session.existing()
+    name = _officer(settings, "ledger checkpoint")
+    if out is not None and out.exists():
+        raise Conflict(f"checkpoint {out} must not exist yet; found a file there")
+    signer = bootstrap.signer(settings)
+    ledger = session.open_stores(settings).ledger
+    envelope = ledger.checkpoint(signer, actor=f"person/{name}")
+    text = canonical_json(envelope) + b"\n"
+    if out is None:
+        print(text.decode(), end="")
+        return
+    files.create(out, text, "checkpoint")
+    stated = opened(envelope, signer.public_key())
+    print(f"signed: entry {stated.seq}, head {stated.hash[:16]}; keep {out} elsewhere")
+
+
+def export(
+    file: Annotated[Path, typer.Argument(help="The bundle, a new tar file.")],
+) -> None:
+    """Write the whole ledger for an auditor; it verifies offline with the public key alone.
+
+    Example: primum ledger export ledger-2026.tar
+    """
+    from primum.adapters.bundle import write_bundle
+    from primum.entrypoints import bootstrap
+    from primum.entrypoints.cli import session
+
+    settings = session.existing()
+    _officer(settings, "ledger export")
+    stores = session.open_stores(settings)
+    seq, head = write_bundle(file, stores.ledger, bootstrap.signer(settings))
+    print(f"exported: {seq} entries, head {head[:16]}, to {file}")
+
+
+def _officer(settings: Settings, command: str) -> str:
+    """The name of a caller who may have the ledger signed.
+
+    Raises:
+        Refused: If the caller holds none of the roles that read the ledger.
+    """
+    from primum.adapters.identity import Role, caller
+    from primum.domain.errors import Refused
+
+    who = caller(settings.home, settings.token)
+    if not who.holds(Role.COMPLIANCE, Role.STEWARD, Role.AUDITOR):
+        raise Refused(
+            f"{command} needs the role compliance, steward or auditor; {who.name} holds none"
+        )
+    return who.name
 
 
 def thaw(

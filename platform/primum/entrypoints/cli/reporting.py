@@ -21,7 +21,7 @@ from primum.resources.stages import StageLine, stage_lines
 from primum.resources.status import condition
 from primum.resources.stored import StoredResource
 
-WIDTH = 76  # Where the last column starts; fits a terminal of 80 columns and a log.
+WIDTH = 86  # Where the last column starts: a plan in one line and a time fit before it.
 BAR = 24
 
 # Waiting longer does not help against these: a person has to act first.
@@ -77,6 +77,9 @@ class Display:
             or ready.status is Status.UNKNOWN
         ):
             return None
+        if ready.reason is Reason.REVOKED:  # What was asked for, and it is done.
+            self._print(_right(line, "Revoked"))
+            return Exit.DONE
         self._print(_right(line, "Ready" if ready.status is Status.TRUE else "not ready"))
         if ready.status is Status.TRUE:
             return Exit.DONE
@@ -167,8 +170,11 @@ def summary(settings: Settings, stores: Any, stored: StoredResource) -> list[str
     figures = _figures(shown) if isinstance(shown, Mapping) else []
     reserved = condition(status, ConditionType.BUDGET_RESERVED)
     if reserved is not None and reserved.status is Status.TRUE:
-        left = _studies_left(stores, stored)
-        figures.append(f"epsilon spent {_short(status['epsilonSpent'])}, left: {left}")
+        if status.get("epsilonClaimed", "") in ("", "Infinity"):
+            figures.append("no privacy is claimed (Void)")
+        else:
+            spent, left = _short(status["epsilonSpent"]), _studies_left(stores, stored)
+            figures.append(f"epsilon spent {spent}, left: {left}")
         lines.append(f"Public     {'   '.join(figures)}")
     lines += _restricted(settings, stores, stored)
     if "certificateUri" in status:

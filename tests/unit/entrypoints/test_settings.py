@@ -1,0 +1,79 @@
+"""Settings: read once, named when wrong, passed on whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import pytest
+
+from primum.domain.errors import InvalidValue
+from primum.entrypoints.settings import NAMES, Settings, from_environment
+
+
+def test_defaults_keep_everything_on_this_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = from_environment({})
+    assert found.home == tmp_path / ".primum"
+    assert found.database_url == f"sqlite:///{tmp_path / '.primum' / 'primum.db'}"
+    assert found.data_dirs == (str(tmp_path / ".primum" / "data"),)
+    assert (found.host, found.api_port, found.serving_port) == ("127.0.0.1", 8399, 8400)
+    assert found.lineage_url == ""
+
+
+def test_a_child_reads_the_same_settings(tmp_path):
+    told = {
+        "PRIMUM_HOME": str(tmp_path),
+        "PRIMUM_DATABASE_URL": "postgresql://db/primum",
+        "PRIMUM_DATA": os.pathsep.join(("/a", "/b")),
+        "PRIMUM_HOST": "::1",
+        "PRIMUM_API_PORT": "1",
+        "PRIMUM_SERVING_PORT": "65535",
+        "PRIMUM_LEASE_SECONDS": "12.5",
+        "PRIMUM_TOKEN_SECONDS": "7",
+        "PRIMUM_POLL_SECONDS": "0.05",
+        "PRIMUM_WORKERS": "3",
+        "PRIMUM_LINEAGE_URL": "http://lineage",
+    }
+    found = from_environment(told)
+    assert found.data_dirs == ("/a", "/b")
+    assert from_environment(found.environment()) == found
+
+
+def test_the_token_is_not_passed_on():
+    found = from_environment({"PRIMUM_TOKEN": "primum_secret"})
+    assert "primum_secret" not in str(found.environment())
+
+
+def test_every_field_has_a_variable():
+    fields = {f"PRIMUM_{field.name.upper()}" for field in dataclasses.fields(Settings)}
+    fields = {name.replace("DATA_DIRS", "DATA") for name in fields}
+    assert fields | {"PRIMUM_DEBUG"} == NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("PRIMUM_API_PORT", "0", "must be at least 1"),
+        ("PRIMUM_API_PORT", "65536", "must be at most 65535"),
+        ("PRIMUM_API_PORT", "1e3", "must be a whole number"),
+        ("PRIMUM_SERVING_PORT", "-1", "must be a whole number"),
+        ("PRIMUM_WORKERS", "²", "must be a whole number"),
+        ("PRIMUM_WORKERS", "9" * 5000, "must be at most"),
+        ("PRIMUM_LEASE_SECONDS", "inf", "must be a finite number"),
+        ("PRIMUM_TOKEN_SECONDS", "nan", "must be a finite number"),
+        ("PRIMUM_POLL_SECONDS", "0", "must be above 0"),
+        ("PRIMUM_POLL_SECONDS", "soon", "must be a number"),
+        ("PRIMUM_HOEM", "/x", "Did you mean PRIMUM_HOME?"),
+        ("PRIMUM_ANYTHING", "1", "must be one of the settings"),
+    ],
+)
+def test_what_is_wrong_is_named(name, value, rule):
+    with pytest.raises(InvalidValue, match=name) as wrong:
+        from_environment({name: value})
+    assert rule in str(wrong.value)
+
+
+@pytest.mark.parametrize("name", ["PRIMUM_TEST_ASSETS", "PRIMUM_SIM_SEEDS", "HOME", "PATH"])
+def test_what_is_no_setting_is_left_alone(name):
+    from_environment({name: "x"})
