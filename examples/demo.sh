@@ -25,7 +25,7 @@ for attempt in range(50):
             raise
         time.sleep(0.2)
 outputs = {item["name"]: item["data"] for item in answer["outputs"]}
-print("->", outputs["label"][0], round(max(outputs["probability"][:2]), 2))
+print("->", outputs["label"][0], format(max(outputs["probability"][:2]), ".2f"))
 ' "$url"
 
 printf '\n$ primum apply -f examples/breast-cancer/too-greedy.yaml\n'

@@ -47,7 +47,8 @@ def test_gaussian_claims_that_fit(figures):
     figures.at_least(
         "Gaussian claims in (1, 1e-6), GDP", _how_many(GdpPolicy(), budget, claim), 23_472, unit=""
     )
-    figures.show("the same, RDP with its default orders", f"{_how_many(RdpPolicy(), budget, claim):,}")
+    renyi = _how_many(RdpPolicy(), budget, claim)
+    figures.show("the same, RDP with its default orders", f"{renyi:,}")
 
 
 def _how_many(policy, budget, event):

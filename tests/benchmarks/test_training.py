@@ -55,10 +55,15 @@ def test_stacked_shadows_of_a_table(figures):
 def test_stacked_shadows_of_images(figures):
     """Convolutions of 28 x 28 images keep a core busy by themselves: little is left to save."""
     inputs, labels = images(400, seed=1)
-    times = _compare("SmallCNN", inputs, labels, rate=0.15, steps=20, sequential_models=4)
+    times = _compare("SmallCNN", inputs, labels, rate=0.15, steps=10, sequential_models=4)
     _show(figures, "64 shadows, SmallCNN on 28 x 28 images", times)
-    verdict = "met" if times.speedup >= GOAL else "missed: bound by arithmetic, see below"
-    figures.show("64 shadows, SmallCNN: sequential / stacked", f"{times.speedup:.2f} x", f">= {GOAL:g} x", verdict)
+    verdict = "met" if times.speedup >= GOAL else "missed: bound by arithmetic"
+    figures.show(
+        "64 shadows, SmallCNN: sequential / stacked",
+        f"{times.speedup:.2f} x",
+        f">= {GOAL:g} x",
+        verdict,
+    )
     assert times.speedup > 0.8
 
 
@@ -70,7 +75,11 @@ def _compare(model, inputs, labels, *, rate, steps, sequential_models):
         lambda: build_model(model, {}, input_shape=shape, classes=2),
         Pool(inputs=inputs, labels=labels, members=everybody, duplicates=0),
         Recipe(
-            noise_multiplier=1.0, sample_rate=rate, steps=steps, max_grad_norm=1.0, learning_rate=0.5
+            noise_multiplier=1.0,
+            sample_rate=rate,
+            steps=steps,
+            max_grad_norm=1.0,
+            learning_rate=0.5,
         ),
         algorithm=DPSGD(),
         models=64,
@@ -85,7 +94,7 @@ def _compare(model, inputs, labels, *, rate, steps, sequential_models):
 def _show(figures, what, times):
     figures.show(
         what,
-        f"{times.stacked_seconds:.2f} CPU s stacked, {times.sequential_seconds:.1f} one after another; "
+        f"{times.stacked_seconds:.2f} CPU s stacked, {times.sequential_seconds:.1f} one by one; "
         f"accuracy {times.stacked_accuracy:.3f} and {times.sequential_accuracy:.3f}",
     )
 
@@ -109,8 +118,12 @@ def test_private_step(figures):
             run()
             times[name].append((time.process_time() - start) / STEPS)
     median = {name: statistics.median(values) for name, values in times.items()}
-    ratios = ", ".join(f"{name} {value / median['ordinary']:.1f}x" for name, value in median.items())
-    figures.show(f"step of SmallCNN on {ROWS} images", f"{ratios} of {median['ordinary']:.3f} CPU s")
+    ratios = ", ".join(
+        f"{name} {value / median['ordinary']:.1f}x" for name, value in median.items()
+    )
+    figures.show(
+        f"step of SmallCNN on {ROWS} images", f"{ratios} of {median['ordinary']:.3f} CPU s"
+    )
     best = min(median["Opacus hooks"], median["Opacus ghost"])
     figures.at_most("private step / Opacus' best mode", median["Primum"] / best, 1.25, unit="x")
 

@@ -619,6 +619,29 @@ def test_a_quote_spends_nothing(apply, primum, tmp_path):
     assert state(primum) == before
 
 
+def test_a_quote_needs_a_study(primum):
+    done = primum("quote", "-f", EXAMPLES / "breast-cancer" / "budget.yaml")
+    assert done.code == 2
+    assert "budget.yaml must hold at least one Study; found none." in done.err
+
+
+def test_a_damaged_home_is_named(primum, registered, tmp_path):
+    home = tmp_path / "home"
+    (home / "tokens.json").write_text("{")
+    done = primum("ledger", "thaw", "wisconsin", "--reason", "x")
+    assert (done.code, "tokens.json must list who holds which role" in done.err) == (6, True), done
+    (home / "keys" / "signing.pem").chmod(0o644)
+    done = primum("apply", "-f", EXAMPLES / "breast-cancer" / "budget.yaml")
+    assert (done.code, "must be readable by its owner only" in done.err) == (3, True), done
+    for path in home.glob("primum.db*"):
+        path.write_bytes(b"not a database" * 500)
+    done = primum("get", "studies")
+    assert (done.code, done.err) == (
+        6,
+        "error: The database must be readable; file is not a database.\n",
+    )
+
+
 def test_a_deleted_budget_leaves_its_account(apply, primum):
     account = primum("ledger", "accounts", "-o", "json").json()
     done = primum("delete", "budget", "wisconsin")

@@ -144,3 +144,35 @@ def test_down_does_not_interrupt_a_run_unless_told_to(place):
         assert list(stores.ledger.verify()) == []
     finally:
         stores.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before any data", "while it trains"])
+def test_deleting_a_study_stops_its_run_and_settles(place, moment):
+    assert place.run("up", "--detach").returncode == 0
+    assert place.run("apply", "-f", EXAMPLES / "breast-cancer" / "budget.yaml").returncode == 0
+    assert place.run("apply", "-f", place.study, "--no-wait").returncode == 0
+    stores = place.stores()
+    try:
+        seen = "" if moment == "before any data" else "train@wisconsin"
+
+        def under_way():
+            held = stores.ledger.reservations()
+            return held and (not seen or seen in held[0].exposed)
+
+        until(moment, 120, under_way)
+        done = place.run("delete", "study", "tiny")
+        assert done.returncode == 0, done
+        assert not list(place.processes("primum.adapters.kfp"))
+        (held,) = stores.ledger.reservations()
+        account = stores.ledger.accounts()[0]
+        if seen:  # It ends before training or after it; never is an opened mechanism given back.
+            assert held.state == "Charged"
+            assert account.epsilon_spent > 0
+        elif "train@wisconsin" not in held.exposed:
+            assert account.epsilon_spent == account.epsilon_reserved == 0
+        assert list(stores.ledger.verify()) == []
+    finally:
+        stores.close()
+    assert json.loads(place.run("get", "studies", "-o", "json").stdout) == {"items": []}
+    assert place.run("down").returncode == 0

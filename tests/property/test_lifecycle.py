@@ -1,4 +1,7 @@
-"""Laws of decide(): whatever was observed, it answers; what ended stays ended; nothing runs on unreserved accounts."""
+"""Laws of decide(): whatever was observed, it answers.
+
+What ended stays ended; nothing runs on unreserved accounts.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,15 @@ from primum.domain.accounting.events import NoEvent
 from primum.domain.budget.entries import ReservationState, ReservationView
 from primum.domain.conditions import ConditionType, Reason, Status
 from primum.domain.governance.evidence import Evidence, EvidenceKind, Verdict
-from primum.domain.study.lifecycle import Action, Judgment, Observed, Refusal, RunState, decide, incidents
+from primum.domain.study.lifecycle import (
+    Action,
+    Judgment,
+    Observed,
+    Refusal,
+    RunState,
+    decide,
+    incidents,
+)
 from primum.domain.study.plan import plan_from_json
 from primum.domain.study.steps import StepOutcome, StepStatus
 
@@ -39,7 +50,9 @@ STATES = [*OPEN, ReservationState.CHARGED, ReservationState.RETURNED]
 
 def reservation(state):
     charged = Charge(()) if state is ReservationState.CHARGED else None
-    return ReservationView("r", "a", "u", 1, "ward/s", state, 1, "", NoEvent(), Charge(()), charged, None)
+    return ReservationView(
+        "r", "a", "u", 1, "ward/s", state, 1, "", NoEvent(), Charge(()), charged, None
+    )
 
 
 def outcome(step, status):
@@ -50,7 +63,9 @@ def record(verdict):
     return Evidence(EvidenceKind.MEMBERSHIP, "LiRA", "u", 1, "", verdict, {}, {})
 
 
-refusals = st.sampled_from(["Plan", "Reserve", "Release"]).map(lambda s: Refusal(s, Reason.DENIED, "no"))
+refusals = st.sampled_from(["Plan", "Reserve", "Release"]).map(
+    lambda s: Refusal(s, Reason.DENIED, "no")
+)
 judgments = st.sampled_from([Judgment(2, 2, (), "d"), Judgment(1, 2, ("no",), "d")])
 observations = st.builds(
     Observed,
@@ -105,7 +120,12 @@ def test_nothing_is_launched_without_every_reservation_open_or_exposed(seen):
 @given(observations)
 def test_an_incident_is_answered_before_anything_ends_or_goes_out(seen):
     if incidents(seen.evidence) and not seen.frozen and seen.plan is not None:
-        assert decide(seen).action not in (Action.JUDGE, Action.CERTIFY, Action.PUBLISH, Action.REMOVE)
+        assert decide(seen).action not in (
+            Action.JUDGE,
+            Action.CERTIFY,
+            Action.PUBLISH,
+            Action.REMOVE,
+        )
 
 
 @given(observations)

@@ -10,6 +10,18 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scheduling_instances import (
+    SHAPES,
+    block,
+    charge,
+    fits,
+    instances,
+    left_over,
+    most_weight,
+    packed,
+    plain_greedy,
+)
+
 from primum.domain.accounting.charges import NEVER, Charge
 from primum.domain.errors import InvalidValue
 from primum.domain.scheduling.accounts import accounting_named
@@ -34,17 +46,6 @@ from primum.domain.scheduling.schedulers import (
 )
 from primum.domain.scheduling.tables import ClaimTable
 from primum.domain.scheduling.workloads import private_kube
-from scheduling_instances import (
-    SHAPES,
-    block,
-    charge,
-    fits,
-    instances,
-    left_over,
-    most_weight,
-    packed,
-    plain_greedy,
-)
 
 SCHEDULERS = (
     FirstComeFirstServed(),
@@ -57,8 +58,8 @@ SCHEDULERS = (
 )
 RULES = (PerClaim(3), PerClaim(3, Hardening.PUBLISHED), PerTime(7), Rounds(6), Immediate())
 any_scheduler = st.sampled_from(SCHEDULERS)
-MANY = settings(max_examples=120, deadline=None)
-FEW = settings(max_examples=40, deadline=None)
+MANY = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=20, deadline=None)
 
 
 @given(instances(), any_scheduler)
@@ -235,7 +236,9 @@ def test_P10_pareto(instance, scheduler):
     assert not [c for c in claims if c.claim_id not in granted and fits(blocks, left, c)]
 
 
-@given(instances(same_time=True, weights=(1.0, 3.0)), any_scheduler, st.randoms(use_true_random=False))
+@given(
+    instances(same_time=True, weights=(1.0, 3.0)), any_scheduler, st.randoms(use_true_random=False)
+)
 @MANY
 def test_P11_order_invariance(instance, scheduler, shuffler):
     """P11: the order in which blocks, keys and claims are listed does not change the grants."""
@@ -286,7 +289,7 @@ def test_P13_dust_unlocks_no_more_than_it_asks_for(dust, count):
         (hardened,) = _arrive([hardened], claim, PerClaim(count))
         (published,) = _arrive([published], claim, PerClaim(count, Hardening.PUBLISHED))
     assert hardened.unlocked.as_dict["a"] <= sum(dust)
-    assert published.unlocked.as_dict["a"] == min(len(dust), count) * (1000 // count)
+    assert published.unlocked.as_dict["a"] == min(1000, len(dust) * (1000 // count))
 
 
 @given(instances(), any_scheduler)
@@ -303,7 +306,7 @@ def test_P15_zero_capacity_never_certifies(instance, scheduler):
 @given(instances())
 @FEW
 def test_P15_unknown_order_is_refused_and_shrinks_nothing(instance):
-    """P15: a claim with another key, or one key too few, is refused; the blocks stay as they are."""
+    """P15: a claim with another key, or without one, is refused; the blocks stay as they are."""
     blocks, claims = instance
     before = copy.deepcopy(blocks)
     for amounts in ({**claims[0].demands[0][1].as_dict, "zz": 1}, {"a": 1, "zz": 1}):
@@ -339,7 +342,9 @@ def test_P20_dual_prices_give_no_less_than_dpf_and_dpack(instance):
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("scheduler", [DPF(), DPack(), DualPrices()], ids=["DPF", "DPack", "prices"])
+@pytest.mark.parametrize(
+    "scheduler", [DPF(), DPack(), DualPrices()], ids=["DPF", "DPack", "prices"]
+)
 def test_P20_efficiency_over_first_come_first_served(scheduler, seed):
     """P20: at least the grants of first come, first served on the same mice and elephants."""
     trace = private_kube(np.random.default_rng(seed), seconds=60)

@@ -12,7 +12,7 @@ from simulated.world import World
 
 from primum import verification
 from primum.adapters import memory
-from primum.application import releasing, settlement
+from primum.application import audits, releasing, settlement, step_services
 from primum.domain.accounting.events import NoEvent
 from primum.domain.accounting.policy_rdp import RdpPolicy
 from primum.domain.budget import ledger
@@ -142,7 +142,8 @@ def serve_what_was_revoked(monkeypatch):
 
 def forget_to_freeze(monkeypatch):
     """An incident that is only written down."""
-    monkeypatch.setattr(settlement, "freeze_account", lambda *args, **kwargs: None)
+    for module in (settlement, step_services, audits):
+        monkeypatch.setattr(module, "freeze_account", lambda *args, **kwargs: None)
 
 
 def say_what_went_wrong(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 from hypothesis import strategies as st
+
 from primum.domain.accounting.charges import Charge
 from primum.domain.scheduling.blocks import Block, Extent, FilterShape
 from primum.domain.scheduling.claims import Claim
@@ -24,9 +25,7 @@ def charge(shape, amounts):
 
 
 def block(name, shape, capacity, *, unlocked=None, used=None):
-    new = Block.new(
-        block_id=name, extent=EXTENT, shape=shape, capacity=charge(shape, capacity)
-    )
+    new = Block.new(block_id=name, extent=EXTENT, shape=shape, capacity=charge(shape, capacity))
     open_to = new.capacity if unlocked is None else charge(shape, unlocked)
     return Block(
         name,
@@ -74,7 +73,9 @@ def has_room(shape, available, demand):
 def left_over(blocks, claims, granted):
     """What is available after some grants, at every key."""
     left = {
-        b.block_id: [u - s for (_, u), (_, s) in zip(b.unlocked.amounts, b.used.amounts, strict=True)]
+        b.block_id: [
+            u - s for (_, u), (_, s) in zip(b.unlocked.amounts, b.used.amounts, strict=True)
+        ]
         for b in blocks
     }
     for claim in claims:
@@ -87,7 +88,8 @@ def left_over(blocks, claims, granted):
 def fits(blocks, left, claim):
     shape = blocks[0].shape
     return all(
-        has_room(shape, left[name], [a for _, a in demand.amounts]) for name, demand in claim.demands
+        has_room(shape, left[name], [a for _, a in demand.amounts])
+        for name, demand in claim.demands
     )
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from primum.domain.errors import Tampered
+
 TOKENS = "tokens.json"
 TOKEN = "token"  # noqa: S105 - a file name
 
@@ -91,7 +93,18 @@ def caller(home: Path, token: str) -> Identity:
 
 def _known(home: Path) -> list[dict[str, Any]]:
     path = home / TOKENS
-    return list(json.loads(path.read_text())) if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        known = None
+    shaped = isinstance(known, list) and all(
+        isinstance(item, dict) and {"name", "roles", "sha256"} <= item.keys() for item in known
+    )
+    if not shaped:
+        raise Tampered(f"{path} must list who holds which role; found something else")
+    return list(known)
 
 
 def _digest(token: str) -> str:

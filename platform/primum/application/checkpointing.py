@@ -66,6 +66,8 @@ def believed(
     Raises:
         InvalidValue: If the key cannot be read.
     """
+    if public_key or outside:
+        signing.key_id(public_key)  # A key that is none must not pass where nothing is signed yet.
     stated: list[Stated] = []
     faults: list[str] = []
     for line in kept if public_key else ():

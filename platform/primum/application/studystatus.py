@@ -11,7 +11,7 @@ from primum.application.observing import CERTIFICATE, PUBLISHED, Scene
 from primum.application.platform import Platform, generation_key
 from primum.domain.budget.entries import ReservationState
 from primum.domain.canonical import JSON
-from primum.domain.conditions import STAGE_OF, Condition, Status
+from primum.domain.conditions import STAGE_OF, Condition, ConditionType, Stage, Status
 from primum.domain.governance.headlines import public_headline
 from primum.resources.status import with_conditions
 
@@ -55,11 +55,13 @@ def study_status(platform: Platform, scene: Scene, found: Sequence[Condition]) -
 
 def _stage(found: Sequence[Condition]) -> str:
     """The stage of the first condition that failed, else of the last one that is known."""
-    failed = next((c for c in found if c.type in STAGE_OF and c.status is Status.FALSE), None)
-    if failed is not None:
-        return STAGE_OF[failed.type].value
-    known = [c for c in found if c.type in STAGE_OF and c.status is not Status.UNKNOWN]
-    return STAGE_OF[known[-1].type].value if known else "Plan"
+    shown = [c for c in found if c.type in STAGE_OF and c.status is not Status.UNKNOWN]
+    ended = next((c for c in found if c.type is ConditionType.SUCCEEDED), None)
+    if ended is None or ended.status is not Status.TRUE:
+        failed = next((c for c in shown if c.status is Status.FALSE), None)
+        if failed is not None:
+            return STAGE_OF[failed.type].value
+    return STAGE_OF[shown[-1].type].value if shown else Stage.PLAN.value
 
 
 def _spent(scene: Scene) -> str:

@@ -21,6 +21,7 @@ _WORDS = """
     HOME DATABASE_URL ANCHOR DATA HOST API_PORT SERVING_PORT LEASE_SECONDS TOKEN_SECONDS
     POLL_SECONDS WORKERS LINEAGE_URL TOKEN DEBUG
 """
+# DEBUG is no setting of the platform: with it the command line shows a developer where it failed.
 NAMES = frozenset(PREFIX + word for word in _WORDS.split())
 PORT_MAX = 65535
 WORKERS_MAX = 4096  # More CPUs than any machine has.

@@ -1,7 +1,8 @@
-"""The independent auditor: a deliberately naive model of what must never happen (design, section 8).
+"""The independent auditor: a deliberately naive model of what must never happen.
 
-It reads what crossed the ports and what the stores hold, keeps its own copy, and recomputes every cost with formulas of
-its own. It shares no code with the ledger's decisions, the accountants or the settlement.
+It reads what crossed the ports and what the stores hold, keeps its own copy, and recomputes every
+cost with formulas of its own. It shares no code with the ledger's decisions, the accountants or
+the settlement.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ class Violation(BaseException):
 
 
 def subsampled_rdp(order: int, sigma: float, rate: float) -> float:
-    """RDP of the Poisson-subsampled Gaussian at an integer order (Mironov, Talwar and Zhang 2019, section 3.3)."""
+    """RDP of the Poisson-subsampled Gaussian at an integer order.
+
+    Mironov, Talwar and Zhang 2019, section 3.3.
+    """
     terms = [
         math.log(math.comb(order, k))
         + (order - k) * math.log1p(-rate)
@@ -78,7 +82,9 @@ class Spending:
             return [1 / noise] * len(_ORDERS)  # Pure DP bounds every order.
         raise Violation(f"the auditor does not know {kind}")
 
-    def epsilon(self, found: Sequence[tuple[str, float, float, int]], *, delta: float, policy: str) -> float:
+    def epsilon(
+        self, found: Sequence[tuple[str, float, float, int]], *, delta: float, policy: str
+    ) -> float:
         """The epsilon of a composition under a policy's own way of adding up."""
         if not found:
             return 0.0
@@ -103,7 +109,9 @@ def _gaussian_epsilon(mu: float, delta: float) -> float:
     low, high = 0.0, 1000.0
     for _ in range(80):
         middle = (low + high) / 2
-        missing = phi(mu / 2 - middle / mu) - math.exp(min(middle, 700)) * phi(-mu / 2 - middle / mu)
+        missing = phi(mu / 2 - middle / mu) - math.exp(min(middle, 700)) * phi(
+            -mu / 2 - middle / mu
+        )
         low, high = (middle, high) if missing > delta else (low, middle)
     return low
 
@@ -118,17 +126,25 @@ class Auditor:
     def __init__(self, public_key: str) -> None:
         self._public_key = public_key
         self._spending = Spending()
-        self.lines: list[tuple[int, str, str, dict[str, Any]]] = []  # seq, hash, account, the entry as text
+        self.lines: list[
+            tuple[int, str, str, dict[str, Any]]
+        ] = []  # seq, hash, account, the entry as text
         self.terms: dict[str, dict[str, Any]] = {}  # by account: the smallest guarantee it ever had
-        self.of_data: dict[tuple[str, str], set[str]] = defaultdict(set)  # accounts by (uri or digest, unit)
+        self.of_data: dict[tuple[str, str], set[str]] = defaultdict(
+            set
+        )  # accounts by (uri or digest, unit)
         self.held: dict[str, dict[str, Any]] = {}  # by reservation
-        self.truth: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)  # what really ran, by reservation
+        self.truth: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(
+            list
+        )  # what really ran, by reservation
         self.beyond: set[str] = set()  # reservations in which more ran than was planned
         self.inspected: set[tuple[str, str, str]] = set()  # account, Study, access
         self.frozen: dict[str, bool] = {}
         self.ever_frozen: set[str] = set()
         self.launched: dict[str, str] = {}
-        self.attacked: dict[str, tuple[str, int]] = {}  # the Study generation that an AuditRun attacks
+        self.attacked: dict[
+            str, tuple[str, int]
+        ] = {}  # the Study generation that an AuditRun attacks
         self.revoked: dict[str, str] = {}  # uid of a Release by its key
         self.contradicted: set[tuple[str, int]] = set()
         self.secrets: list[str] = []
@@ -140,9 +156,12 @@ class Auditor:
         """Compare the ledger with the own copy, then fold what is new."""
         stored = [(e.seq, e.hash, e.account_id, _entry(e)) for e in entries]
         if stored[: len(self.lines)] != self.lines:
-            differing = [pair for pair in zip(self.lines, stored, strict=False) if pair[0] != pair[1]]
+            differing = [
+                pair for pair in zip(self.lines, stored, strict=False) if pair[0] != pair[1]
+            ]
             raise Violation(
-                f"an entry changed or disappeared: knew {len(self.lines)}, found {len(stored)}, {differing[:1]}"
+                f"an entry changed or disappeared: knew {len(self.lines)}, "
+                f"found {len(stored)}, {differing[:1]}"
             )
         for seq, digest, account, entry in stored[len(self.lines) :]:
             before = self.lines[-1][1] if self.lines else "0" * 64
@@ -158,13 +177,23 @@ class Auditor:
         if kind == "Opened":
             self.terms[account] = dict(asked)
         elif kind == "Identified":
-            self.terms[account] |= {name: asked[name] for name in ("uri", "digest") if name in asked}
+            self.terms[account] |= {
+                name: asked[name] for name in ("uri", "digest") if name in asked
+            }
         elif kind == "Lowered":
             self.terms[account] |= {name: asked[name] for name in ("epsilon", "delta")}
         elif kind == "Reserved":
             self._once(reservation, account)
-            self.held[reservation] = {"account": account, "event": asked["event"], "state": "Reserved", "seen": set()}
-            self.held[reservation] |= {"study": asked["studyUid"], "generation": asked["generation"]}
+            self.held[reservation] = {
+                "account": account,
+                "event": asked["event"],
+                "state": "Reserved",
+                "seen": set(),
+            }
+            self.held[reservation] |= {
+                "study": asked["studyUid"],
+                "generation": asked["generation"],
+            }
         elif kind == "Exposed":
             self._still(reservation, "Reserved", "Exposed")
             self.held[reservation]["state"] = "Exposed"
@@ -194,7 +223,9 @@ class Auditor:
 
     def _still(self, reservation: str, *states: str) -> None:
         if self.held[reservation]["state"] not in states:
-            raise Violation(f"reservation {reservation} was {self.held[reservation]['state']} and moved again")
+            raise Violation(
+                f"reservation {reservation} was {self.held[reservation]['state']} and moved again"
+            )
 
     def token_signed(self, claims: Mapping[str, Any]) -> None:
         """A data token is about to exist: the ledger must say so first (rule 2)."""
@@ -203,11 +234,18 @@ class Auditor:
             held = self.held.get(claims["reservationId"])
             if held is not None and claims["access"] in held["seen"]:
                 return
-        if any((study, access) == (claims["studyUid"], claims["access"]) for _, study, access in self.inspected):
+        if any(
+            (study, access) == (claims["studyUid"], claims["access"])
+            for _, study, access in self.inspected
+        ):
             return
-        raise Violation(f"a token for {claims['access']} was minted without an Exposed or Inspected entry")
+        raise Violation(
+            f"a token for {claims['access']} was minted without an Exposed or Inspected entry"
+        )
 
-    def mechanism_ran(self, reservation: str, access: str, event: Mapping[str, Any], *, beyond: bool) -> None:
+    def mechanism_ran(
+        self, reservation: str, access: str, event: Mapping[str, Any], *, beyond: bool
+    ) -> None:
         """A mechanism really ran on data; whatever anybody reports, this is what happened."""
         self.coverage["mechanism"] += 1
         if any(name == access for name, _ in self.truth[reservation]):
@@ -222,8 +260,10 @@ class Auditor:
         if self.launched.setdefault(run, who) != who or list(self.launched.values()).count(who) > 1:
             raise Violation(f"{who} was launched as two runs")
 
-    def published(self, name: str, spec: Mapping[str, Any], certificate: Mapping[str, Any], evidence: Any) -> None:
-        """An artifact was made available: only under a certificate that holds, over evidence that passed."""
+    def published(
+        self, name: str, spec: Mapping[str, Any], certificate: Mapping[str, Any], evidence: Any
+    ) -> None:
+        """An artifact was made available: only under a valid certificate, over passed evidence."""
         self.coverage["published"] += 1
         try:
             payload = signing.verify(self._public_key, certificate, signing.CERTIFICATE_TYPE)
@@ -246,8 +286,11 @@ class Auditor:
                 raise Violation(f"{name} was published over a reservation that is {held['state']}")
 
     def _gates(self, name: str, evidence: Sequence[Any]) -> None:
-        """Rule 7, for the policy that the simulation uses: validated, self-tested, attacked without success."""
-        found = {kind: [e.verdict for e in evidence if e.kind == kind] for kind in ("DataQuality", *_INCIDENTS)}
+        """Rule 7, for the simulation's policy: validated, self-tested, attacked without success."""
+        found = {
+            kind: [e.verdict for e in evidence if e.kind == kind]
+            for kind in ("DataQuality", *_INCIDENTS)
+        }
         for kind in ("DataQuality", "SelfTest", "Membership"):
             if not found[kind] or any(verdict != "Pass" for verdict in found[kind]):
                 raise Violation(f"{name} was published with {kind} {found[kind]}")
@@ -256,8 +299,14 @@ class Auditor:
         """Evidence became durable."""
         self.coverage[f"{outcome.step} {outcome.status.value}"] += 1
         for item in evidence:
-            if item.kind.value in _INCIDENTS and item.verdict is not None and item.verdict.value == "Fail":
-                self.contradicted.add(self.attacked.get(item.study_uid, (item.study_uid, item.generation)))
+            if (
+                item.kind.value in _INCIDENTS
+                and item.verdict is not None
+                and item.verdict.value == "Fail"
+            ):
+                self.contradicted.add(
+                    self.attacked.get(item.study_uid, (item.study_uid, item.generation))
+                )
         self.shown(outcome.message)
 
     def shown(self, text: str) -> None:
@@ -286,7 +335,9 @@ class Auditor:
             terms = self.terms[account]
             if (found, terms["epsilon"]) == terms.get("checked"):
                 continue
-            spent = self._spending.epsilon(found, delta=float(terms["delta"]), policy=str(terms["policy"]))
+            spent = self._spending.epsilon(
+                found, delta=float(terms["delta"]), policy=str(terms["policy"])
+            )
             if spent > float(terms["epsilon"]) * (1 + 1e-9):
                 raise Violation(f"account {account} holds epsilon {spent} of {terms['epsilon']}")
             terms["checked"] = (found, terms["epsilon"])
@@ -309,7 +360,9 @@ class Auditor:
             self.of_data[terms["uri"], terms["unit"]].add(account)
         for data, accounts in self.of_data.items():
             if len(accounts) > 1:
-                raise Violation(f"{data} has {len(accounts)} accounts: recreating reset what was spent")
+                raise Violation(
+                    f"{data} has {len(accounts)} accounts: recreating reset what was spent"
+                )
 
     def _revocations_stay(self, releases: Sequence[Any]) -> None:
         present = {str(stored.key): stored for stored in releases}
@@ -324,8 +377,12 @@ class Auditor:
                 self.revoked[key] = stored.uid
 
     def looked(self, releases: Sequence[Any], served: Sequence[Any]) -> None:
-        """After an undisturbed look: nothing is served that is revoked, or that nobody declares (rule 6)."""
-        standing = {stored.key for stored in releases if "revocation" not in stored.spec and not stored.deleting}
+        """After an undisturbed look nothing is served that is revoked or undeclared (rule 6)."""
+        standing = {
+            stored.key
+            for stored in releases
+            if "revocation" not in stored.spec and not stored.deleting
+        }
         for key in served:
             if key not in standing:
                 raise Violation(f"{key} is served although it was revoked or removed")
@@ -336,18 +393,26 @@ class Auditor:
             if held["state"] in ("Reserved", "Exposed"):
                 raise Violation(f"reservation {reservation} never ended")
             if reservation in self.beyond and not held.get("full"):
-                raise Violation(f"reservation {reservation} exceeded its plan and was not charged in full")
+                raise Violation(
+                    f"reservation {reservation} exceeded its plan and was not charged in full"
+                )
         for study, generation in self.contradicted:
             for held in self._of_study(study, generation):
                 if held["account"] not in self.ever_frozen:
-                    raise Violation(f"the claim of {study} was contradicted and its account never froze")
+                    raise Violation(
+                        f"the claim of {study} was contradicted and its account never froze"
+                    )
         for key, item in served.items():
             study = item["spec"]["study"]
             if (study["uid"], study["generation"]) in self.contradicted:
                 raise Violation(f"{key} is served although its claim was contradicted")
 
     def _of_study(self, study: str, generation: int) -> list[dict[str, Any]]:
-        return [held for held in self.held.values() if (held["study"], held["generation"]) == (study, generation)]
+        return [
+            held
+            for held in self.held.values()
+            if (held["study"], held["generation"]) == (study, generation)
+        ]
 
 
 def _entry(entry: Any) -> dict[str, Any]:

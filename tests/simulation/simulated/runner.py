@@ -79,7 +79,8 @@ class SimulatedRunner:
         """Start a process a second time, as an evicted pod that was not dead; let them race."""
         live = [process for process in self._processes if process.alive and not process.busy]
         if live:
-            process = self._chaos.rng.choice(live)
+            spending = [process for process in live if process.steps[process.index].step == "job"]
+            process = self._chaos.rng.choice(spending or live)
             self._processes.append(replace(process))
             self._run(process)
 

@@ -37,10 +37,10 @@ LEASE = 600.0
 STEPS = 90  # Moves of a simulation before faults stop.
 LOOKS_MAX = 120  # Undisturbed looks within which everything must have come to rest.
 BUDGETS: Mapping[str, tuple[str, str, str]] = {  # uri, accounting, epsilon
-    "scans": ("sim://scans", "RDP", "3.0"),
-    "copies": ("sim://scans", "RDP", "3.0"),  # The same data under another name: one account.
-    "labs": ("sim://labs", "GDP", "4.0"),
-    "visits": ("sim://visits", "Basic", "1.0"),
+    "scans": ("sim://scans", "RDP", "2.0"),
+    "copies": ("sim://scans", "RDP", "2.0"),  # The same data under another name: one account.
+    "labs": ("sim://labs", "GDP", "3.0"),
+    "visits": ("sim://visits", "Basic", "0.7"),
 }
 LEDGER_WRITES = frozenset(
     {
@@ -90,6 +90,8 @@ class World:
         seed: Decides everything that happens.
     """
 
+    budgets = BUDGETS
+
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
@@ -122,7 +124,7 @@ class World:
                 units=900,
                 train_units=700,
             )
-            for uri, _, _ in BUDGETS.values()
+            for uri, _, _ in self.budgets.values()
         }
         signer = self._watched(_signer(), {"sign"}, self._signed, before=True)
         platform = Platform(
@@ -258,7 +260,7 @@ class World:
             (lambda: self.pass_time(self.rng.choice((1.0, 5.0, 20.0))), 6),
             (lambda: self.pass_time(self.rng.choice((LEASE * 2, 86400.0, -30.0, -3600.0))), 1),
             (self.runner.lose, 1),
-            (self.runner.double, 3),
+            (self.runner.double, 5),
         )
         move = self.rng.choices([m for m, _ in moves], [w for _, w in moves])[0]
         self._guarded(move)
@@ -299,8 +301,8 @@ class World:
 
     def declare_budget(self, name: str = "") -> None:
         """Declare a budget, perhaps again."""
-        name = name or self.rng.choice(list(BUDGETS))
-        uri, accounting, epsilon = BUDGETS[name]
+        name = name or self.rng.choice(list(self.budgets))
+        uri, accounting, epsilon = self.budgets[name]
         spec = {
             "dataset": {"uri": uri, "unit": "Patient"},
             "guarantee": {"epsilon": epsilon, "delta": "1e-5"},
@@ -315,7 +317,7 @@ class World:
         self._created += 1
         number = self.rng.randrange(4)
         accounting = self.rng.choice(("RDP", "GDP", "Basic"))
-        names = [name for name, (_, policy, _) in BUDGETS.items() if policy == accounting]
+        names = [name for name, (_, policy, _) in self.budgets.items() if policy == accounting]
         used = names if self.rng.random() < 0.3 else [self.rng.choice(names)]
         spec: dict[str, Any] = {
             "purpose": "Try everything",
@@ -398,7 +400,7 @@ class World:
             Violation: If something happened that must not, or something never ended.
         """
         with self._virtual():
-            for name in BUDGETS:
+            for name in self.budgets:
                 self.declare_budget(name)
             for _ in range(3):
                 self.declare_study()
@@ -419,7 +421,7 @@ class World:
 
     def _come_to_rest(self) -> None:
         self.loops = [self._fresh_loop(), self._fresh_loop()]
-        for name in BUDGETS:
+        for name in self.budgets:
             self.declare_budget(name)
         for _ in range(LOOKS_MAX):
             self.look()
@@ -427,7 +429,7 @@ class World:
             while self.runner.progress():
                 self.check()
             self.pass_time(70.0)
-            for name in BUDGETS:
+            for name in self.budgets:
                 self.declare_budget(name)
             if not self._restless():
                 break

@@ -62,7 +62,7 @@ def how_many_by_mironov(guarantee, event):
         ("10", "1e-7", 10004, 10301, 11263, 12471),
     ],
 )
-def test_headroom_table(epsilon, delta, mironov, weighted, one_order, gdp):  # noqa: PLR0917
+def test_headroom_table(epsilon, delta, mironov, weighted, one_order, gdp):
     guarantee = Guarantee(Decimal(epsilon), Decimal(delta))
     sigma = math.sqrt(2 * math.log(1.25 / 1e-9)) / (0.01 * float(epsilon))
     event = Gaussian(Decimal(repr(sigma)))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import ClassVar
 
 import pytest
 from simulated.jobs import ATTACK, KIND
-from simulated.world import NAMESPACE, World
+from simulated.world import BUDGETS, NAMESPACE, World
 
 from primum.adapters import memory
 from primum.application import advance, budgets, observing
@@ -19,6 +20,8 @@ from primum.resources import conversion, status
 
 class Ward(World):
     """Short words for what tests do to a platform."""
+
+    budgets: ClassVar = {name: (uri, policy, "3.0") for name, (uri, policy, _) in BUDGETS.items()}
 
     def __init__(self):
         self.moods = {}

@@ -1,4 +1,7 @@
-"""What stands between Studies: budgets, policies, Releases and AuditRuns, and what the loop does for each."""
+"""What stands between Studies, and what the loop does for it.
+
+Budgets, policies, Releases and AuditRuns.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,16 @@ from unittest import mock
 import pytest
 from simulated.jobs import ATTACK
 
-from primum.application import audits, budgets, planning, releases, releasing, settlement, studystatus, verdicts
+from primum.application import (
+    audits,
+    budgets,
+    planning,
+    releases,
+    releasing,
+    settlement,
+    studystatus,
+    verdicts,
+)
 from primum.application.ports import RunStatus
 from primum.domain.budget.entries import Result, ResultCode
 from primum.domain.errors import Conflict, InvalidValue, NotFound, PrimumError, Refused, Unavailable
@@ -35,7 +47,11 @@ def test_a_budget_is_ready_when_its_dataset_is_registered(ward):
     ("dataset", "delta", "said"),
     [
         ("sim://nowhere", "1e-5", "False DatasetUnreadable"),
-        ("sim://labs", "0.5", "False InvalidSpec: PrivacyBudget ward/new: spec.guarantee.delta must be below 1/900"),
+        (
+            "sim://labs",
+            "0.5",
+            "False InvalidSpec: PrivacyBudget ward/new: spec.guarantee.delta must be below 1/900",
+        ),
     ],
 )
 def test_a_budget_that_cannot_be_kept_says_why(ward, dataset, delta, said):
@@ -52,10 +68,14 @@ def test_a_budget_that_cannot_be_kept_says_why(ward, dataset, delta, said):
 
 
 def test_a_promise_that_was_given_is_not_raised_by_declaring_it_again(ward):
-    spec = dict(ward.get("PrivacyBudget", "scans").spec) | {"guarantee": {"epsilon": "9.0", "delta": "1e-5"}}
+    spec = dict(ward.get("PrivacyBudget", "scans").spec) | {
+        "guarantee": {"epsilon": "9.0", "delta": "1e-5"}
+    }
     ward.resources.apply(ward.key("PrivacyBudget", "again"), spec, labels={})
     ward.look_at_budgets()
-    assert ward.shown(ward.key("PrivacyBudget", "again"), "Ready").startswith("False InvalidSpec: guarantee.epsilon")
+    assert ward.shown(ward.key("PrivacyBudget", "again"), "Ready").startswith(
+        "False InvalidSpec: guarantee.epsilon"
+    )
 
 
 def test_a_frozen_budget_is_not_ready(ward):
@@ -90,7 +110,9 @@ def test_a_budget_that_was_never_registered_is_removed_at_once(ward):
 def test_an_account_that_cannot_be_read_is_a_fault(ward):
     with pytest.raises(PrimumError, match="was opened and cannot be read"):
         budgets._readiness(
-            ward.with_port(ledger=SimpleNamespace(account=lambda _: None)), "a", Result(ResultCode.ACCEPTED)
+            ward.with_port(ledger=SimpleNamespace(account=lambda _: None)),
+            "a",
+            Result(ResultCode.ACCEPTED),
         )
 
 
@@ -114,7 +136,7 @@ def test_a_policy_says_whether_its_rules_compile(ward):
 
 
 def test_a_policy_must_exist_or_be_a_bundle(ward):
-    with pytest.raises(NotFound, match="spec.policy must name a GatePolicy"):
+    with pytest.raises(NotFound, match=r"spec\.policy must name a GatePolicy"):
         verdicts.policy_spec(ward.platform, "ward", "nobody's")
     policy(ward, "size(study.audits) > 0")
     assert verdicts.policy_spec(ward.platform, "ward", "ours")["rules"]
@@ -139,7 +161,10 @@ def revoke(ward):
 def test_a_release_is_served_and_says_where(released):
     reconcile(released)
     shown = released.get("Release", "risk").status
-    assert released.shown(released.key("Release", "risk"), "Ready") == "True Serving: memory://ward/risk"
+    assert (
+        released.shown(released.key("Release", "risk"), "Ready")
+        == "True Serving: memory://ward/risk"
+    )
     assert shown["url"] == "memory://ward/risk"
     version = released.get("Release", "risk").resource_version
     reconcile(released)
@@ -165,7 +190,9 @@ def test_a_deleted_release_is_withdrawn_and_removed(released):
 
 
 def test_a_release_without_a_certificate_is_not_served(released):
-    spec = dict(released.get("Release", "risk").spec) | {"study": {"name": "one", "uid": "forged", "generation": 1}}
+    spec = dict(released.get("Release", "risk").spec) | {
+        "study": {"name": "one", "uid": "forged", "generation": 1}
+    }
     key = released.key("Release", "forged")
     released.resources.apply(key, spec | {"endpoint": "forged"}, labels={})
     reconcile(released, "forged")
@@ -193,7 +220,10 @@ def test_a_release_revoked_while_it_was_being_published_is_not_served(released):
 def certified(ward):
     """A ward in which the Study ``one`` is about to be published."""
     key = ward.study()
-    with mock.patch.object(releasing, "publish", side_effect=Unavailable("not now")), pytest.raises(Unavailable):
+    with (
+        mock.patch.object(releasing, "publish", side_effect=Unavailable("not now")),
+        pytest.raises(Unavailable),
+    ):
         ward.finish(key)
     return key
 
@@ -201,19 +231,26 @@ def certified(ward):
 def test_publishing_does_not_undo_a_revocation(ward):
     """A crash between declaring the Release and noting it as published must not bring it back."""
     key = certified(ward)
-    with mock.patch.object(ward.evidence, "put_fact", side_effect=Unavailable("crash")), pytest.raises(Unavailable):
+    with (
+        mock.patch.object(ward.evidence, "put_fact", side_effect=Unavailable("crash")),
+        pytest.raises(Unavailable),
+    ):
         ward.advance(key)
     revoke(ward)
     reconcile(ward)
     ward.finish(key)
-    assert ward.shown(key, "Succeeded").startswith("False NotReleased: Release ward/risk was revoked")
+    assert ward.shown(key, "Succeeded").startswith(
+        "False NotReleased: Release ward/risk was revoked"
+    )
     assert "revocation" in ward.get("Release", "risk").spec
     assert not ward.publisher.published
 
 
 def test_what_the_publisher_refuses_for_good_ends_the_study(ward):
     key = certified(ward)
-    with mock.patch.object(ward.publisher, "publish", side_effect=Refused("certificate was revoked.")):
+    with mock.patch.object(
+        ward.publisher, "publish", side_effect=Refused("certificate was revoked.")
+    ):
         ward.finish(key)
     assert ward.shown(key, "Succeeded") == "False NotReleased: certificate was revoked."
 
@@ -221,7 +258,9 @@ def test_what_the_publisher_refuses_for_good_ends_the_study(ward):
 def test_what_was_contradicted_meanwhile_is_not_published(ward):
     key = certified(ward)
     uid = ward.resources.get(key).uid
-    ward.evidence.put_fact(settlement.CONTRADICTION, f"{uid}/1", {"message": "contradicted by LiRA"})
+    ward.evidence.put_fact(
+        settlement.CONTRADICTION, f"{uid}/1", {"message": "contradicted by LiRA"}
+    )
     ward.finish(key)
     assert ward.shown(key, "Succeeded") == "False NotReleased: contradicted by LiRA"
     assert ward.get("Release", "risk") is None
@@ -248,7 +287,10 @@ def test_a_damaged_certificate_is_not_published(ward):
 
 def test_a_study_whose_account_is_gone_is_not_certified(ward):
     key = ward.study()
-    with mock.patch.object(releasing, "certify", side_effect=Unavailable("not now")), pytest.raises(Unavailable):
+    with (
+        mock.patch.object(releasing, "certify", side_effect=Unavailable("not now")),
+        pytest.raises(Unavailable),
+    ):
         ward.finish(key)
     scene = ward.scene(key)
     ledger = SimpleNamespace(account=lambda _: None)
@@ -258,7 +300,10 @@ def test_a_study_whose_account_is_gone_is_not_certified(ward):
 
 def test_a_certificate_is_refused_rather_than_weakened(ward):
     key = ward.study()
-    with mock.patch.object(releasing, "certify", side_effect=Unavailable("not now")), pytest.raises(Unavailable):
+    with (
+        mock.patch.object(releasing, "certify", side_effect=Unavailable("not now")),
+        pytest.raises(Unavailable),
+    ):
         ward.finish(key)
     ward.ledger.freeze(ward.account(), reason="doubt", key="k", actor="steward/ada")
     ward.finish(key)
@@ -275,10 +320,18 @@ def test_a_dataset_is_released_under_its_own_name(released):
     key = ResourceKey("Release", "ward", "void-made")
     assert releasing.release_key(spec) == key
     artifact = releasing.released_artifact(scene)
-    found = releasing._release_spec(replace(scene, spec=spec), scene.plan, artifact, {"uri": "u", "digest": "d"})
-    assert (found["kind"], found["auditSchedule"], "endpoint" in found) == ("Dataset", "0 0 * * *", False)
+    found = releasing._release_spec(
+        replace(scene, spec=spec), scene.plan, artifact, {"uri": "u", "digest": "d"}
+    )
+    assert (found["kind"], found["auditSchedule"], "endpoint" in found) == (
+        "Dataset",
+        "0 0 * * *",
+        False,
+    )
     void = replace(scene.plan, void_edges=("an edge",))
-    stated = releasing._release_spec(replace(scene, plan=void), void, artifact, {"uri": "u", "digest": "d"})["claim"]
+    stated = releasing._release_spec(
+        replace(scene, plan=void), void, artifact, {"uri": "u", "digest": "d"}
+    )["claim"]
     assert stated == {"standing": "Void", "voidEdges": ["an edge"]}
 
 
@@ -393,7 +446,9 @@ def test_a_denied_reservation_was_never_touched(released, make):
     found = (make.evidence("Membership", "LiRA"),)
     spec = released.spec(released.study("two", steps="2000", endpoint=""))
     released.finish(released.key("Study", "two"))
-    stored = released.resources.apply(released.key("AuditRun", "x"), {"study": "two", "audit": AUDIT}, labels={})[0]
+    stored = released.resources.apply(
+        released.key("AuditRun", "x"), {"study": "two", "audit": AUDIT}, labels={}
+    )[0]
     audits._incident(released.platform, stored, spec, found)
     assert not released.ledger.account(released.account()).frozen
     audits._incident(released.platform, stored, spec, found)  # The fact stands; it is written once.
@@ -458,7 +513,9 @@ def test_an_audit_that_ended_without_an_outcome_failed(released):
     look_at(released, key)
     released.runner.status = lambda run: RunStatus.FAILED
     look_at(released, key)
-    assert released.shown(key, "Succeeded") == "False StepFailed: the audit ended without an outcome"
+    assert (
+        released.shown(key, "Succeeded") == "False StepFailed: the audit ended without an outcome"
+    )
 
 
 def test_an_outcome_recorded_between_two_questions_is_not_lost(released):
@@ -554,15 +611,18 @@ def test_noise_is_found_by_bisection(ward, make, dec):
     found = planning._least_fitting_noise(ward.platform, spec, kind, context)
     sigma = dec(found.mechanism["noiseMultiplier"])
     assert planning.fitting_times(ward.platform, context, found) >= 1
-    assert not planning.fitting_times(ward.platform, context, kind.with_noise(spec, context, sigma * dec("0.99")))
+    assert not planning.fitting_times(
+        ward.platform, context, kind.with_noise(spec, context, sigma * dec("0.99"))
+    )
 
 
 def _noisy_kind(dec):
     from dataclasses import replace
 
+    from simulated.jobs import SimulatedKind
+
     from primum.domain.accounting.events import Repeated, SubsampledGaussian
     from primum.domain.study.jobs import Alternative
-    from simulated.jobs import SimulatedKind
 
     class Noisy(SimulatedKind):
         def declare(self, study, context):
@@ -571,7 +631,9 @@ def _noisy_kind(dec):
         def with_noise(self, study, context, noise_multiplier):
             plan = super().declare(study, context)
             event = Repeated(SubsampledGaussian(noise_multiplier, dec("0.1")), 500)
-            accesses = tuple(replace(a, event=event) if a.step == "job" else a for a in plan.accesses)
+            accesses = tuple(
+                replace(a, event=event) if a.step == "job" else a for a in plan.accesses
+            )
             mechanism = {**plan.mechanism, "noiseMultiplier": str(noise_multiplier)}
             facts = next(iter(context.datasets.values()))
             epsilon = context.accountant.epsilon(event, study.delta, facts.neighbors)
@@ -592,7 +654,7 @@ def test_a_denial_says_what_would_fit(ward, dec):
     key = ward.study(privacy={"epsilon": "9.0", "delta": "1e-5"})
     found = planning.what_would_fit(platform, ward.spec(key))
     assert found[0].startswith("noise multiplier ")
-    assert found[1:] == ("4 epochs (epsilon 1.5)",)
+    assert found[1:] == ("4 epochs (epsilon 1.50)",)
     quote = planning.quote(platform, ward.spec(key))
     assert quote.alternatives == found
     ward.ledger.freeze(ward.account(), reason="doubt", key="k", actor="steward/ada")
@@ -603,7 +665,9 @@ def test_nothing_left_offers_nothing(ward, dec):
     platform = ward.with_port(kinds=lambda: {"Simulated": _noisy_kind(dec)})
     spec = ward.spec(ward.study())
     with mock.patch.object(planning, "_left", return_value=dec(0)):
-        assert all(text.startswith("noise multiplier") for text in planning.what_would_fit(platform, spec))
+        assert all(
+            text.startswith("noise multiplier") for text in planning.what_would_fit(platform, spec)
+        )
 
 
 def test_an_account_that_is_gone_has_nothing_left(ward, make):
@@ -619,5 +683,7 @@ def test_a_registration_happens_once(ward):
         def register(self, dataset):
             raise InvalidValue("dataset", "must be there", "nothing")
 
-    found = budgets.registered_dataset(ward.with_port(datasets=Away()), conversion.budget_spec(stored))
+    found = budgets.registered_dataset(
+        ward.with_port(datasets=Away()), conversion.budget_spec(stored)
+    )
     assert found.units == 900

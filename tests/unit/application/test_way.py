@@ -5,20 +5,28 @@ from __future__ import annotations
 import pytest
 from simulated.auditor import SECRET
 
-from primum.application import access, advance, launching, observing, planning, releasing, settlement, study_lineage, verdicts
+from primum import signing
+from primum.application import (
+    access,
+    advance,
+    launching,
+    observing,
+    planning,
+    releasing,
+    settlement,
+    study_lineage,
+    verdicts,
+)
 from primum.application.access import Gatekeeper, mint_audit_ticket, redeem
 from primum.application.ports import RunStatus
-from primum.domain import names
-from primum.domain.accounting.events import Composed, Gaussian, NoEvent, event_from_json
+from primum.domain.accounting.events import Composed, Gaussian, NoEvent
 from primum.domain.budget.entries import ReservationState, Result, ResultCode
 from primum.domain.canonical import canonical_json
 from primum.domain.conditions import Reason
-from primum.domain.errors import Conflict, InvalidValue, PrimumError, Refused, Tampered
-from primum.domain.governance.evidence import EvidenceKind
+from primum.domain.errors import InvalidValue, PrimumError, Refused, Tampered
 from primum.domain.study.lifecycle import Action, Refusal, RunState
 from primum.domain.study.plan import Access, Treatment
 from primum.resources.stored import unstored
-from primum import signing
 
 
 def test_a_study_goes_all_the_way(released):
@@ -60,7 +68,9 @@ def test_a_budget_that_is_not_registered_or_not_ready_is_waited_for(ward):
     }
     ward.resources.apply(ward.key("PrivacyBudget", "new"), spec, labels={})
     ward.advance(key)
-    assert ward.shown(key, "Planned").startswith("Unknown Pending: budget new is not registered yet")
+    assert ward.shown(key, "Planned").startswith(
+        "Unknown Pending: budget new is not registered yet"
+    )
     ward.look_at_budgets()
     ward.advance(key)
     assert ward.shown(key, "Planned").startswith("False BudgetNotReady")
@@ -70,13 +80,21 @@ def test_a_missing_policy_and_a_missing_release_are_waited_for(ward):
     lost = ward.study("lost", policy="ours")
     ward.advance(lost)
     assert ward.shown(lost, "Planned").startswith("False PolicyNotFound")
-    synthetic = ward.study("syn", data=[{"role": "Synthetic", "release": "made"}, {"role": "Private", "budget": "scans"}])
+    synthetic = ward.study(
+        "syn",
+        data=[{"role": "Synthetic", "release": "made"}, {"role": "Private", "budget": "scans"}],
+    )
     ward.advance(synthetic)
     assert ward.shown(synthetic, "Planned").startswith("False ReleaseNotFound")
 
 
 def test_a_policy_of_the_namespace_wins_over_a_bundle_of_its_name(ward):
-    rule = {"name": "never", "stage": "Admission", "expression": "plan.epsilon < 0.0", "message": "Not today."}
+    rule = {
+        "name": "never",
+        "stage": "Admission",
+        "expression": "plan.epsilon < 0.0",
+        "message": "Not today.",
+    }
     ward.resources.apply(ward.key("GatePolicy", "clinical-default"), {"rules": [rule]}, labels={})
     key = ward.study()
     ward.finish(key)
@@ -88,10 +106,22 @@ def test_a_policy_of_the_namespace_wins_over_a_bundle_of_its_name(ward):
     ("changes", "said"),
     [
         ({"privacy": None}, "False InvalidSpec: spec.privacy must say what is claimed"),
-        ({"job": {"kind": "Elsewhere"}}, "False InvalidSpec: job kind 'Elsewhere' is not installed"),
-        ({"budgets": ("scans", "copies")}, "False InvalidSpec: spec.data must name each dataset once"),
-        ({"budgets": ("scans", "labs")}, "False InvalidSpec: spec.data must use budgets of one accounting policy"),
-        ({"privacy": {"epsilon": "50", "delta": "1e-5"}, "steps": "9000"}, "False GateDenied: clinical-default: Epsilon"),
+        (
+            {"job": {"kind": "Elsewhere"}},
+            "False InvalidSpec: job kind 'Elsewhere' is not installed",
+        ),
+        (
+            {"budgets": ("scans", "copies")},
+            "False InvalidSpec: spec.data must name each dataset once",
+        ),
+        (
+            {"budgets": ("scans", "labs")},
+            "False InvalidSpec: spec.data must use budgets of one accounting policy",
+        ),
+        (
+            {"privacy": {"epsilon": "50", "delta": "1e-5"}, "steps": "9000"},
+            "False GateDenied: clinical-default: Epsilon",
+        ),
     ],
 )
 def test_a_study_that_cannot_be_planned_is_refused_for_good(ward, changes, said):
@@ -105,7 +135,11 @@ def test_a_study_that_cannot_be_planned_is_refused_for_good(ward, changes, said)
 @pytest.mark.parametrize(
     ("message", "reason", "said"),
     [
-        ("NoMechanism: spec.privacy must be given", Reason.NO_MECHANISM, "spec.privacy must be given"),
+        (
+            "NoMechanism: spec.privacy must be given",
+            Reason.NO_MECHANISM,
+            "spec.privacy must be given",
+        ),
         ("spec.job: no", Reason.INVALID_SPEC, "spec.job: no"),
         ("Denied", Reason.DENIED, "Denied"),
     ],
@@ -156,7 +190,9 @@ def test_a_frozen_budget_is_said_to_be_frozen_and_by_whom(ward):
     ward.look_at_budgets()
     key = ward.study()
     ward.finish(key)
-    assert ward.shown(key, "Succeeded").startswith("False BudgetFrozen: budget scans is frozen (a complaint)")
+    assert ward.shown(key, "Succeeded").startswith(
+        "False BudgetFrozen: budget scans is frozen (a complaint)"
+    )
 
 
 def test_budgets_that_became_one_dataset_after_planning_are_refused(ward):
@@ -165,7 +201,9 @@ def test_budgets_that_became_one_dataset_after_planning_are_refused(ward):
     spec = ward.spec(key)
     plan = planning.plan_study(ward.platform, spec)
     planning.store_plan(ward.platform, spec, plan)
-    ward.resources.remove(ward.key("PrivacyBudget", "scans"), ward.get("PrivacyBudget", "scans").uid)
+    ward.resources.remove(
+        ward.key("PrivacyBudget", "scans"), ward.get("PrivacyBudget", "scans").uid
+    )
     ward.finish(key)
     assert ward.shown(key, "Succeeded").startswith("False BudgetNotFound")
 
@@ -242,10 +280,26 @@ def test_a_study_that_is_deleted_while_it_runs_is_stopped_settled_and_removed(wa
     [
         ("fails before", "CHARGED_IN_FULL", "False StepFailed"),
         ("fails midway", "True ChargedByReceipt", "False StepFailed"),
-        ("loses its receipt", "True ChargedInFull: no trusted receipt", "False NotReleased: Every reservation"),
-        ("damages its receipt", "True ChargedInFull: no trusted receipt", "False StepFailed: job left a damaged report"),
-        ("forges its receipt", "True ChargedInFull: no trusted receipt", "False StepFailed: job left a damaged report"),
-        ("shouts", "True ChargedInFull: no trusted receipt", "False StepFailed: job failed: ValueError"),
+        (
+            "loses its receipt",
+            "True ChargedInFull: no trusted receipt",
+            "False NotReleased: Every reservation",
+        ),
+        (
+            "damages its receipt",
+            "True ChargedInFull: no trusted receipt",
+            "False StepFailed: job left a damaged report",
+        ),
+        (
+            "forges its receipt",
+            "True ChargedInFull: no trusted receipt",
+            "False StepFailed: job left a damaged report",
+        ),
+        (
+            "shouts",
+            "True ChargedInFull: no trusted receipt",
+            "False StepFailed: job failed: ValueError",
+        ),
     ],
 )
 def test_what_a_job_does_to_the_budget(ward, mood, settled, succeeded):
@@ -355,8 +409,12 @@ def test_events_of_one_budget_are_composed(make, dec):
 
 def test_receipts_of_one_account_are_composed(ward, make, dec):
     events = (Gaussian(dec(1)), Gaussian(dec(2)))
-    accesses = tuple(Access(f"a{i}", "job", "scans", Treatment.CHARGED, e) for i, e in enumerate(events))
-    receipts = tuple(make.receipt(access=f"a{i}", budget="scans", event=e) for i, e in enumerate(events))
+    accesses = tuple(
+        Access(f"a{i}", "job", "scans", Treatment.CHARGED, e) for i, e in enumerate(events)
+    )
+    receipts = tuple(
+        make.receipt(access=f"a{i}", budget="scans", event=e) for i, e in enumerate(events)
+    )
     key = ward.study()
     ward.advance(key)
     from dataclasses import replace
@@ -374,7 +432,10 @@ def _outcome():
 
 
 def test_nothing_private_reserves_nothing(ward, make):
-    assert launching.reserve_plan(ward.platform, ward.spec(ward.study()), make.plan(accesses=())) is None
+    assert (
+        launching.reserve_plan(ward.platform, ward.spec(ward.study()), make.plan(accesses=()))
+        is None
+    )
 
 
 # Access to data.
@@ -441,7 +502,15 @@ def services(ward, context):
 
     platform = ward.platform
     return DirectStepServices(
-        context, keeper(ward), platform.ledger, platform.evidence, ward._worker, platform.signer, platform.lineage, "memory://a", ("/d",)
+        context,
+        keeper(ward),
+        platform.ledger,
+        platform.evidence,
+        ward._worker,
+        platform.signer,
+        platform.lineage,
+        "memory://a",
+        ("/d",),
     )
 
 
@@ -478,7 +547,9 @@ def test_a_contradiction_freezes_before_it_is_recorded(ward, make):
     found = make.evidence("Membership", "LiRA", Verdict.FAIL, study_uid=uid)
     services(ward, steps[3]).record(_outcome(), (found,))
     assert "contradicted by LiRA" in ward.ledger.account(ward.account()).frozen
-    assert ward.evidence.fact(settlement.CONTRADICTION, f"{uid}/1") is None  # Its own audit, not a later one.
+    assert (
+        ward.evidence.fact(settlement.CONTRADICTION, f"{uid}/1") is None
+    )  # Its own audit, not a later one.
 
 
 # Verdicts and lineage.
@@ -494,7 +565,11 @@ def test_verdicts_that_are_damaged_deny():
 
 def test_lineage_tells_beginning_and_end_once(released):
     events = released.platform.lineage._lineage.events
-    kinds = [(event["job"]["facets"]["jobType"]["jobType"], event["eventType"]) for event in events if "job" in event]
+    kinds = [
+        (event["job"]["facets"]["jobType"]["jobType"], event["eventType"])
+        for event in events
+        if "job" in event
+    ]
     assert ("STUDY", "START") in kinds
     assert kinds[-1] == ("STUDY", "COMPLETE")
     assert SECRET not in str(events)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
 
 import pytest
 from ledger_lines import Long
@@ -163,7 +164,9 @@ def test_the_chain_alone_finds_what_hashes_show():
     lines = list(Long(60))
     assert verification.chain_faults(lines) == ()
     lines[20] = lines[20]._replace(time="2026-06-01T00:00:00.000000Z")
-    assert "Entry 21 must match its hash; found changed content." in verification.chain_faults(lines)
+    assert "Entry 21 must match its hash; found changed content." in verification.chain_faults(
+        lines
+    )
 
 
 def test_a_damaged_column_is_named_and_the_rest_still_read():
@@ -187,3 +190,20 @@ def test_a_key_that_comes_twice_is_named_with_both():
 def test_sentences_about_a_destroyed_chain_are_limited():
     lines = [line._replace(actor="eve") for line in Long(1200)]
     assert len(verification.chain_faults(lines)) == verification.FAULTS_MAX
+
+
+def peak_of(count):
+    """Bytes that a replay of so many entries needs at most, beside the lines themselves."""
+    lines = list(Long(count))
+    tracemalloc.start()
+    try:
+        assert replayed(iter(lines)) == []
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_replay_keeps_a_few_bytes_per_entry():
+    """A word per key and per reservation; accounts and open reservations alone are kept whole."""
+    short, long = peak_of(3000), peak_of(6000)
+    assert (long - short) / 3000 < 120

@@ -72,7 +72,17 @@ def test_another_spelling_is_refused(found, other):
 
 @pytest.mark.parametrize(
     "payload",
-    ["[]", "", "{", '{"b":1,"a":2}', '{"a":1,"a":2}', '{"a": 1}', '{"a":1.0}', '{"a":NaN}', "[" * 9999],
+    [
+        "[]",
+        "",
+        "{",
+        '{"b":1,"a":2}',
+        '{"a":1,"a":2}',
+        '{"a": 1}',
+        '{"a":1.0}',
+        '{"a":NaN}',
+        "[" * 9999,
+    ],
 )
 def test_a_payload_in_another_form_is_not_read(payload):
     with pytest.raises(Tampered, match="Entry 6 must be readable"):

@@ -13,6 +13,7 @@ from decimal import Decimal
 import pytest
 from command_line import EXAMPLES, CommandLine
 
+from primum import signing
 from primum.domain.accounting.events import Repeated, SubsampledGaussian
 from primum.domain.accounting.pld import PldAccountant
 from primum.domain.conformance.checks import Code, Severity
@@ -511,3 +512,34 @@ def test_every_code_is_documented():
 @pytest.mark.parametrize(("code", "example"), documented(), ids=lambda value: value[:30].strip())
 def test_every_documented_example_gives_its_code(code, example):
     assert Code(code) in codes(judged(json.loads(example)))
+
+
+def test_a_replacement_is_at_most_a_removal_and_an_addition():
+    report = judged(changed(OPACUS, claim__neighbors="ReplaceOne"))
+    single = judged(OPACUS).found.total
+
+    assert single.epsilon < report.found.total.epsilon <= report.found.renyi
+    assert report.found.total.accountant == "PLD"
+
+
+def test_where_no_loss_distribution_fits_into_memory_a_renyi_bound_is_given():
+    for neighbors in ("AddOrRemoveOne", "ReplaceOne"):
+        record = changed(OPACUS, history=[[0.8, 1e-6, 1_000_000]], claim__neighbors=neighbors)
+        report = judged(record)
+
+        assert report.found.total.accountant == "RDP"
+        assert report.found.total.epsilon == report.found.renyi < 10
+
+
+def test_a_certificate_that_was_really_issued_is_rechecked(make):
+    private, _ = signing.generate()
+    (record,) = read_records(json.dumps(make.certificate(private)), name="certificate")
+    report = check(record)
+
+    # The plan of these builders states 2.998, which its noise never gave: a recheck says so.
+    assert report.record.accounted_steps == 72
+    assert report.verdict is Verdict.WEAKER
+    assert codes(report) == {Code.EPSILON_UNDERSTATED}
+    enough = make.plan(epsilon=report.found.total.epsilon)
+    statement = make.certificate(private, plan=enough)
+    assert judged(statement).verdict is Verdict.SUPPORTED

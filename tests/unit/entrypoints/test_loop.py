@@ -9,10 +9,15 @@ import pytest
 
 from primum.adapters.memory import ManualClock, MemoryLedgerStore, MemoryResourceStore
 from primum.application import budgets, releases
-from primum.domain.errors import NotFound, Unavailable
+from primum.domain.errors import NotFound, Tampered, Unavailable
 from primum.domain.names import ResourceKey
 from primum.entrypoints import loop
-from primum.entrypoints.loop import REJECTED_SECONDS, RESYNC_SECONDS, ControlLoop
+from primum.entrypoints.loop import (
+    CHECKPOINT_LOOK_SECONDS,
+    REJECTED_SECONDS,
+    RESYNC_SECONDS,
+    ControlLoop,
+)
 
 BUDGET = ResourceKey("PrivacyBudget", "a", "b")
 POLICY = ResourceKey("GatePolicy", "a", "p")
@@ -118,4 +123,33 @@ def test_a_store_that_does_not_answer_is_asked_again(world, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(world.platform.resources, "list", silent)
         world.loop.look()
+    assert looked(world) == ["PrivacyBudget", "GatePolicy"]
+
+
+def due(world, monkeypatch, checkpoint):
+    """A ledger that is due, and what is done about it."""
+    ledger = world.platform.ledger
+    world.platform.signer = object()
+    monkeypatch.setattr(ledger, "checkpoint_due", lambda: True)
+    monkeypatch.setattr(ledger, "checkpoint", checkpoint)
+
+
+def test_a_ledger_that_is_due_is_signed_now_and_then(world, monkeypatch):
+    calls = []
+    due(world, monkeypatch, lambda signer, actor: calls.append((signer, actor)))
+    looked(world)
+    looked(world)
+    assert calls == [(world.platform.signer, "platform/control-loop")]
+    world.now += CHECKPOINT_LOOK_SECONDS
+    looked(world)
+    assert len(calls) == 2
+
+
+def test_a_ledger_that_cannot_be_signed_stops_nothing(world, monkeypatch):
+    def refuse(signer, actor):
+        raise Tampered("The ledger must reach its anchor; found its end before.")
+
+    due(world, monkeypatch, refuse)
+    assert looked(world) == ["PrivacyBudget", "GatePolicy"]
+    world.now += RESYNC_SECONDS
     assert looked(world) == ["PrivacyBudget", "GatePolicy"]

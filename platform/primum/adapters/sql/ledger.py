@@ -17,7 +17,6 @@ from primum.adapters.sql import tables
 from primum.adapters.sql.engine import Database
 from primum.application.bookkeeping import Bookkeeping, Pages, Pen
 from primum.application.ports import Clock, LedgerAnchor
-from primum.domain.accounting.events import event_from_json
 from primum.domain.budget import book, verification
 from primum.domain.budget.book import OPEN_STATES, Account, Head
 from primum.domain.budget.entries import (
@@ -32,6 +31,7 @@ from primum.domain.budget.verification import Cached, Stated
 from primum.domain.canonical import JSON, canonical_json
 from primum.domain.errors import PrimumError, Tampered
 
+_NOTHING = "null"  # What a column holds as JSON where there is no value yet.
 _ROWS_AT_ONCE = 1000  # Verification streams; memory stays flat.
 
 Answer = TypeVar("Answer")
@@ -320,7 +320,6 @@ def _account(row: _Row) -> Account:
 
 def _reservation(row: _Row) -> ReservationView:
     try:
-        charged, executed = json.loads(row.charged), json.loads(row.executed)
         return ReservationView(
             reservation_id=row.reservation_id,
             account_id=row.account_id,
@@ -330,10 +329,10 @@ def _reservation(row: _Row) -> ReservationView:
             state=ReservationState(row.state),
             fence=row.fence,
             lease_until=row.lease_until,
-            event=event_from_json(json.loads(row.event)),
-            charge=book.charge_from(json.loads(row.charge)),
-            charged=None if charged is None else book.charge_from(charged),
-            executed=None if executed is None else event_from_json(executed),
+            event=book.event_of_text(row.event),
+            charge=book.charge_of_text(row.charge),
+            charged=None if row.charged == _NOTHING else book.charge_of_text(row.charged),
+            executed=None if row.executed == _NOTHING else book.event_of_text(row.executed),
             exposed=tuple(json.loads(row.exposed)),
             reason=row.reason,
         )

@@ -37,7 +37,7 @@ OPEN_STATES = (ReservationState.RESERVED, ReservationState.EXPOSED)
 _POLICIES_CACHED = 256  # Recorded policies kept parsed; a platform has a handful.
 # Charges and events kept parsed: a plan's come back when it is charged, and most plans are repeats.
 _VALUES_CACHED = 1024
-_EVENT_TEXT = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
+_TEXT = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,12 +444,19 @@ def _charge_of(amounts: tuple[tuple[str, str], ...]) -> Charge:
 
 def event_from(value: JSON) -> Event:
     """An event from its JSON form."""
-    return _event_of(_EVENT_TEXT.encode(value))
+    return event_of_text(_TEXT.encode(value))
 
 
 @functools.lru_cache(maxsize=_VALUES_CACHED)
-def _event_of(text: str) -> Event:
+def event_of_text(text: str) -> Event:
+    """An event from stored JSON."""
     return event_from_json(json.loads(text))
+
+
+@functools.lru_cache(maxsize=_VALUES_CACHED)
+def charge_of_text(text: str) -> Charge:
+    """A charge from stored JSON."""
+    return charge_from(json.loads(text))
 
 
 def charge_json(charge: Charge) -> dict[str, JSON]:
@@ -463,7 +470,7 @@ def mapping(value: JSON) -> Mapping[str, JSON]:
     Raises:
         TypeError: If it is something else.
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict | Mapping):  # What JSON gives is a dict, and is told at once.
         raise TypeError("expected a JSON object")
     return value
 

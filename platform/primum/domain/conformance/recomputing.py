@@ -44,7 +44,8 @@ from primum.domain.quantities import Neighbors, round_up
 from primum.domain.risk.composition import rdp_subsampled_fixed_size
 
 INFINITE = Decimal("Infinity")
-GRID_MAX = 5e6  # Cells of a loss distribution; beyond it the Renyi bound has to do.
+GRID_MAX = 2e6  # Cells of a loss distribution, about a gigabyte; beyond it a Renyi bound has to do.
+_REMOVALS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)  # Epsilons tried for half a replacement.
 _WHOLE_ORDERS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64)
 _DIGITS_LIMIT = 1000.0  # Order squared over 2 s^2: what the exact differences need in digits.
 _NOISE_NONE = Decimal("1E-100")  # Squares below it leave the range of a float.
@@ -255,14 +256,25 @@ def _poisson(
 def _poisson_replace(event: Event | None, delta: Decimal) -> _Found:
     """Poisson under ReplaceOne: a pair of its own (1.11), which the PLD accountant knows."""
     basis = "Poisson sampling, one unit replaced"
-    none = Bound(INFINITE, "none", basis), None, None
-    if event is None or delta < DELTA_MIN:
-        return none
+    if event is None:
+        return Bound(INFINITE, "none", basis), None, None
+    renyi = _replaced(event, delta)
     # Four times the loss of the other relation, as for the Gaussian itself, sizes the grid.
     guess = rdp.RdpAccountant().epsilon(event, delta, _ADD) * 4
-    if not _feasible(event, guess):
-        return none
-    return Bound(PldAccountant().epsilon(event, delta, _REPLACE), "PLD", basis), None, None
+    if delta < DELTA_MIN or not _feasible(event, guess):
+        return Bound(renyi, "RDP", basis), renyi, None
+    pld = PldAccountant().epsilon(event, delta, _REPLACE)
+    return Bound(min(pld, renyi), "PLD", basis), renyi, None
+
+
+def _replaced(event: Event, delta: Decimal) -> Decimal:
+    """A replacement as a removal and an addition: (2 epsilon, (1 + e^epsilon) delta) (1.11)."""
+    found = INFINITE
+    for epsilon in _REMOVALS:
+        each = delta / (1 + Decimal(epsilon).exp())
+        if (removed := rdp.RdpAccountant().epsilon(event, each, _ADD)) <= Decimal(epsilon):
+            found = min(found, 2 * removed)
+    return found
 
 
 def _feasible(event: Event, epsilon: Decimal) -> bool:

@@ -230,11 +230,11 @@ def _require_parts(name: str, value: int) -> None:
 class Immediate:
     """Everything is available from the beginning."""
 
-    def on_claim(self, capacity: Amounts, unlocked: Amounts, demand: Amounts) -> Amounts:
+    def on_claim(self, capacity: Amounts, unlocked: Amounts, demand: Amounts) -> Amounts:  # noqa: ARG002 - part of the protocol
         """All that is still locked."""
         return _up_to(capacity, unlocked, capacity)
 
-    def on_time(self, capacity: Amounts, unlocked: Amounts, elapsed: int) -> Amounts:
+    def on_time(self, capacity: Amounts, unlocked: Amounts, elapsed: int) -> Amounts:  # noqa: ARG002 - part of the protocol
         """All that is still locked."""
         return _up_to(capacity, unlocked, capacity)
 
@@ -277,7 +277,7 @@ class PerClaim:
             share = np.minimum(share, demand)
         return _up_to(capacity, unlocked, unlocked + share)
 
-    def on_time(self, capacity: Amounts, unlocked: Amounts, elapsed: int) -> Amounts:
+    def on_time(self, capacity: Amounts, unlocked: Amounts, elapsed: int) -> Amounts:  # noqa: ARG002 - part of the protocol
         """Nothing: time does not unlock."""
         return np.zeros_like(capacity)
 
@@ -295,7 +295,7 @@ class PerTime:
     def __post_init__(self) -> None:
         _require_parts("lifetime", self.lifetime)
 
-    def on_claim(self, capacity: Amounts, unlocked: Amounts, demand: Amounts) -> Amounts:
+    def on_claim(self, capacity: Amounts, unlocked: Amounts, demand: Amounts) -> Amounts:  # noqa: ARG002 - part of the protocol
         """Nothing: claims do not unlock."""
         return np.zeros_like(capacity)
 
@@ -325,7 +325,7 @@ class Rounds:
         if self.count < 1 or self.count % 2 or self.count > 2**10:
             raise InvalidValue("count", "must be even, in [2, 1024]", self.count)
 
-    def on_claim(self, capacity: Amounts, unlocked: Amounts, demand: Amounts) -> Amounts:
+    def on_claim(self, capacity: Amounts, unlocked: Amounts, demand: Amounts) -> Amounts:  # noqa: ARG002 - part of the protocol
         """Nothing: claims do not unlock."""
         return np.zeros_like(capacity)
 

@@ -15,18 +15,19 @@ from primum.domain.scheduling.tables import Indices, Reals
 
 @dataclass(frozen=True, slots=True)
 class Knapsacks:
-    """Values by block x key.
+    """What the densest demands come to.
 
     Args:
-        whole: Weight of the densest demands that fit one after the other without a gap.
-        fractional: The same with a part of the first that does not fit: no choice of demands that
-            fits has more weight (Dantzig 1957). ``-inf`` where the key has no room.
-        price: Density of that first one: what a little more room would be worth; 0 if all fit.
+        values: Blocks x keys: the weight of the densest demands that fit, with a part of the first
+            that does not: no choice of demands that fits has more weight (Dantzig 1957).
+        parts: Demands x keys: which part of each demand that takes.
+        prices: Blocks x keys: weight per room of that first one: what a little more room would be
+            worth; 0 if all fit.
     """
 
-    whole: Reals
-    fractional: Reals
-    price: Reals
+    values: Reals
+    parts: Reals
+    prices: Reals
 
 
 def fill(sizes: Reals, weights: Reals, columns: Indices, blocks: int) -> Knapsacks:
@@ -39,32 +40,32 @@ def fill(sizes: Reals, weights: Reals, columns: Indices, blocks: int) -> Knapsac
         blocks: How many.
 
     Returns:
-        The values.
+        Values, parts and prices.
     """
     keys = sizes.shape[1]
-    whole, fractional, price = (np.zeros((blocks, keys)) for _ in range(3))
+    values, prices, parts = (
+        np.zeros((blocks, keys)),
+        np.zeros((blocks, keys)),
+        np.zeros(sizes.shape),
+    )
     narrow = columns.astype(np.uint16) if blocks < 2**16 else columns
     for key in range(keys):
-        size = sizes[:, key]
         with np.errstate(divide="ignore", invalid="ignore"):
-            order = np.argsort(np.where(weights > 0, size / weights, np.inf), kind="stable")
+            sparse = np.where(weights > 0, sizes[:, key] / weights, np.inf)
+        order = np.argsort(sparse, kind="stable")
         order = order[np.argsort(narrow[order], kind="stable")]
-        at, worth = columns[order], weights[order]
-        taken = np.where(np.isfinite(size[order]), size[order], 2.0)
+        at, worth, size = columns[order], weights[order], sizes[order, key]
+        room_for = np.isfinite(size)
+        size = np.where(room_for, size, 0.0)
         first = np.flatnonzero(np.diff(at, prepend=-1))
-        lengths = np.diff(np.append(first, len(at)))
-        total = np.cumsum(taken)
-        before = total - taken
-        before -= np.repeat(before[first], lengths)
-        room = 1 - before
-        fits = taken <= room
-        part = np.clip(room / np.where(taken > 0, taken, 1.0), 0.0, 1.0)
-        part[fits] = 1.0
-        # Only the densest that fit without a gap, so that the order alone decides.
-        gapless = before + taken <= 1
-        whole[:, key] = np.bincount(at, worth * gapless, minlength=blocks)
-        fractional[:, key] = np.bincount(at, worth * part, minlength=blocks)
-        edge = (part < 1) & (before < 1)
-        density = np.where(edge, worth / np.where(taken > 0, taken, 1.0), 0.0)
-        np.maximum.at(price[:, key], at, density)
-    return Knapsacks(whole, fractional, price)
+        total = np.cumsum(size)
+        before = total - size
+        before -= np.repeat(before[first], np.diff(np.append(first, len(at))))
+        fits = size <= 1 - before
+        part = np.clip((1 - before) / np.where(size > 0, size, 1.0), 0.0, 1.0)
+        part = np.where(fits, 1.0, part) * room_for * (worth > 0)
+        values[:, key] = np.bincount(at, worth * part, minlength=blocks)
+        edge = np.flatnonzero((part > 0) & (part < 1))
+        prices[at[edge], key] = worth[edge] / size[edge]
+        parts[order, key] = part
+    return Knapsacks(values, parts, prices)

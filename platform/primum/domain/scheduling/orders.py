@@ -23,7 +23,8 @@ def shares(claims: ClaimTable, blocks: BlockTable) -> Reals:
     usable = blocks.shape.usable(blocks.capacity)
     part = claims.amounts / np.where(usable, blocks.capacity, 1)[claims.columns]
     part[~usable[claims.columns]] = 0.0
-    part[~usable.any(axis=1)[claims.columns]] = np.inf
+    hopeless = np.asarray(~usable.any(axis=1))
+    part[hopeless[claims.columns]] = np.inf
     return np.asarray(part)
 
 

@@ -20,7 +20,7 @@ from primum.domain.scheduling.blocks import Amounts, FilterShape
 from primum.domain.scheduling.greedy import grant_in_order, total
 from primum.domain.scheduling.orders import by_arrival, by_dominant_share
 from primum.domain.scheduling.packing import by_cost, pack
-from primum.domain.scheduling.prices import price
+from primum.domain.scheduling.prices import price, tighten
 from primum.domain.scheduling.tables import BlockTable, ClaimTable, Indices, Reals
 
 
@@ -112,8 +112,11 @@ class DualPrices:
         order = fair_order[np.isin(fair_order, rest)]
         by_shares = grant_in_order(claims, order, room.copy(), blocks.shape)
         if claims.weights[by_shares].sum() > waiting.weights[best].sum():
-            return np.concatenate([first, by_shares]), prices.bound
-        return np.concatenate([first, rest[best]]), prices.bound
+            rows = np.concatenate([first, by_shares])
+        else:
+            rows = np.concatenate([first, rest[best]])
+        reached = float(claims.weights[rows].sum())
+        return rows, tighten(claims, blocks.available, blocks.shape, prices, reached=reached)
 
     def _efficient(
         self,
@@ -231,4 +234,6 @@ def utilization(blocks: BlockTable, used: Amounts) -> float:
 def sharp_bound(blocks: BlockTable, claims: ClaimTable) -> float:
     """The bound of ``DualPrices`` on the weight that any scheduler could grant in this round."""
     fitting = np.flatnonzero(claims.fitting(blocks.available, blocks.shape))
-    return price(claims.take(fitting), blocks.available, blocks.shape).bound
+    waiting = claims.take(fitting)
+    prices = price(waiting, blocks.available, blocks.shape)
+    return tighten(waiting, blocks.available, blocks.shape, prices, reached=0.0)

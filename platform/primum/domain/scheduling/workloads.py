@@ -33,6 +33,8 @@ from primum.domain.scheduling.tables import Indices, Reals
 
 SECOND = 10**6  # Times are whole microseconds.
 DAY = 86_400 * SECOND
+BASIC_INTERVAL = 0.078125  # Mean seconds between claims of the multi-block microbenchmark.
+RENYI_INTERVAL = 0.004264781  # The same where Renyi accounting is used.
 _MICRO_DELTA = 1e-9
 _MODEL_DELTA = "1E-9"
 
@@ -82,7 +84,7 @@ def private_kube(
     blocks: int = 11,
     every: float = 10.0,
     seconds: float = 300.0,
-    interval: float = 0.078125,
+    interval: float = BASIC_INTERVAL,
     mice: float = 0.75,
     newest: float = 0.75,
 ) -> Trace:
@@ -93,8 +95,7 @@ def private_kube(
         blocks: At the beginning.
         every: Seconds between new blocks; infinite for none.
         seconds: How long claims arrive.
-        interval: Mean seconds between claims: 0.078125 for basic composition, 0.004264781 for
-            Renyi.
+        interval: Mean seconds between claims.
         mice: Part of the claims that want 1 % of epsilon; the others want 10 %.
         newest: Part that wants the newest block only; the others want the newest 10.
 
@@ -178,12 +179,12 @@ def alibaba_like(
 ) -> Trace:
     """Alibaba-DP-like, synthetic: after the published recipe, never the trace itself.
 
-    Half of the tasks run on CPUs (one Laplace or Gaussian release), half on GPUs (1 to 200 epochs of
-    subsampled Gaussians with batches of 64 to 4096, or one Gaussian); epsilon has a power-law tail
-    over [0.1, 1000], blocks wanted one over [1, 100]; daily blocks of (10, 1e-7) with 10^6 people,
-    newest first, weight 1. Tasks that would take less than 0.001 or more than all of a block's
-    Renyi capacity at its best order are left out, as in the recipe. The recipe's subsampled Laplace
-    is left out too.
+    Half of the tasks run on CPUs (one Laplace or Gaussian release), half on GPUs (1 to 200 epochs
+    of subsampled Gaussians with batches of 64 to 4096, or one Gaussian); epsilon has a power-law
+    tail over [0.1, 1000], blocks wanted one over [1, 100]; daily blocks of (10, 1e-7) with 10^6
+    people, newest first, weight 1. Tasks that would take less than 0.001 or more than all of a
+    block's Renyi capacity at its best order are left out, as in the recipe. The recipe's subsampled
+    Laplace is left out too.
     """
     guarantee = Guarantee(Decimal(10), Decimal("1E-7"))
     tasks: list[Task] = []

@@ -115,11 +115,17 @@ def _budget(stored: StoredResource) -> list[str]:
     ]
 
 
+def _claimed(stored: StoredResource) -> str:
+    """The claimed epsilon; a Void claim has none."""
+    claimed = _text(stored, "status", "epsilonClaimed") or "-"
+    return "void" if claimed == "Infinity" else claimed
+
+
 def _study(stored: StoredResource) -> list[str]:
     ended = _condition(stored, "Succeeded")
     kind, claimed = (
         _text(stored, "spec", "job", "kind"),
-        _text(stored, "status", "epsilonClaimed") or "-",
+        _claimed(stored),
     )
     stage = _text(stored, "status", "stage") or "Plan"
     return [

@@ -29,6 +29,7 @@ def quote(
     Example: primum quote -f examples/breast-cancer/study.yaml
     """
     from primum.application import planning
+    from primum.domain.errors import InvalidValue
     from primum.domain.study.lifecycle import Refusal
     from primum.entrypoints import bootstrap
     from primum.entrypoints.cli import session
@@ -36,13 +37,15 @@ def quote(
     from primum.resources.loading import load_files
     from primum.resources.stored import unstored
 
+    studies = [item for item in load_files(file) if item.key.kind == "Study"]
+    if not studies:
+        given = ", ".join(str(path) for path in file)
+        raise InvalidValue(given, "must hold at least one Study", "none")
     settings = session.existing()
     platform = bootstrap.platform(settings)
     answers: list[dict[str, object]] = []
     fits = True
-    for item in load_files(file):
-        if item.key.kind != "Study":
-            continue
+    for item in studies:
         spec = conversion.study_spec(unstored(item.key, item.spec_mapping()))
         try:
             found = planning.quote(platform, spec)

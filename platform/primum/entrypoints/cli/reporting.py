@@ -21,7 +21,7 @@ from primum.resources.stages import StageLine, stage_lines
 from primum.resources.status import condition
 from primum.resources.stored import StoredResource
 
-WIDTH = 86  # Where the last column starts: a plan in one line and a time fit before it.
+WIDTH = 90  # Where the last column starts: a plan in one line and a time fit before it.
 BAR = 24
 
 # Waiting longer does not help against these: a person has to act first.
@@ -91,7 +91,10 @@ class Display:
         if ended is None or ended.status is Status.UNKNOWN:
             return None
         self._print(_right(str(stored.key), str(stored.status.get("verdict", ended.reason.value))))
-        return Exit.DONE if ended.status is Status.TRUE else Exit.REFUSED
+        if ended.status is Status.TRUE:
+            return Exit.DONE
+        self._print(f"  {ended.message}")
+        return _EXIT_OF.get(ended.reason, Exit.REFUSED)
 
     def _study(self, stored: StoredResource) -> Exit | None:
         succeeded = condition(stored.status, ConditionType.SUCCEEDED)
