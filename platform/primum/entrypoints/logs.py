@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import logging
 import sys
+from typing import TextIO, cast
 
 
 class Audience(enum.Enum):
@@ -15,6 +16,21 @@ class Audience(enum.Enum):
 
     MACHINES = "machines"
     PEOPLE = "people"
+
+
+class _StandardError:
+    """Standard error as it is when a line is written, not when logging was set up.
+
+    A process may redirect it, and close what it was.
+    """
+
+    def write(self, text: str) -> int:
+        """Write where standard error goes now."""
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush it."""
+        sys.stderr.flush()
 
 
 def configure(audience: Audience) -> None:
@@ -35,6 +51,6 @@ def configure(audience: Audience) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _StandardError())),
         cache_logger_on_first_use=True,
     )

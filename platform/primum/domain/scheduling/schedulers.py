@@ -204,7 +204,7 @@ def schedule(scheduler: Scheduler, blocks: BlockTable, claims: ClaimTable) -> Ro
     Args:
         scheduler: Which.
         blocks: As they are now.
-        claims: All that wait.
+        claims: All that wait; whoever calls leaves out those whose deadline has passed.
 
     Returns:
         The decision; nothing was changed.

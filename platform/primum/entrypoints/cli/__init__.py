@@ -43,7 +43,7 @@ def main() -> None:
     """Run the command line; whatever goes wrong becomes one sentence and an exit code."""
     try:
         with processes.short_lived():
-            code = app(standalone_mode=False)
+            code = app(standalone_mode=False, prog_name="primum")
     except click.exceptions.NoArgsIsHelpError as shown:
         print(shown.format_message())
         sys.exit(2)
