@@ -133,7 +133,7 @@ MECHANISM = MechanismParameters(
     noise_multiplier=1.31, sample_rate=0.281, steps=90, max_grad_norm=1.0
 )
 BUGS = {
-    "shuffle": "ParticipationPoisson",
+    "shuffle": "BatchSizePoisson",
     "fixed size": "BatchSizePoisson",
     "blocks": "BatchSizePoisson",
     "double rate": "ClippedSumAsPlanned",

@@ -32,7 +32,9 @@ def with_facts(make, **changes):
 def image_facts(make, unit):
     dataset = DatasetSpec("file://x", unit, 569)
     extract = make.extract(facts=make.budget(dataset=dataset))
-    return make.facts(plan=make.plan(unit=unit), budgets=(extract,))
+    receipt = make.receipt()
+    clipped = make.receipt(facts={**receipt.facts, "clippedPer": unit.value})
+    return make.facts(plan=make.plan(unit=unit), budgets=(extract,), receipts=(clipped,))
 
 
 def failed_gate():
