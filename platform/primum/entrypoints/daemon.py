@@ -304,10 +304,11 @@ def stop(settings: Settings, interrupt: Interrupt) -> str:
         bootstrap.runner(settings).interrupt()
         bootstrap.stop_compute(settings)  # An `apply` may have left its workers warm.
         return f"nothing runs in {_shown(settings.home)}"
+    born = processes.birth(pid)
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS_MAX
     while time.monotonic() < deadline:
-        if not running_process(settings):
+        if processes.birth(pid) != born:  # Its note goes a moment before it does.
             return f"stopped the platform of {_shown(settings.home)}"
         time.sleep(0.05)
     raise Unavailable(f"the platform (process {pid}) did not end in {STOP_SECONDS_MAX:.0f} s")
