@@ -14,6 +14,8 @@ SOURCES := platform operators pipelines policies
 # Byte code halves the time of every import; one thread keeps two busy cores from fighting over torch's spinning ones.
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
+# Hospitals often sit behind a proxy with a certificate authority of their own: trust what the system trusts.
+export UV_SYSTEM_CERTS ?= 1
 
 .PHONY: setup demo test test-all check types lint architecture bench verify sim clean clean-demo help
 
