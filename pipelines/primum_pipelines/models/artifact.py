@@ -82,19 +82,30 @@ class LoadedModel:
         import numpy as np
         import torch
 
-        rows = np.asarray(features, dtype=np.float32)
-        if rows.shape[1:] != self.spec.input_shape:
-            found = str(tuple(rows.shape[1:]))
-            raise InvalidValue("inputs", f"must have rows of shape {self.spec.input_shape}", found)
-        if not np.isfinite(rows).all():
-            raise InvalidValue("inputs", "must be finite", "NaN or infinity")
-        scaled = scale(rows, self.spec)
+        scaled = scale(checked_rows(features, self.spec), self.spec)
         answers = []
         with torch.inference_mode():
             for start in range(0, len(scaled), _BATCH_ROWS):
                 logits = self.module(torch.from_numpy(scaled[start : start + _BATCH_ROWS]))
                 answers.append(torch.softmax(logits.double(), dim=1).numpy())
         return np.concatenate(answers) if answers else np.zeros((0, len(self.spec.classes)))
+
+
+def checked_rows(features: np.ndarray, spec: ModelSpec) -> np.ndarray:
+    """Features as float32 rows that the model can answer for.
+
+    Raises:
+        InvalidValue: If the shape is wrong or a value is not finite.
+    """
+    import numpy as np
+
+    rows: np.ndarray = np.asarray(features, dtype=np.float32)
+    if rows.shape[1:] != spec.input_shape:
+        found = str(tuple(rows.shape[1:]))
+        raise InvalidValue("inputs", f"must have rows of shape {spec.input_shape}", found)
+    if not np.isfinite(rows).all():
+        raise InvalidValue("inputs", "must be finite", "NaN or infinity")
+    return rows
 
 
 def scale(features: np.ndarray, spec: ModelSpec) -> np.ndarray:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from primum.domain.errors import InvalidValue
-from primum_pipelines.models.artifact import ModelSpec, read_spec, scale
+from primum_pipelines.models.artifact import ModelSpec, checked_rows, read_spec, scale
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,12 +47,7 @@ class LightModel:
         """
         import numpy as np
 
-        rows = np.asarray(features, dtype=np.float32)
-        if rows.shape[1:] != self.spec.input_shape:
-            found = str(tuple(rows.shape[1:]))
-            raise InvalidValue("inputs", f"must have rows of shape {self.spec.input_shape}", found)
-        if not np.isfinite(rows).all():
-            raise InvalidValue("inputs", "must be finite", "NaN or infinity")
+        rows = checked_rows(features, self.spec)
         values = scale(rows, self.spec).reshape(len(rows), -1)
         for position, (weight, bias) in enumerate(self.layers):
             values = values @ weight.T + bias

@@ -23,9 +23,6 @@ from primum.domain.study.plan import Access, DatasetFacts, Treatment
 from primum.domain.study.spec import StudySpec
 from primum.domain.study.steps import DataToken
 
-TICKET_TYPE = "application/vnd.primum.ticket+json"
-TOKEN_TYPE = "application/vnd.primum.data-token+json"  # noqa: S105 - a media type
-
 
 @dataclass(frozen=True, slots=True)
 class Gatekeeper:
@@ -107,7 +104,7 @@ def _ticket_claims(
 
 
 def _signed(platform: Platform, claims: Mapping[str, JSON]) -> str:
-    return signing.encode_token(platform.signer.sign(TICKET_TYPE, canonical_json(claims)))
+    return signing.encode_token(platform.signer.sign(signing.TICKET_TYPE, canonical_json(claims)))
 
 
 def redeem(keeper: Gatekeeper, ticket: str, *, actor: str) -> DataToken:
@@ -141,7 +138,7 @@ def redeem(keeper: Gatekeeper, ticket: str, *, actor: str) -> DataToken:
         )
     token = {name: claims[name] for name in _TOKEN_CLAIMS}
     token["expires"] = keeper.clock.after(keeper.token_seconds)
-    text = signing.encode_token(keeper.signer.sign(TOKEN_TYPE, canonical_json(token)))
+    text = signing.encode_token(keeper.signer.sign(signing.DATA_TOKEN_TYPE, canonical_json(token)))
     return DataToken(text=text, access=access, budget=str(claims["budget"]), uri=str(claims["uri"]))
 
 
@@ -151,7 +148,7 @@ def ticket_claims(signer: Signer, ticket: str) -> Mapping[str, JSON]:
     Raises:
         Tampered: If this platform did not sign it.
     """
-    return _claims(signer.open(signing.decode_token(ticket), TICKET_TYPE))
+    return _claims(signer.open(signing.decode_token(ticket), signing.TICKET_TYPE))
 
 
 _TOKEN_CLAIMS = (

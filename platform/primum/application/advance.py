@@ -15,7 +15,7 @@ from primum.application.observing import Scene, observe
 from primum.application.platform import Platform, generation_key
 from primum.application.studystatus import study_status
 from primum.domain import names
-from primum.domain.conditions import ConditionType, Reason, Status
+from primum.domain.conditions import Condition, ConditionType, Reason, Status
 from primum.domain.errors import InvalidValue, PrimumError
 from primum.domain.names import ResourceKey
 from primum.domain.study.lifecycle import Action, Refusal, RunState, decide
@@ -45,7 +45,7 @@ def advance(platform: Platform, key: ResourceKey) -> Action:
             return Action.DONE
         scene = observe(platform, stored)
         decision = decide(scene.observed)
-        show(platform, scene)
+        show(platform, scene, decision.conditions)
         if decision.action is Action.WAIT or decision.action is asked:
             _heartbeat(platform, scene)
             return Action.WAIT
@@ -65,9 +65,9 @@ def advance(platform: Platform, key: ResourceKey) -> Action:
     raise PrimumError(f"{key} took more than {ACTIONS_MAX} actions without coming to rest")
 
 
-def show(platform: Platform, scene: Scene) -> None:
+def show(platform: Platform, scene: Scene, found: Sequence[Condition]) -> None:
     """Write the projected status, if it changed."""
-    projected = study_status(platform, scene, decide(scene.observed).conditions)
+    projected = study_status(platform, scene, found)
     if projected != dict(scene.stored.status):
         platform.resources.set_status(scene.stored.key, scene.stored.uid, projected)
 

@@ -119,7 +119,7 @@ def _step_context(
     return StepContext(
         step=step,
         entry=platform.kinds()[spec.job_kind].entry(step),
-        study=_study(spec),
+        study=study_mapping(spec),
         run_id=names.run_id(spec.uid, spec.generation),
         outcome_id=names.outcome_id(spec.uid, spec.generation, step),
         plan=plan.to_json(),
@@ -137,7 +137,8 @@ def _step_context(
     )
 
 
-def _study(spec: StudySpec) -> dict[str, JSON]:
+def study_mapping(spec: StudySpec) -> dict[str, JSON]:
+    """How steps and lineage name a Study generation."""
     return {
         "namespace": spec.key.namespace,
         "name": spec.key.name,

@@ -29,8 +29,6 @@ from primum.domain.study.steps import ArtifactRef
 from primum.resources import conversion
 from primum.resources.stored import unstored
 
-CERTIFICATE_TYPE = "application/vnd.primum.certificate+json"
-
 
 def released_artifact(scene: Scene) -> ArtifactRef | None:
     """The artifact that the Study would release: a model for an endpoint, a dataset otherwise."""
@@ -62,7 +60,7 @@ def certify(platform: Platform, scene: Scene) -> list[str]:
     if reasons:
         return reasons
     payload = canonical_json(certificate_statement(facts))
-    envelope = platform.signer.sign(CERTIFICATE_TYPE, payload)
+    envelope = platform.signer.sign(signing.CERTIFICATE_TYPE, payload)
     content = canonical_json(envelope)
     key = generation_key(scene.spec.uid, scene.spec.generation)
     uri = platform.archive.put(certificate_name(scene.spec), content)

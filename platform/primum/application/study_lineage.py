@@ -8,13 +8,11 @@ harmless.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from primum.application import releasing, verdicts
+from primum.application.launching import study_mapping
 from primum.application.observing import Scene
 from primum.application.platform import Platform, generation_key
 from primum.domain import names
-from primum.domain.canonical import JSON
 from primum.domain.conditions import Condition, Status
 from primum.domain.governance.evidence import Verdict
 from primum.domain.study import lineage
@@ -26,7 +24,7 @@ def study_launched(platform: Platform, scene: Scene) -> None:
     at = platform.clock.now()
     platform.lineage.emit(
         lineage.study_event(
-            _study(scene),
+            study_mapping(scene.spec),
             RunState.START,
             at=at,
             reservations=_links(scene),
@@ -34,12 +32,14 @@ def study_launched(platform: Platform, scene: Scene) -> None:
         )
     )
     run = names.run_id(scene.spec.uid, scene.spec.generation)
-    platform.lineage.emit(lineage.pipeline_event(_study(scene), run, RunState.START, at=at))
+    platform.lineage.emit(
+        lineage.pipeline_event(study_mapping(scene.spec), run, RunState.START, at=at)
+    )
 
 
 def study_ended(platform: Platform, scene: Scene, succeeded: Condition) -> None:
     """Tell how a launched Study ended."""
-    at, study = platform.clock.now(), _study(scene)
+    at, study = platform.clock.now(), study_mapping(scene.spec)
     good = succeeded.status is Status.TRUE
     state = RunState.COMPLETE if good else RunState.FAIL
     message = "" if good else succeeded.reason.value
@@ -62,17 +62,6 @@ def study_ended(platform: Platform, scene: Scene, succeeded: Condition) -> None:
             message=message,
         )
     )
-
-
-def _study(scene: Scene) -> Mapping[str, JSON]:
-    spec = scene.spec
-    return {
-        "namespace": spec.key.namespace,
-        "name": spec.key.name,
-        "uid": spec.uid,
-        "generation": spec.generation,
-        "kind": spec.job_kind,
-    }
 
 
 def _links(scene: Scene) -> list[ReservationLink]:

@@ -7,7 +7,6 @@ from simulated.auditor import SECRET
 
 from primum import signing
 from primum.application import (
-    access,
     advance,
     launching,
     observing,
@@ -479,11 +478,11 @@ def test_a_ticket_that_nobody_here_signed_opens_nothing(ward, memories):
     ticket = tickets(ward, ward.study())["job"]["train@scans"]
     envelope = signing.decode_token(ticket)
     stranger = memories.MemorySigner()
-    payload = ward.platform.signer.open(envelope, access.TICKET_TYPE)
-    forged = signing.encode_token(stranger.sign(access.TICKET_TYPE, payload))
+    payload = ward.platform.signer.open(envelope, signing.TICKET_TYPE)
+    forged = signing.encode_token(stranger.sign(signing.TICKET_TYPE, payload))
     with pytest.raises(Tampered):
         redeem(keeper(ward), forged, actor="s")
-    empty = signing.encode_token(ward.platform.signer.sign(access.TICKET_TYPE, canonical_json([])))
+    empty = signing.encode_token(ward.platform.signer.sign(signing.TICKET_TYPE, canonical_json([])))
     with pytest.raises(Refused, match="must be a JSON object"):
         redeem(keeper(ward), empty, actor="s")
 
