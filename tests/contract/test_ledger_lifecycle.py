@@ -116,8 +116,8 @@ def test_expiry_charges_what_was_exposed_and_returns_the_rest(ledger, account, s
     assert state(ledger, "exposed") is ReservationState.CHARGED
     assert state(ledger, "untouched") is ReservationState.RETURNED
     assert state(ledger, "alive") is ReservationState.RESERVED
-    assert ledger.account(account).balance.charged == held
-    assert ledger.account(account).balance.reserved == ledger.reservation("alive").charge
+    assert ledger.account(account).blocks[0].charged == held
+    assert ledger.account(account).blocks[0].reserved == ledger.reservation("alive").charge
 
 
 def test_what_expired_is_resolved_for_good(ledger, account, stores):
@@ -136,8 +136,8 @@ def test_a_trusted_receipt_charges_what_happened_and_returns_the_rest(ledger, ac
     expose(ledger)
     assert charge(ledger, executed=HALF).code is ResultCode.ACCEPTED
     view, done = ledger.account(account), ledger.reservation("r1")
-    assert view.balance.reserved.is_zero
-    assert view.balance.charged == done.charged
+    assert view.blocks[0].reserved.is_zero
+    assert view.blocks[0].charged == done.charged
     half = [2 * amount for _, amount in done.charged.amounts]
     assert all(abs(a - b[1]) <= 2 for a, b in zip(half, done.charge.amounts, strict=True))
     assert (done.executed, done.state) == (HALF, ReservationState.CHARGED)
@@ -148,7 +148,7 @@ def test_no_receipt_charges_everything(ledger, account):
     expose(ledger)
     assert charge(ledger).stands
     done = ledger.reservation("r1")
-    assert done.charged == done.charge == ledger.account(account).balance.charged
+    assert done.charged == done.charge == ledger.account(account).blocks[0].charged
 
 
 def test_a_receipt_that_comes_after_the_lease_charges_everything(ledger, account, stores):
@@ -204,7 +204,7 @@ def test_a_reservation_is_given_back_once(ledger, account):
     assert again.seq == first.seq
     other = ledger.give_back("r1", reason="something else", actor="s")
     assert (other.code, other.message.split()[0]) == (ResultCode.KEY_REUSED, "reason")
-    assert ledger.account(account).balance.reserved.is_zero
+    assert ledger.account(account).blocks[0].reserved.is_zero
     assert expose(ledger).code is ResultCode.ALREADY_RESOLVED
     assert charge(ledger).code is ResultCode.ALREADY_RESOLVED
 
@@ -213,16 +213,16 @@ def test_a_charge_is_made_once(ledger, account):
     reserve(ledger, request(account))
     expose(ledger)
     first = charge(ledger, executed=HALF)
-    spent = ledger.account(account).balance
+    spent = ledger.account(account).blocks[0]
     again = charge(ledger, executed=HALF)
     assert (again.code, again.seq) == (ResultCode.REPEATED, first.seq)
     other = charge(ledger, executed=EVENT)
     assert (other.code, other.message.split()[0]) == (ResultCode.KEY_REUSED, "executed")
-    assert ledger.account(account).balance == spent
+    assert ledger.account(account).blocks[0] == spent
 
 
 def test_an_inspection_is_recorded_and_costs_nothing(ledger, account):
-    before = ledger.account(account).balance
+    before = ledger.account(account).blocks[0]
     first = ledger.inspect(account, access="audit", study_uid="s", key="k1", actor="auditor")
     again = ledger.inspect(account, access="audit", study_uid="s", key="k1", actor="auditor")
     other = ledger.inspect(account, access="else", study_uid="s", key="k1", actor="auditor")
@@ -231,7 +231,7 @@ def test_an_inspection_is_recorded_and_costs_nothing(ledger, account):
         ResultCode.REPEATED,
         ResultCode.KEY_REUSED,
     )
-    assert ledger.account(account).balance == before
+    assert ledger.account(account).blocks[0] == before
     assert ledger.entries()[-1].kind is EntryKind.INSPECTED
 
 

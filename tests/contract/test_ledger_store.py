@@ -52,10 +52,10 @@ def test_a_new_account_has_all_of_its_epsilon(ledger, account):
 )
 def test_recreating_a_budget_finds_its_account_and_resets_nothing(ledger, account, changes):
     reserve(ledger, request(account))
-    before = ledger.account(account).balance
+    before = ledger.account(account).blocks[0]
     found, result = ledger.open_account(terms(**changes), actor="steward:grace")
     assert (found, result.stands) == (account, True)
-    assert ledger.account(account).balance == before
+    assert ledger.account(account).blocks[0] == before
     assert ledger.account(account).terms == terms(**changes)
 
 
@@ -142,8 +142,8 @@ def test_a_reservation_counts_at_once(ledger, account):
     result = reserve(ledger, request(account))
     assert (result.code, result.seq) == (ResultCode.ACCEPTED, 2)
     view, held = ledger.account(account), ledger.reservation("r1")
-    assert view.balance.reserved == held.charge
-    assert view.balance.charged.is_zero
+    assert view.blocks[0].reserved == held.charge
+    assert view.blocks[0].charged.is_zero
     assert 0 < view.epsilon_reserved < 8
     assert held.state is ReservationState.RESERVED
     assert held.fence == result.seq
@@ -173,7 +173,7 @@ def test_a_denial_is_written_explained_and_final(ledger, account):
     assert "short by" in result.shortfall[account]
     assert state(ledger) is ReservationState.DENIED
     assert ledger.entries()[-1].kind is EntryKind.DENIED
-    assert ledger.account(account).balance.reserved.is_zero
+    assert ledger.account(account).blocks[0].reserved.is_zero
     assert reserve(ledger, request(account, event=HUGE)) == result
     assert ledger.head()[0] == result.seq
     assert reserve(ledger, request(account, "r1-generation-2")).code is ResultCode.ACCEPTED

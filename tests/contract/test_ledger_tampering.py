@@ -80,11 +80,11 @@ class Record:
         )
         if self.stores.kind == "memory":
             account = self.rows.accounts[account_id]
-            balance = replace(account.balance, reserved=nothing)
-            self.rows.accounts[account_id] = replace(account, balance=balance)
+            whole = replace(account.blocks["whole"], reserved=nothing)
+            self.rows.accounts[account_id] = replace(account, blocks={"whole": whole})
         else:
             text = canonical_json(nothing.to_json()).decode()
-            self.execute(f"UPDATE ledger_accounts SET reserved = '{text}'")
+            self.execute(f"UPDATE ledger_holdings SET reserved = '{text}'")
 
     def revive(self, name):
         if self.stores.kind == "memory":

@@ -187,8 +187,8 @@ def test_charging_happens_once_and_by_the_receipt(world):
         assert world.kinds(name) == ["Reserved", "Exposed", "Charged"]
         spent.append(world.ledger.reservation(name).charged)
     total = sum((charge for charge in spent[1:]), start=spent[0])
-    assert world.ledger.account(world.accounts[0]).balance.charged == total
-    assert world.ledger.account(world.accounts[0]).balance.reserved.is_zero
+    assert world.ledger.account(world.accounts[0]).blocks[0].charged == total
+    assert world.ledger.account(world.accounts[0]).blocks[0].reserved.is_zero
 
 
 def test_giving_back_happens_once(world):
@@ -199,7 +199,7 @@ def test_giving_back_happens_once(world):
     for name, _ in world.every_boundary(prepare, "give_back"):
         assert world.ledger.give_back(name, reason="withdrawn", actor="p").stands
         assert world.kinds(name) == ["Reserved", "Returned"]
-    assert world.ledger.account(world.accounts[0]).balance.reserved.is_zero
+    assert world.ledger.account(world.accounts[0]).blocks[0].reserved.is_zero
 
 
 def test_expiry_happens_once(world):
@@ -262,14 +262,14 @@ def test_a_restored_older_database_grants_nothing(database, tmp_path):
     backup = shutil.copy(path, tmp_path / "backup.db")
     stores = open_stores(database, SystemClock(), anchor)
     stores.ledger.reserve([request("r1", account)], lease_seconds=60, actor="p")
-    spent = stores.ledger.account(account).balance.reserved
+    spent = stores.ledger.account(account).blocks[0].reserved
     assert not spent.is_zero
     stores.close()
     for leftover in path.parent.glob(path.name + "-*"):
         leftover.unlink()
     shutil.copy(backup, path)
     stores = open_stores(database, SystemClock(), anchor)
-    assert stores.ledger.account(account).balance.reserved.is_zero
+    assert stores.ledger.account(account).blocks[0].reserved.is_zero
     result = stores.ledger.reserve([request("r2", account)], lease_seconds=60, actor="p")
     assert result.code is ResultCode.ROLLED_BACK
     assert stores.ledger.verify() != ()

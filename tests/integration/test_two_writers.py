@@ -58,7 +58,7 @@ def test_two_processes_never_overspend(database):
     assert len(held) == fits
     assert stores.ledger.fits(account, EVENT) == 0
     view = stores.ledger.account(account)
-    used = (view.balance.reserved + view.balance.charged).as_dict
+    used = (view.blocks[0].reserved + view.blocks[0].charged).as_dict
     assert all(used[key] <= room for key, room in view.capacity.amounts)
     assert stores.ledger.verify() == ()
     stores.close()

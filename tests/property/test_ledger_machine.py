@@ -295,8 +295,8 @@ class LedgerMachine(RuleBasedStateMachine):
             held = self.ledger.reservations(account_id=account)
             reserved = sum(r.charge.as_dict["mu2"] for r in held if r.state.value in OPEN)
             charged = sum(r.charged.as_dict["mu2"] for r in held if r.charged is not None)
-            assert view.balance.reserved.as_dict == {"mu2": reserved}
-            assert view.balance.charged.as_dict == {"mu2": charged}
+            assert view.blocks[0].reserved.as_dict == {"mu2": reserved}
+            assert view.blocks[0].charged.as_dict == {"mu2": charged}
             assert reserved + charged <= view.capacity.as_dict["mu2"]
             assert bool(view.frozen) == (account in self.frozen)
 

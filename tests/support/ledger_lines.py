@@ -9,7 +9,7 @@ from ledger_words import request, terms
 
 from primum.domain.accounting.events import Repeated, SubsampledGaussian
 from primum.domain.accounting.policies import policy_named
-from primum.domain.budget import book, decisions, lines
+from primum.domain.budget import book, decisions, folding, lines
 from primum.domain.budget.book import Draft, Head
 from primum.domain.budget.entries import EntryKind
 from primum.domain.budget.verification import Cached
@@ -78,7 +78,7 @@ class Long:
     def _write(self, name, kind, held, key, payload):
         draft = Draft(name, kind, held, key, payload)
         entry = book.sealed(draft, head=self.head, actor="platform/loop", time=START)
-        account, reservation = book.fold(
+        account, reservation = folding.fold(
             entry, self.accounts.get(name), self.reservations.get(held) if held else None
         )
         self.accounts[name] = account

@@ -17,10 +17,10 @@ from primum.domain.accounting.rdp import RdpAccountant
 from primum.domain.budget.entries import (
     AccountTerms,
     AccountView,
-    Balance,
     ReservationState,
     ReservationView,
 )
+from primum.domain.budget.rules import Rules
 from primum.domain.canonical import canonical_json, digest_of_bytes
 from primum.domain.governance.certificate import (
     BudgetExtract,
@@ -129,7 +129,9 @@ def make_extract(*, spent="2.998", state=ReservationState.CHARGED, frozen="", fa
     account = AccountView(
         facts.account_id,
         terms,
-        Balance(charge, charge),
+        Rules(),
+        (),
+        (),
         charge,
         Decimal(spent),
         Decimal(0),

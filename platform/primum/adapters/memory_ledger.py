@@ -10,12 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from primum.application.bookkeeping import Bookkeeping, Pages, Pen
+from primum.application.bookkeeping import Bookkeeping
 from primum.application.ports import Clock, LedgerAnchor
+from primum.application.rowstore import NOTHING_FORESEEN, Foreseen, Pages, Pen, unwatched
 from primum.domain.budget import lines, verification
-from primum.domain.budget.book import OPEN_STATES, Account, Head
+from primum.domain.budget.book import LIVE_STATES, Account, Head
 from primum.domain.budget.decisions import later
-from primum.domain.budget.entries import Entry, EntryKind, ReservationView
+from primum.domain.budget.entries import (
+    Entry,
+    EntryKind,
+    ReservationState,
+    ReservationView,
+)
 from primum.domain.budget.lines import Line
 from primum.domain.budget.verification import Stated
 from primum.domain.errors import Conflict
@@ -117,7 +123,11 @@ class _MemoryBook:
 
     def lapsed(self, now: str) -> Sequence[ReservationView]:
         everything = self.reservations(account_id="", study_uid="")
-        return [i for i in everything if i.state in OPEN_STATES and i.lease_until <= now]
+        return [i for i in everything if i.state in LIVE_STATES and i.lease_until <= now]
+
+    def queued(self) -> Sequence[ReservationView]:
+        everything = self.reservations(account_id="", study_uid="")
+        return [item for item in everything if item.state is ReservationState.QUEUED]
 
     def entries(self, *, account_id: str, after: int, limit: int) -> Sequence[Entry]:
         found = [
@@ -154,6 +164,9 @@ class _MemoryBook:
         )
         return verification.contradictions(rows.lines, cached, stated)
 
+    def once(self, check: Callable[[Pages], Answer]) -> Answer:
+        return check(self)
+
     def append(self, entry: Entry) -> None:
         key = (entry.account_id, entry.idempotency_key)
         if key in self._rows.keys:
@@ -187,12 +200,21 @@ class MemoryRowStore:
         with self._lock:
             return work(_MemoryBook(self.rows))
 
-    def write(self, work: Callable[[Pen], Answer]) -> Answer:
+    def write(
+        self,
+        work: Callable[[Pen], Answer],
+        *,
+        foreseen: Foreseen = NOTHING_FORESEEN,
+        durable: Callable[[Head], None] = unwatched,
+    ) -> Answer:
         """Run work on a copy that replaces the rows if it ends well."""
+        del foreseen  # Everything is at hand.
         with self._lock:
             fresh = self.rows.copied()
             answer = work(_MemoryBook(fresh))
-            self.rows = fresh
+            before, self.rows = self.rows, fresh
+            if fresh.head.seq != before.head.seq:
+                durable(fresh.head)
             return answer
 
 

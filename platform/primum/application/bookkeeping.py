@@ -10,102 +10,43 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Protocol, TypeVar
 
 from primum.application import checkpointing
 from primum.application.ports import Clock, LedgerAnchor, Signer
+from primum.application.rowstore import NOTHING_FORESEEN, Foreseen, Pages, Pen, RowStore
 from primum.domain.accounting.events import Event
-from primum.domain.budget import accounts, book, checkpoints, ledger
-from primum.domain.budget.book import Account, Book, Head
+from primum.domain.budget import (
+    accounts,
+    book,
+    checkpoints,
+    folding,
+    ledger,
+    queueing,
+    reserving,
+    views,
+)
+from primum.domain.budget.book import Account, Head
 from primum.domain.budget.checkpoints import Checkpoint
-from primum.domain.budget.decisions import Decision, check_name, repeated
+from primum.domain.budget.decisions import Decision, check_name, no_account, repeated
 from primum.domain.budget.entries import (
     AccountTerms,
     AccountView,
     Entry,
+    Outlook,
     ReservationView,
     ReserveRequest,
     Result,
     ResultCode,
+    RoundView,
 )
 from primum.domain.budget.lines import Line
-from primum.domain.budget.verification import Stated
+from primum.domain.budget.rules import Asker, Rules
 from primum.domain.canonical import JSON
 from primum.domain.errors import Tampered
 
 ENTRIES_MAX = 10_000  # Entries per page: what fits comfortably into one answer.
 
 _NOTHING: Mapping[str, Mapping[str, JSON]] = MappingProxyType({})
-
-Answer = TypeVar("Answer")
-
-
-class Pages(Book, Protocol):
-    """A book that can also be read at length. Everything comes from one serializable moment."""
-
-    def accounts(self) -> Sequence[Account]:
-        """Every account, oldest first."""
-        ...
-
-    def reservations(self, *, account_id: str, study_uid: str) -> Sequence[ReservationView]:
-        """Reservations, oldest first; an empty id does not restrict."""
-        ...
-
-    def entries(self, *, account_id: str, after: int, limit: int) -> Sequence[Entry]:
-        """Entries by sequence number; an empty id does not restrict."""
-        ...
-
-    def lines(self, *, after: int, limit: int) -> Sequence[Line]:
-        """Entries by sequence number, as stored."""
-        ...
-
-    def checkpoints(self) -> Sequence[Line]:
-        """Every entry that keeps a checkpoint, oldest first, as stored."""
-        ...
-
-    def last_checkpoint(self) -> Head:
-        """Where the last entry that keeps a checkpoint stands; an empty head for none."""
-        ...
-
-    def hash_at(self, seq: int) -> str:
-        """The hash of an entry, or empty."""
-        ...
-
-    def contradictions(self, stated: Sequence[Stated]) -> Sequence[str]:
-        """What ``verification.contradictions`` finds in everything stored."""
-        ...
-
-
-class Pen(Pages, Protocol):
-    """A book that can be written. Nothing is durable before the transaction ends well."""
-
-    def append(self, entry: Entry) -> None:
-        """Add an entry."""
-        ...
-
-    def put_account(self, account: Account) -> None:
-        """Replace an account's row and the identities it is found by."""
-        ...
-
-    def put_reservation(self, reservation: ReservationView) -> None:
-        """Replace a reservation's row."""
-        ...
-
-    def put_head(self, head: Head) -> None:
-        """Replace the end of the chain."""
-        ...
-
-
-class RowStore(Protocol):
-    """Where rows are kept: two kinds of transactions."""
-
-    def read(self, work: Callable[[Pages], Answer]) -> Answer:
-        """Run read-only work on one snapshot."""
-        ...
-
-    def write(self, work: Callable[[Pen], Answer]) -> Answer:
-        """Run work as one durable, serializable transaction; may run it again after a conflict."""
-        ...
 
 
 class Bookkeeping:
@@ -132,8 +73,13 @@ class Bookkeeping:
     ) -> Result:
         """Hold every request's cost, all or none."""
         return self._decide(
-            lambda pen, now: ledger.reserve(pen, requests, lease_seconds=lease_seconds, now=now),
+            lambda pen, now: reserving.reserve(pen, requests, lease_seconds=lease_seconds, now=now),
             actor,
+            Foreseen(
+                accounts=tuple(request.account_id for request in requests),
+                reservations=tuple(request.reservation_id for request in requests),
+                keys=tuple(f"reserve/{request.reservation_id}" for request in requests),
+            ),
         )[1]
 
     def expose(self, reservation_id: str, *, access: str, fence: int, actor: str) -> Result:
@@ -143,6 +89,7 @@ class Bookkeeping:
                 pen, reservation_id, access=access, fence=fence, now=now
             ),
             actor,
+            _of(reservation_id, f"expose/{reservation_id}/{access}"),
         )[1]
 
     def extend(
@@ -154,6 +101,7 @@ class Bookkeeping:
                 pen, reservation_id, fence=fence, lease_seconds=lease_seconds, now=now
             ),
             actor,
+            _of(reservation_id),
         )[1]
 
     def charge(
@@ -171,12 +119,15 @@ class Bookkeeping:
                 pen, reservation_id, executed=executed, reason=reason, now=now, answered=answered
             ),
             actor,
+            _of(reservation_id, f"charge/{reservation_id}"),
         )[1]
 
     def give_back(self, reservation_id: str, *, reason: str, actor: str) -> Result:
         """Return a reservation that was never exposed."""
         return self._decide(
-            lambda pen, _: ledger.give_back(pen, reservation_id, reason=reason), actor
+            lambda pen, _: ledger.give_back(pen, reservation_id, reason=reason),
+            actor,
+            _of(reservation_id, f"return/{reservation_id}"),
         )[1]
 
     def inspect(
@@ -202,10 +153,46 @@ class Bookkeeping:
             lambda pen, _: accounts.thaw(pen, account_id, reason=reason, key=key), actor
         )[1]
 
+    def withdraw_consent(self, account_id: str, *, mark: str, key: str, actor: str) -> Result:
+        """Record that a unit may not be read any more, by an opaque mark."""
+        return self._decide(
+            lambda pen, _: accounts.withdraw_consent(pen, account_id, mark=mark, key=key), actor
+        )[1]
+
+    def configure(self, account_id: str, rules: Rules, *, key: str, actor: str) -> Result:
+        """Share an account's room out by other rules."""
+
+        def decide(pen: Pen, _: str) -> Decision:
+            held = pen.reservations(account_id=account_id, study_uid="") if rules.quotas else ()
+            return accounts.configure(pen, account_id, rules, reservations=held, key=key)
+
+        return self._decide(decide, actor)[1]
+
+    def divide(self, account_id: str, blocks: Sequence[str], *, actor: str) -> Result:
+        """Add the blocks of a divided dataset that are not there yet."""
+        return self._decide(lambda pen, _: accounts.divide(pen, account_id, blocks), actor)[1]
+
+    def schedule(self, *, lease_seconds: float, actor: str) -> Sequence[RoundView]:
+        """Run one scheduling round over everything that waits; says what it came to."""
+        if not self._rows.read(lambda pages: pages.queued()):
+            return ()
+        now = self._clock.now()
+        if self._rows.read(lambda pages: queueing.due_unlocks(pages, now=_time(pages, now))):
+            self._decide(lambda pen, later: queueing.unlock(pen, now=later), actor)
+        proposal = self._rows.read(queueing.propose)
+        if proposal.granted or proposal.hopeless:
+            self._decide(
+                lambda pen, later: queueing.grant(
+                    pen, proposal, lease_seconds=lease_seconds, now=later
+                ),
+                actor,
+            )
+        return proposal.rounds
+
     def expire(self, *, actor: str) -> Sequence[str]:
         """Resolve every lease that ran out; returns their ids."""
         now = self._clock.now()
-        if not self._rows.read(lambda pages: pages.lapsed(max(now, pages.head().time))):
+        if not self._rows.read(lambda pages: pages.lapsed(_time(pages, now))):
             return ()  # The usual case, asked every few seconds: no write lock for it.
         decision, result = self._decide(lambda pen, later: ledger.expire(pen, now=later), actor)
         return tuple(draft.reservation_id for draft in decision.drafts) if result.stands else ()
@@ -213,11 +200,12 @@ class Bookkeeping:
     def account(self, account_id: str) -> AccountView | None:
         """An account as it stands."""
         found = self._rows.read(lambda pages: pages.account(account_id))
-        return None if found is None else book.view_of(found)
+        return None if found is None else views.view_of(found)
 
     def accounts(self) -> Sequence[AccountView]:
         """Every account, oldest first."""
-        return tuple(book.view_of(item) for item in self._rows.read(lambda pages: pages.accounts()))
+        found = self._rows.read(lambda pages: pages.accounts())
+        return tuple(views.view_of(item) for item in found)
 
     def reservation(self, reservation_id: str) -> ReservationView | None:
         """A reservation as it stands."""
@@ -301,22 +289,44 @@ class Bookkeeping:
         last, head = self._rows.read(work)
         return checkpoints.is_due(last, head, now=max(self._clock.now(), head.time))
 
-    def fits(self, account_id: str, event: Event) -> int:
-        """How many more times an event fits into what is left, up to 1000."""
-        found = self._rows.read(lambda pages: pages.account(account_id))
-        return 0 if found is None else ledger.fits(found, event)
+    def fits(self, account_id: str, event: Event, *, blocks: Sequence[str] = ()) -> int:
+        """How many more times an event fits into what is left of every block, up to 1000."""
+        return self.outlook(account_id, event, blocks=blocks).times
+
+    def outlook(
+        self,
+        account_id: str,
+        event: Event,
+        *,
+        blocks: Sequence[str] = (),
+        asker: Asker | None = None,
+    ) -> Outlook:
+        """What would become of a request now; nothing is written."""
+
+        def work(pages: Pages) -> Outlook:
+            found = pages.account(account_id)
+            if found is None:
+                return Outlook(0, now=False, reason=no_account(account_id).message)
+            now = _time(pages, self._clock.now())
+            return ledger.outlook(found, event, blocks=blocks, asker=asker, now=now)
+
+        return self._rows.read(work)
 
     def _decide(
-        self, decide: Callable[[Pen, str], Decision], actor: str
+        self,
+        decide: Callable[[Pen, str], Decision],
+        actor: str,
+        foreseen: Foreseen = NOTHING_FORESEEN,
     ) -> tuple[Decision, Result]:
-        """One decision in one transaction, and the anchor moved once it is durable."""
+        """One decision in a transaction; answered when that is durable and the anchor has moved."""
         check_name("actor", actor)
 
-        def work(pen: Pen) -> tuple[Decision, Result, Head | None]:
-            rolled_back = self._rolled_back(pen)
+        def work(pen: Pen) -> tuple[Decision, Result]:
+            # Asked before anything is written: the anchor cannot pass a transaction that is open.
+            rolled_back = pen.once(self._rolled_back)
             if rolled_back:
                 refusal = Result(ResultCode.ROLLED_BACK, rolled_back)
-                return Decision(refusal), refusal, None
+                return Decision(refusal), refusal
             head = pen.head()
             now = max(self._clock.now(), head.time)
             decision = decide(pen, now)
@@ -325,14 +335,15 @@ class Bookkeeping:
             if decision.result.code is ResultCode.LEASE_EXPIRED:
                 pen.put_head(replace(head, time=now))  # So that a clock going back revives nothing.
             if not decision.drafts:
-                return decision, decision.result, None
+                return decision, decision.result
             head = _write(pen, decision, head=head, actor=actor, time=now)
-            return decision, replace(decision.result, seq=head.seq), head
+            return decision, replace(decision.result, seq=head.seq)
 
-        decision, result, moved = self._rows.write(work)
-        if moved is not None and self._anchor is not None:
-            self._anchor.write(moved.seq, moved.hash)
-        return decision, result
+        return self._rows.write(work, foreseen=foreseen, durable=self._anchored)
+
+    def _anchored(self, head: Head) -> None:
+        if self._anchor is not None:
+            self._anchor.write(head.seq, head.hash)
 
     def _rolled_back(self, pages: Pages) -> str:
         """Why the store must be older than its anchor, or empty."""
@@ -352,6 +363,15 @@ class Bookkeeping:
                 "Restore the anchored copy."
             )
         return ""
+
+
+def _of(reservation_id: str, *keys: str) -> Foreseen:
+    return Foreseen(reservations=(reservation_id,), keys=keys)
+
+
+def _time(pages: Pages, now: str) -> str:
+    """The ledger's time: it never goes back, whatever the clock does."""
+    return max(now, pages.head().time)
 
 
 def _kept(pen: Pen, statement: Checkpoint, envelope: Mapping[str, JSON]) -> Decision:
@@ -377,7 +397,7 @@ def _write(pen: Pen, decision: Decision, *, head: Head, actor: str, time: str) -
         entry = book.sealed(draft, head=head, actor=actor, time=time)
         before = touched.get(draft.account_id) or pen.account(draft.account_id)
         reservation = pen.reservation(draft.reservation_id) if draft.reservation_id else None
-        account, after = book.fold(entry, before, reservation)
+        account, after = folding.fold(entry, before, reservation)
         pen.append(entry)
         if account is not None:
             touched[account.account_id] = account

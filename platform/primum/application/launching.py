@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from primum.application import access, planning
 from primum.application.platform import ACTOR, Platform
 from primum.domain import names
-from primum.domain.budget.entries import ReservationView, ReserveRequest, ResultCode
+from primum.domain.budget.entries import (
+    ReservationState,
+    ReservationView,
+    ReserveRequest,
+    ResultCode,
+)
 from primum.domain.canonical import JSON
 from primum.domain.conditions import Reason
 from primum.domain.study.jobs import PlanningContext
@@ -16,8 +21,14 @@ from primum.domain.study.lifecycle import Refusal
 from primum.domain.study.plan import Plan
 from primum.domain.study.spec import StudySpec
 from primum.domain.study.steps import StepContext
+from primum.resources.metadata import REQUESTER_LABEL
 
 LAUNCH = "Launch"
+_WAITED_IN_VAIN = {
+    ReservationState.DENIED: Reason.DENIED,
+    ReservationState.EXPIRED: Reason.QUEUE_EXPIRED,
+    ReservationState.WITHDRAWN: Reason.WITHDRAWN,
+}
 _LEASE_FRESH = 0.9  # Share of a lease up to which it need not be moved.
 
 
@@ -25,9 +36,10 @@ def reserve_plan(platform: Platform, spec: StudySpec, plan: Plan) -> Refusal | N
     """Hold the plan's cost on every budget, all or none.
 
     Returns:
-        The final no with what would fit, or ``None`` where the reservations stand.
+        The final no with what would fit, or ``None`` where the reservations stand or wait.
     """
     context = planning.planning_context(platform, spec)
+    requester = _requester(platform, spec)
     requests = [
         ReserveRequest(
             reservation_id=names.reservation_id(
@@ -38,8 +50,10 @@ def reserve_plan(platform: Platform, spec: StudySpec, plan: Plan) -> Refusal | N
             generation=spec.generation,
             study=f"{spec.key.namespace}/{spec.key.name}",
             purpose=spec.purpose,
-            requester=f"{spec.key.namespace}/{spec.key.name}",
+            requester=requester,
+            group=spec.key.namespace,
             event=event,
+            blocks=context.datasets[name].blocks,
         )
         for name, event in planning.events_by_budget(plan).items()
     ]
@@ -50,13 +64,40 @@ def reserve_plan(platform: Platform, spec: StudySpec, plan: Plan) -> Refusal | N
         requests, lease_seconds=platform.conduct.lease_seconds, actor=ACTOR
     )
     if result.stands:
-        return None
+        return _left_the_queue(platform, spec, requests)
     if result.code is ResultCode.FROZEN:
         message = planning.frozen(platform, context) or result.message
         return Refusal("Reserve", Reason.BUDGET_FROZEN, message)
-    options = planning.what_would_fit(platform, spec)
-    fit = f". What would fit: {', or '.join(options)}" if options else ". Nothing smaller would fit"
+    fit = _what_would_fit(platform, spec)
     return Refusal("Reserve", Reason.DENIED, f"{missing or result.message}{fit}")
+
+
+def _left_the_queue(
+    platform: Platform, spec: StudySpec, requests: Sequence[ReserveRequest]
+) -> Refusal | None:
+    """The final no for a claim that waited in vain, or ``None``."""
+    for request in requests:
+        held = platform.ledger.reservation(request.reservation_id)
+        if held is None or held.state not in _WAITED_IN_VAIN:
+            continue
+        reason = _WAITED_IN_VAIN[held.state]
+        return Refusal("Reserve", reason, f"{held.reason}{_what_would_fit(platform, spec)}")
+    return None
+
+
+def _what_would_fit(platform: Platform, spec: StudySpec) -> str:
+    options = planning.what_would_fit(platform, spec)
+    return (
+        f". What would fit: {', or '.join(options)}" if options else ". Nothing smaller would fit"
+    )
+
+
+def _requester(platform: Platform, spec: StudySpec) -> str:
+    """Who asks, as whoever stored the Study knows them; the Study itself where nobody does."""
+    stored = platform.resources.get(spec.key)
+    known = stored is not None and stored.uid == spec.uid
+    label = stored.labels.get(REQUESTER_LABEL, "") if stored is not None and known else ""
+    return label or f"{spec.key.namespace}/{spec.key.name}"
 
 
 def launch_run(platform: Platform, spec: StudySpec, plan: Plan) -> None:
@@ -151,11 +192,14 @@ def study_mapping(spec: StudySpec) -> dict[str, JSON]:
 def dataset_mapping(context: PlanningContext, name: str) -> dict[str, JSON]:
     """What a step is told about a dataset: declared public facts."""
     facts = context.datasets[name]
+    layout = facts.dataset.layout
     return {
         "uri": facts.dataset.uri,
         "unit": facts.dataset.unit.value,
         "units": facts.units,
         "trainUnits": facts.train_units,
         "options": dict(facts.dataset.options),
+        "layout": {} if layout is None else layout.to_json(),
+        "blocks": list(facts.blocks),
         "disclosures": list(facts.disclosures),
     }

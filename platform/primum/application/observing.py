@@ -5,7 +5,7 @@ Read every fact about its generation from stores and runner, into one value for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from primum.application import planning, verdicts
@@ -26,6 +26,11 @@ from primum.resources.stored import StoredResource
 
 CERTIFICATE = "Certificate"
 PUBLISHED = "Published"
+_NEVER_HELD = (
+    ReservationState.DENIED,
+    ReservationState.WITHDRAWN,
+    ReservationState.EXPIRED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ def observe(platform: Platform, stored: StoredResource) -> Scene:
         plan=plan,
         headline=_headline(platform, spec, plan),
         reservations=reservations,
+        waiting=_waiting(platform, reservations),
         budgets_needed=len(planning.events_by_budget(plan)) if plan else 0,
         run=run,
         outcomes=outcomes,
@@ -80,13 +86,24 @@ def observe(platform: Platform, stored: StoredResource) -> Scene:
 
 
 def _reservations(platform: Platform, spec: StudySpec) -> tuple[ReservationView, ...]:
-    """This generation's reservations; a denial is a refusal and holds nothing."""
+    """This generation's reservations; what was refused, or ended in the queue, holds nothing."""
     held = platform.ledger.reservations(study_uid=spec.uid)
     return tuple(
         item
         for item in held
-        if item.generation == spec.generation and item.state is not ReservationState.DENIED
+        if item.generation == spec.generation and item.state not in _NEVER_HELD
     )
+
+
+def _waiting(platform: Platform, reservations: Sequence[ReservationView]) -> str:
+    """Why a claim waits and how long it may, from the first budget that lets it wait."""
+    queued = [item for item in reservations if item.state is ReservationState.QUEUED]
+    for item in queued:
+        seen = platform.ledger.outlook(item.account_id, item.event, blocks=item.blocks, asker=item)
+        if not seen.now:
+            when = f" Enough is unlocked: {seen.unlocks}." if seen.unlocks else ""
+            return f"waits until {item.lease_until} at most. {seen.reason}{when}"
+    return f"waits until {queued[0].lease_until} at most, for its turn" if queued else ""
 
 
 def _outcomes(platform: Platform, spec: StudySpec, plan: Plan | None) -> dict[str, StepOutcome]:

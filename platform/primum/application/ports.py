@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,11 +19,14 @@ if TYPE_CHECKING:  # `primum get` needs the protocols' names, not the whole doma
         AccountTerms,
         AccountView,
         Entry,
+        Outlook,
         ReservationView,
         ReserveRequest,
         Result,
+        RoundView,
     )
     from primum.domain.budget.lines import Line
+    from primum.domain.budget.rules import Asker, Rules
     from primum.domain.canonical import JSON
     from primum.domain.governance.evidence import Evidence
     from primum.domain.governance.gates import StageVerdict
@@ -64,7 +67,8 @@ class LedgerStore(Protocol):
     ) -> Result:
         """Hold every request's cost, all or none.
 
-        A denial is written as ``Denied`` on each account.
+        A denial is written as ``Denied`` on each account. Where a budget has a queue, the claim
+        waits in it until a round grants it, at most as long as the budget says.
         """
 
     def expose(self, reservation_id: str, *, access: str, fence: int, actor: str) -> Result:
@@ -94,7 +98,26 @@ class LedgerStore(Protocol):
         """
 
     def give_back(self, reservation_id: str, *, reason: str, actor: str) -> Result:
-        """Return a reservation that was never exposed."""
+        """Return a reservation that was never exposed, or take back a claim that waits."""
+
+    def configure(self, account_id: str, rules: Rules, *, key: str, actor: str) -> Result:
+        """Share an account's room out by other rules; ``REPEATED`` where they are these already."""
+
+    def divide(self, account_id: str, blocks: Sequence[str], *, actor: str) -> Result:
+        """Add the blocks of a divided dataset that are not there yet."""
+
+    def schedule(self, *, lease_seconds: float, actor: str) -> Sequence[RoundView]:
+        """Run one scheduling round over everything that waits.
+
+        Unlocks what has become available by time, grants what the budgets' schedulers choose, and
+        refuses what cannot fit any more.
+
+        Returns:
+            What the round came to on each account for which somebody waited.
+        """
+
+    def withdraw_consent(self, account_id: str, *, mark: str, key: str, actor: str) -> Result:
+        """Record that a unit may not be read any more, by a mark that says nothing about it."""
 
     def inspect(
         self, account_id: str, *, access: str, study_uid: str, key: str, actor: str
@@ -109,6 +132,8 @@ class LedgerStore(Protocol):
 
     def expire(self, *, actor: str) -> Sequence[str]:
         """Resolve every lease that ran out: exposed ones in full, others returned.
+
+        Claims that waited too long have expired.
 
         Returns their ids.
         """
@@ -175,10 +200,29 @@ class LedgerStore(Protocol):
             Tampered: If the ledger is older than its anchor.
         """
 
-    def fits(self, account_id: str, event: Event) -> int:
-        """How many more times an event fits into what is left, up to 1000.
+    def fits(self, account_id: str, event: Event, *, blocks: Sequence[str] = ()) -> int:
+        """How many more times an event fits into what is left of every block, up to 1000.
 
         Answers without spending.
+
+        Raises:
+            NotFound: If a block does not exist.
+        """
+
+    def outlook(
+        self,
+        account_id: str,
+        event: Event,
+        *,
+        blocks: Sequence[str] = (),
+        asker: Asker | None = None,
+    ) -> Outlook:
+        """What would become of a request now, and when it would fit.
+
+        Answers without spending. ``asker`` says whose quotas hold; without it they are left out.
+
+        Raises:
+            NotFound: If a block does not exist.
         """
 
 
@@ -340,19 +384,31 @@ class Compute(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What registering a dataset found out: its identity and its declared size."""
+    """What registering a dataset found out: its identity and its declared size.
+
+    Args:
+        digest: SHA-256 of the content.
+        units: Number of units.
+        train_units: Units in the training split.
+        message: For people; names columns, never a value.
+        blocks: Units and training units of each block that has any; empty for a dataset that is
+            not divided.
+    """
 
     digest: str
     units: int
     train_units: int
     message: str = ""
+    blocks: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Datasets(Protocol):
     """The steward's zone: registers datasets; opens none for anybody else."""
 
     def register(self, dataset: DatasetSpec) -> Registration:
-        """Digest the dataset and count its units.
+        """Digest the dataset and count its units, in each block where it is divided.
+
+        A layout by time ends with the newest block that may have units.
 
         Raises:
             NotFound: If it cannot be found, saying where it was looked for.

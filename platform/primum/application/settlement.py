@@ -40,7 +40,8 @@ def settle(
         Refused: If the ledger is older than its anchor and takes nothing.
     """
     for held in reservations:
-        if held.state is ReservationState.RESERVED and not held.exposed:
+        unexposed = (ReservationState.QUEUED, ReservationState.RESERVED)
+        if held.state in unexposed and not held.exposed:
             reason = "ended before any data was opened"
             result = platform.ledger.give_back(held.reservation_id, reason=reason, actor=ACTOR)
             _refuse_rollback(result)

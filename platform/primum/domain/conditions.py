@@ -83,6 +83,7 @@ class Reason(enum.StrEnum):
     DENIED = "Denied"
     BUDGET_FROZEN = "BudgetFrozen"
     QUEUED = "Queued"
+    QUEUE_EXPIRED = "QueueExpired"
     RUN_CREATED = "RunCreated"
     TOKEN_REDEEMED = "TokenRedeemed"  # noqa: S105 - a word of the vocabulary
     EXPECTATIONS_MET = "ExpectationsMet"

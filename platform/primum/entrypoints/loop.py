@@ -16,6 +16,7 @@ import structlog
 
 from primum.application import advance, audits, budgets, releases
 from primum.application.platform import ACTOR, Platform
+from primum.domain.budget.entries import RoundView
 from primum.domain.conditions import ConditionType, Reason
 from primum.domain.errors import PrimumError, Unavailable
 from primum.domain.study.lifecycle import Action
@@ -45,6 +46,7 @@ class ControlLoop:
         self._failed_in_all = 0
         self._seen: dict[str, tuple[int, float]] = {}
         self._rejected_at: dict[str, float] = {}
+        self.rounds: dict[str, RoundView] = {}  # The last one of each account.
         self._expire_at = 0.0
         self._checkpoint_at = 0.0
         self._reconcilers: Mapping[str, Callable[[StoredResource], object]] = {
@@ -71,6 +73,7 @@ class ControlLoop:
         if now >= self._expire_at:
             self._platform.ledger.expire(actor=ACTOR)
             self._expire_at = now + EXPIRY_SECONDS
+        self._schedule()
         for kind, reconcile in self._reconcilers.items():
             for stored in self._platform.resources.list(kind):
                 if self._due(stored, now):
@@ -79,6 +82,22 @@ class ControlLoop:
         if now >= self._checkpoint_at:
             self._checkpoint_at = now + CHECKPOINT_LOOK_SECONDS
             self._checkpoint()
+
+    def _schedule(self) -> None:
+        """One round over every claim that waits; what it grants is launched in the same look."""
+        rounds = self._platform.ledger.schedule(
+            lease_seconds=self._platform.conduct.lease_seconds, actor=ACTOR
+        )
+        self.rounds = {**self.rounds, **{view.account_id: view for view in rounds}}
+        for view in rounds:
+            if view.granted:
+                log.info(
+                    "scheduling round",
+                    account=view.account_id,
+                    waiting=view.waiting,
+                    granted=view.granted,
+                    gap=round(view.gap, 4),
+                )
 
     def _checkpoint(self) -> None:
         """Sign the ledger where that is due, after everything that somebody waits for."""

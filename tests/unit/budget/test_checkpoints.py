@@ -61,7 +61,7 @@ def test_the_accounts_digest_is_what_the_procedure_says():
     list(long)
     shown = {
         name: {
-            side: {k: str(n) for k, n in getattr(account.balance, side).amounts if n}
+            side: {k: str(n) for k, n in getattr(account.blocks["whole"], side).amounts if n}
             for side in ("charged", "reserved")
         }
         for name, account in long.accounts.items()

@@ -7,7 +7,7 @@ from ledger_words import EVENT, HALF, HUGE, charge, expose, request, reserve, te
 
 from primum.adapters.memory import ManualClock, MemoryLedgerStore
 from primum.domain.accounting.events import Gaussian
-from primum.domain.budget import book, decisions, lines, verification
+from primum.domain.budget import book, decisions, folding, lines, verification
 from primum.domain.budget.entries import EntryKind
 from primum.domain.errors import Tampered
 
@@ -160,7 +160,7 @@ def test_a_balance_never_falls_below_zero(ledger, account):
     reserve(ledger, request(account))
     held = ledger.reservation("r1").charge
     with pytest.raises(Tampered, match="below 0"):
-        book.less(held, held + held)
+        folding.less(held, held + held)
 
 
 def test_sentences_about_a_destroyed_ledger_are_limited(ledger, account):

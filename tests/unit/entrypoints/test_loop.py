@@ -35,6 +35,7 @@ def world(monkeypatch):
             clock=clock,
             ledger=MemoryLedgerStore(clock=clock),
             resources=MemoryResourceStore(clock=clock),
+            conduct=SimpleNamespace(lease_seconds=60.0),
         ),
     )
     monkeypatch.setattr(loop.time, "monotonic", lambda: made.now)

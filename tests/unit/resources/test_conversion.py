@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from primum.domain.accounting.charges import Charge
-from primum.domain.budget.entries import AccountTerms, AccountView, Balance
+from primum.domain.budget.entries import AccountTerms, AccountView
+from primum.domain.budget.rules import Rules
 from primum.domain.conditions import Condition, ConditionType, Reason, Status
 from primum.domain.errors import InvalidValue
 from primum.domain.names import ResourceKey
@@ -281,7 +282,9 @@ def make_account(**changes: Any) -> AccountView:
     values: dict[str, Any] = {
         "account_id": "a-1",
         "terms": terms,
-        "balance": Balance(Charge(()), Charge(())),
+        "rules": Rules(),
+        "blocks": (),
+        "quotas": (),
         "capacity": Charge(()),
         "epsilon_spent": Decimal("2.999923"),
         "epsilon_reserved": Decimal("2.999923"),

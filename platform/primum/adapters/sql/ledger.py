@@ -18,9 +18,8 @@ from primum.adapters.sql.engine import Database
 from primum.application.bookkeeping import Bookkeeping, Pages, Pen
 from primum.application.ports import Clock, LedgerAnchor
 from primum.domain.budget import book, verification
-from primum.domain.budget.book import OPEN_STATES, Account, Head
+from primum.domain.budget.book import LIVE_STATES, Account, Head, Holding
 from primum.domain.budget.entries import (
-    Balance,
     Entry,
     EntryKind,
     ReservationState,
@@ -88,10 +87,17 @@ _RESERVATION = sa.select(tables.reservations).where(
 )
 _LAPSED = (
     sa.select(tables.reservations)
-    .where(tables.reservations.c.state.in_([state.value for state in OPEN_STATES]))
+    .where(tables.reservations.c.state.in_([state.value for state in LIVE_STATES]))
     .where(tables.reservations.c.lease_until <= sa.bindparam("now"))
     .order_by(tables.reservations.c.fence)
 )
+_QUEUED = (
+    sa.select(tables.reservations)
+    .where(tables.reservations.c.state == ReservationState.QUEUED.value)
+    .order_by(tables.reservations.c.fence)
+)
+_HOLDINGS = sa.select(tables.holdings).where(tables.holdings.c.account_id == sa.bindparam("name"))
+_EVERY_HOLDING = sa.select(tables.holdings)
 _LINE = [tables.entries.c[name] for name in Line._fields]
 _LINES = sa.select(*_LINE).order_by(tables.entries.c.seq)
 _CHECKPOINTS = sa.select(*_LINE).where(
@@ -110,13 +116,19 @@ _EARLIER = sa.select(*_LINE).where(
 )
 _APPEND = sa.insert(tables.entries)
 _REPLACE: dict[str, tuple[sa.Update, sa.Insert]] = {
-    table.name: (_replacing(table, key), sa.insert(table))
-    for table, key in (
-        (tables.head, "id"),
-        (tables.accounts, "account_id"),
-        (tables.reservations, "reservation_id"),
+    table.name: (_replacing(table, *keys), sa.insert(table))
+    for table, keys in (
+        (tables.head, ("id",)),
+        (tables.accounts, ("account_id",)),
+        (tables.holdings, ("account_id", "block", "scope")),
+        (tables.reservations, ("reservation_id",)),
     )
 }
+_DROP_HOLDING = sa.delete(tables.holdings).where(
+    tables.holdings.c.account_id == sa.bindparam("the_account_id"),
+    tables.holdings.c.block == sa.bindparam("the_block"),
+    tables.holdings.c.scope == sa.bindparam("the_scope"),
+)
 
 
 class _SqlBook:
@@ -148,15 +160,27 @@ class _SqlBook:
             row = self._connection.execute(_ACCOUNT, {"name": account_id}).one_or_none()
             if row is None:
                 return None
-            self._accounts[account_id] = _account(row)
+            self._accounts[account_id] = self._with_holdings(row)
         return self._accounts[account_id]
 
     def accounts(self) -> Sequence[Account]:
-        return [_account(row) for row in self._connection.execute(_ACCOUNTS)]
+        held = self._every_holding()
+        rows = self._connection.execute(_ACCOUNTS)
+        return [_account(row, held.get(row.account_id, ())) for row in rows]
 
     def accounts_of(self, identity: str) -> Sequence[Account]:
-        rows = self._connection.execute(_ACCOUNTS_OF, {"identity": identity})
-        return [_account(row) for row in rows]
+        rows = self._connection.execute(_ACCOUNTS_OF, {"identity": identity}).all()
+        return [self._with_holdings(row) for row in rows]
+
+    def _with_holdings(self, row: _Row) -> Account:
+        held = self._connection.execute(_HOLDINGS, {"name": row.account_id})
+        return _account(row, held.all())
+
+    def _every_holding(self) -> dict[str, list[_Row]]:
+        found: dict[str, list[_Row]] = {}
+        for row in self._connection.execute(_EVERY_HOLDING):
+            found.setdefault(row.account_id, []).append(row)
+        return found
 
     def reservation(self, reservation_id: str) -> ReservationView | None:
         if reservation_id not in self._reservations:
@@ -177,6 +201,9 @@ class _SqlBook:
 
     def lapsed(self, now: str) -> Sequence[ReservationView]:
         return [_reservation(row) for row in self._connection.execute(_LAPSED, {"now": now})]
+
+    def queued(self) -> Sequence[ReservationView]:
+        return [_reservation(row) for row in self._connection.execute(_QUEUED)]
 
     def earlier(self, account_id: str, key: str) -> Entry | None:
         named = {"account_id": account_id, "key": key}
@@ -207,9 +234,16 @@ class _SqlBook:
 
     def contradictions(self, stated: Sequence[Stated]) -> Sequence[str]:
         faults: list[str] = []
+        held = self._every_holding()
         cached = Cached(
             head=self.head(),
-            accounts=list(self._readable(sa.select(tables.accounts), _account, faults)),
+            accounts=list(
+                self._readable(
+                    sa.select(tables.accounts),
+                    lambda row: _account(row, held.pop(row.account_id, ())),
+                    faults,
+                )
+            ),
             reservations_of=lambda names: {
                 item.reservation_id: item
                 for item in self._readable(_reservations_named(names), _reservation, faults)
@@ -221,6 +255,7 @@ class _SqlBook:
             ],
             faults=faults,
         )
+        faults += [f"Balances of account {name} must belong to one; found none." for name in held]
         return verification.contradictions(self._lines(_LINES), cached, stated)
 
     def _lines(self, query: sa.Select[Any]) -> Iterator[Line]:
@@ -245,19 +280,31 @@ class _SqlBook:
             "terms": _json_text(book.terms_json(account.terms)),
             "policy": account.policy,
             "identities": _json_text(list(account.identities)),
-            "reserved": _json_text(book.charge_json(account.balance.reserved)),
-            "charged": _json_text(book.charge_json(account.balance.charged)),
             "frozen": account.frozen,
             "entries": account.entries,
+            "rules": account.rules,
         }
         before = self.account(account.account_id)
-        self._put(tables.accounts, "account_id", account.account_id, values)
+        self._put(tables.accounts, {"account_id": account.account_id}, values)
         self._accounts[account.account_id] = account
+        self._put_holdings(account, before)
         known = before.identities if before is not None else ()
         for identity in account.identities:
             if identity not in known:
                 row = {"identity": identity, "account_id": account.account_id}
                 self._connection.execute(sa.insert(tables.identities), row)
+
+    def _put_holdings(self, account: Account, before: Account | None) -> None:
+        """Write the holdings that changed, and no others."""
+        old = {} if before is None else _holdings_of(before)
+        new = _holdings_of(account)
+        for (block, scope), held in new.items():
+            if old.get((block, scope)) is not held:
+                keys = {"account_id": account.account_id, "block": block, "scope": scope}
+                self._put(tables.holdings, keys, _holding_values(held))
+        for block, scope in old.keys() - new.keys():
+            names = {"the_account_id": account.account_id, "the_block": block, "the_scope": scope}
+            self._connection.execute(_DROP_HOLDING, names)
 
     def put_reservation(self, reservation: ReservationView) -> None:
         charged, executed = reservation.charged, reservation.executed
@@ -275,19 +322,26 @@ class _SqlBook:
             "executed": _json_text(None if executed is None else executed.to_json()),
             "exposed": _json_text(list(reservation.exposed)),
             "reason": reservation.reason,
+            "blocks": _json_text(list(reservation.blocks)),
+            "requester": reservation.requester,
+            "asking_group": reservation.group,
+            "purpose": reservation.purpose,
         }
-        self._put(tables.reservations, "reservation_id", reservation.reservation_id, values)
+        keys = {"reservation_id": reservation.reservation_id}
+        self._put(tables.reservations, keys, values)
         self._reservations[reservation.reservation_id] = reservation
 
     def put_head(self, head: Head) -> None:
-        self._put(tables.head, "id", 1, {"seq": head.seq, "hash": head.hash, "time": head.time})
+        values = {"seq": head.seq, "hash": head.hash, "time": head.time}
+        self._put(tables.head, {"id": 1}, values)
         self._head = head
 
-    def _put(self, table: sa.Table, key: str, name: object, values: Mapping[str, Any]) -> None:
+    def _put(self, table: sa.Table, keys: Mapping[str, object], values: Mapping[str, Any]) -> None:
         update, insert = _REPLACE[table.name]
-        changed = self._connection.execute(update, {f"the_{key}": name, **values})
+        named = {f"the_{key}": value for key, value in keys.items()}
+        changed = self._connection.execute(update, {**named, **values})
         if changed.rowcount == 0:
-            self._connection.execute(insert, {key: name, **values})
+            self._connection.execute(insert, {**keys, **values})
 
 
 def _reservations_named(names: Sequence[str]) -> sa.Select[Any]:
@@ -299,17 +353,41 @@ def _json_text(value: JSON) -> str:
     return canonical_json(value).decode()
 
 
-def _account(row: _Row) -> Account:
+def _holdings_of(account: Account) -> dict[tuple[str, str], Holding]:
+    """Blocks and quotas alike, by block and scope; the scope of a block itself is empty."""
+    return {(block, ""): held for block, held in account.blocks.items()} | dict(account.quotas)
+
+
+def _holding_values(held: Holding) -> dict[str, str]:
+    return {
+        "added": held.added,
+        "unlocked": _json_text(book.charge_json(held.unlocked)),
+        "arrived": _json_text(book.charge_json(held.arrived)),
+        "reserved": _json_text(book.charge_json(held.reserved)),
+        "charged": _json_text(book.charge_json(held.charged)),
+    }
+
+
+def _holding(row: _Row) -> Holding:
+    return Holding(
+        row.added,
+        book.charge_of_text(row.unlocked),
+        book.charge_of_text(row.arrived),
+        book.charge_of_text(row.reserved),
+        book.charge_of_text(row.charged),
+    )
+
+
+def _account(row: _Row, held: Sequence[_Row]) -> Account:
     try:
         return Account(
             account_id=row.account_id,
             terms=book.terms_from_json(json.loads(row.terms)),
             policy=row.policy,
+            rules=row.rules,
             identities=tuple(json.loads(row.identities)),
-            balance=Balance(
-                reserved=book.charge_from(json.loads(row.reserved)),
-                charged=book.charge_from(json.loads(row.charged)),
-            ),
+            blocks={part.block: _holding(part) for part in held if not part.scope},
+            quotas={(part.block, part.scope): _holding(part) for part in held if part.scope},
             frozen=row.frozen,
             entries=row.entries,
             opened=row.opened,
@@ -335,6 +413,10 @@ def _reservation(row: _Row) -> ReservationView:
             executed=None if row.executed == _NOTHING else book.event_of_text(row.executed),
             exposed=tuple(json.loads(row.exposed)),
             reason=row.reason,
+            blocks=tuple(json.loads(row.blocks)),
+            requester=row.requester,
+            group=row.asking_group,
+            purpose=row.purpose,
         )
     except (KeyError, TypeError, ValueError, PrimumError) as error:
         name = row.reservation_id

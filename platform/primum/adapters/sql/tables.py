@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-VERSION = "0001"  # The newest migration; a test compares it with the migrations' own head.
+VERSION = "0002"  # The newest migration; a test compares it with the migrations' own head.
 
 _TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up only integers.
@@ -64,11 +64,24 @@ accounts = sa.Table(
     _text("terms"),
     _text("policy"),
     _text("identities"),
-    _text("reserved"),
-    _text("charged"),
     _text("frozen"),
     _number("entries"),
+    _text("rules"),
     sa.UniqueConstraint("opened", name="uq_ledger_accounts_opened"),
+)
+
+# A block of an account (an empty scope), or what a quota counts of one.
+holdings = sa.Table(
+    "ledger_holdings",
+    metadata,
+    _text("account_id", primary_key=True),
+    _text("block", primary_key=True),
+    _text("scope", primary_key=True),
+    _text("added"),
+    _text("unlocked"),
+    _text("arrived"),
+    _text("reserved"),
+    _text("charged"),
 )
 
 identities = sa.Table(
@@ -95,6 +108,10 @@ reservations = sa.Table(
     _text("executed"),
     _text("exposed"),
     _text("reason"),
+    _text("blocks"),
+    _text("requester"),
+    _text("asking_group"),
+    _text("purpose"),
     sa.Index("ix_ledger_reservations_account", "account_id", "fence"),
     sa.Index("ix_ledger_reservations_study", "study_uid", "fence"),
     sa.Index("ix_ledger_reservations_lease", "state", "lease_until"),

@@ -1,4 +1,4 @@
-"""Commands on accounts: open, find, lower, note, freeze, and thaw.
+"""Commands on accounts: open, find, lower, divide, configure, note, freeze, and thaw.
 
 An account is never reset: it is found by what its data is, and its guarantee only ever falls.
 Nothing here reads a clock.
@@ -6,16 +6,25 @@ Nothing here reads a clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from primum.domain import names
 from primum.domain.accounting import policies
 from primum.domain.accounting.accountant import Guarantee
+from primum.domain.accounting.charges import Charge
 from primum.domain.budget import book as books
 from primum.domain.budget import decisions
-from primum.domain.budget.book import Account, Book, Draft
+from primum.domain.budget.book import OPEN_STATES, Account, Book, Draft
 from primum.domain.budget.decisions import Decision
-from primum.domain.budget.entries import AccountTerms, EntryKind, Result, ResultCode
+from primum.domain.budget.entries import (
+    AccountTerms,
+    EntryKind,
+    ReservationView,
+    Result,
+    ResultCode,
+)
+from primum.domain.budget.layout import BLOCKS_MAX
+from primum.domain.budget.rules import Rules
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue
 
@@ -101,6 +110,12 @@ def _refused_terms(account: Account, terms: AccountTerms) -> Result | None:
             f"accounting must stay {before.policy}, under which the account was opened; "
             f"found {terms.policy}.",
         )
+    if terms.layout != before.layout:
+        return Result(
+            ResultCode.LAYOUT_CHANGED,
+            "blocks must be divided as they were when the account was opened "
+            f"({before.layout or 'not at all'}); found {terms.layout or 'no division'}.",
+        )
     return None
 
 
@@ -122,6 +137,106 @@ def _moved_terms(account: Account, terms: AccountTerms) -> tuple[Draft, ...]:
         key = f"lower/{count}"
         drafts.append(Draft(account.account_id, EntryKind.LOWERED, "", key, {"asked": asked}))
     return tuple(drafts)
+
+
+def configure(
+    book: Book, account_id: str, rules: Rules, *, reservations: Sequence[ReservationView], key: str
+) -> Decision:
+    """Share an account's room out by other rules.
+
+    Guarantees:
+        The guarantee stays what it is, and nothing that was unlocked is taken back. New quotas
+        count what was reserved and charged before them too.
+
+    Args:
+        book: The ledger.
+        account_id: The account.
+        rules: How its room is shared out from here on.
+        reservations: Every reservation of the account, of the same moment as the book.
+        key: Idempotency key.
+
+    Returns:
+        The decision; ``REPEATED`` where the rules are these already.
+    """
+    decisions.check_name("key", key)
+    account = book.account(account_id)
+    if account is None:
+        return Decision(decisions.no_account(account_id))
+    if account.sharing == rules:
+        return Decision(decisions.repeated(account.opened))
+    asked: dict[str, JSON] = {"rules": rules.to_json()}
+    payload: dict[str, JSON] = {"asked": asked, "counted": _counted(account, rules, reservations)}
+    # Rules may come back, so that the same key would name an older change: the count tells apart.
+    full_key = f"configure/{account.entries}/{key}"
+    draft = Draft(account_id, EntryKind.CONFIGURED, "", full_key, payload)
+    return Decision(Result(ResultCode.ACCEPTED), (draft,))
+
+
+def _counted(account: Account, rules: Rules, reservations: Sequence[ReservationView]) -> list[JSON]:
+    """What each quota has to count of what came before it."""
+    counts: dict[tuple[str, str], list[Charge]] = {}
+    nothing = policies.zero(account.filter)
+    for item in reservations:
+        if item.state in OPEN_STATES:
+            moved = item.charge, nothing
+        elif item.charged is not None:
+            moved = nothing, item.charged
+        else:
+            continue
+        for scope, _ in rules.quotas_of(item):
+            for block in item.blocks:
+                held = counts.setdefault((block, scope), [nothing, nothing])
+                held[0], held[1] = held[0] + moved[0], held[1] + moved[1]
+    return [
+        {
+            "block": block,
+            "scope": scope,
+            "added": account.blocks[block].added,
+            "reserved": books.charge_json(reserved),
+            "charged": books.charge_json(charged),
+        }
+        for (block, scope), (reserved, charged) in sorted(counts.items())
+    ]
+
+
+def divide(book: Book, account_id: str, blocks: Sequence[str]) -> Decision:
+    """Add the blocks of a divided dataset that are not there yet; each begins with nothing spent.
+
+    Args:
+        book: The ledger.
+        account_id: The account, opened with a layout.
+        blocks: Names of blocks; those that exist are left as they are.
+
+    Returns:
+        The decision; ``REPEATED`` where all exist.
+
+    Raises:
+        InvalidValue: If a name breaks a rule, or the dataset is not divided.
+    """
+    account = book.account(account_id)
+    if account is None:
+        return Decision(decisions.no_account(account_id))
+    if not account.terms.layout:
+        raise InvalidValue("blocks", "must be of a dataset that is divided", account_id)
+    if len(set(blocks) | set(account.blocks)) > BLOCKS_MAX:
+        raise InvalidValue("blocks", f"must be at most {BLOCKS_MAX}", len(blocks))
+    new = [
+        decisions.check_name("blocks", name)
+        for name in dict.fromkeys(blocks)
+        if name not in account.blocks
+    ]
+    if not new:
+        return Decision(decisions.repeated(account.opened))
+    asked: dict[str, JSON] = {"blocks": list(new)}
+    draft = Draft(account_id, EntryKind.DIVIDED, "", f"divide/{account.entries}", {"asked": asked})
+    return Decision(Result(ResultCode.ACCEPTED), (draft,))
+
+
+def withdraw_consent(book: Book, account_id: str, *, mark: str, key: str) -> Decision:
+    """Record that a unit may not be read any more, by a mark that says nothing about it."""
+    decisions.check_name("mark", mark)
+    asked: dict[str, JSON] = {"mark": mark}
+    return _noted(book, account_id, EntryKind.CONSENT_WITHDRAWN, f"consent/{key}", asked)
 
 
 def inspect(book: Book, account_id: str, *, access: str, study_uid: str, key: str) -> Decision:

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from primum.domain.accounting.charges import Charge
-from primum.domain.budget.book import Account, Draft, Head
+from primum.domain.budget.book import Account, Draft, Head, Holding
 from primum.domain.budget.entries import EntryKind
+from primum.domain.budget.layout import WHOLE
 from primum.domain.canonical import JSON, canonical_json, digest_of_bytes
 from primum.domain.errors import InvalidValue, Tampered
 
@@ -59,8 +60,10 @@ class AccountsDigest:
     """Digest of every account's balance: SHA-256 over canonical JSON.
 
     The JSON is ``{account id: {"charged": {...}, "reserved": {...}}}`` with amounts as strings of
-    digits, and without those that are 0. An account's text is kept until its balance changes, since
-    a replay asks for the digest of the same accounts again and again.
+    digits, and without those that are 0; of a divided dataset it is that of each block by its name,
+    under ``blocks``, and where anything is unlocked step by step, ``unlocked`` stands beside them.
+    An account's text is kept until its balances change, since a replay asks for the digest of the
+    same accounts again and again.
     """
 
     def __init__(self) -> None:
@@ -72,16 +75,10 @@ class AccountsDigest:
         return digest_of_bytes(f"{{{','.join(text for _, text in shown)}}}".encode())
 
     def _text(self, account: Account) -> str:
-        balance = account.balance
         known = self._texts.get(account.account_id)
-        if known is None or known[0] is not balance:
-            content: dict[str, JSON] = {
-                account.account_id: {
-                    "charged": _shown(balance.charged),
-                    "reserved": _shown(balance.reserved),
-                }
-            }
-            known = balance, canonical_json(content).decode()[1:-1]
+        if known is None or known[0] is not account.blocks:
+            content: dict[str, JSON] = {account.account_id: _content(account)}
+            known = account.blocks, canonical_json(content).decode()[1:-1]
             self._texts[account.account_id] = known
         return known[1]
 
@@ -145,6 +142,18 @@ def is_due(last: Head, head: Head, *, now: str) -> bool:
     if fresh <= 0:
         return False
     return fresh >= ENTRIES_BETWEEN or _seconds(last.time, now) >= SECONDS_BETWEEN
+
+
+def _content(account: Account) -> dict[str, JSON]:
+    blocks: dict[str, JSON] = {name: _amounts(held) for name, held in account.blocks.items()}
+    if account.terms.layout:
+        return {"blocks": blocks}
+    return _amounts(account.blocks[WHOLE])
+
+
+def _amounts(held: Holding) -> dict[str, JSON]:
+    found: dict[str, JSON] = {"charged": _shown(held.charged), "reserved": _shown(held.reserved)}
+    return found | ({} if held.unlocked.is_zero else {"unlocked": _shown(held.unlocked)})
 
 
 def _shown(charge: Charge) -> dict[str, JSON]:

@@ -9,196 +9,29 @@ cannot be shown to fit is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from primum.domain.accounting import policies
 from primum.domain.accounting.charges import Charge
 from primum.domain.accounting.events import Event, covers, describe
 from primum.domain.budget import book as books
-from primum.domain.budget import decisions
-from primum.domain.budget.book import OPEN_STATES, Account, Book, Draft
+from primum.domain.budget import decisions, queueing
+from primum.domain.budget.book import LIVE_STATES, OPEN_STATES, Account, Book, Draft
 from primum.domain.budget.decisions import Decision
 from primum.domain.budget.entries import (
-    Entry,
     EntryKind,
+    Outlook,
     ReservationState,
     ReservationView,
-    ReserveRequest,
     Result,
     ResultCode,
 )
-from primum.domain.budget.filters import shortfall, times_that_fit
+from primum.domain.budget.filters import times_that_fit
+from primum.domain.budget.rules import Asker
+from primum.domain.budget.unlocking import unlock_time
+from primum.domain.budget.weighing import Tally
 from primum.domain.canonical import JSON
-from primum.domain.errors import InvalidValue
 
 _SHOWN_MAX = 512  # Characters of an event in a message.
-
-
-def reserve(
-    book: Book, requests: Sequence[ReserveRequest], *, lease_seconds: float, now: str
-) -> Decision:
-    """Hold every request's cost, all or none.
-
-    Guarantees:
-        After it, every account's policy admits what is reserved and charged together. A request
-        whose charge is zero (disclosed accesses only) is always granted, so that its exposure has
-        somewhere to be recorded. A denial is final for its reservation ids, and repeating it gives
-        the same denial. A frozen account writes nothing: the same request may come again after the
-        thaw.
-
-    Args:
-        book: The ledger.
-        requests: One per account, at most 256.
-        lease_seconds: How long they are held without a heartbeat.
-        now: The ledger's time.
-
-    Returns:
-        The decision.
-
-    Raises:
-        InvalidValue: If a request breaks a rule.
-    """
-    _check_requests(requests)
-    lease_until = decisions.later(now, decisions.check_lease(lease_seconds))
-    ordered = sorted(requests, key=lambda request: (request.account_id, request.reservation_id))
-    together = [request.reservation_id for request in ordered]
-    asked = [_asked(request, together) for request in ordered]
-    keyed = [(r, f"reserve/{r.reservation_id}", a) for r, a in zip(ordered, asked, strict=True)]
-    repeated = _reserved_before(book, keyed)
-    if repeated:
-        return Decision(repeated)
-    accounts: dict[str, Account] = {}
-    for request in ordered:
-        account = book.account(request.account_id)
-        if account is None:
-            return Decision(decisions.no_account(request.account_id))
-        accounts[request.account_id] = account
-    for account in accounts.values():
-        if account.frozen:
-            return Decision(decisions.frozen(account))
-    charges, missing, code = _weighed(ordered, accounts)
-    if missing:
-        return _denied(keyed, charges, missing, code)
-    drafts = [
-        Draft(
-            request.account_id,
-            EntryKind.RESERVED,
-            request.reservation_id,
-            key,
-            {"asked": content, "charge": books.charge_json(charge), "leaseUntil": lease_until},
-        )
-        for (request, key, content), charge in zip(keyed, charges, strict=True)
-    ]
-    return Decision(Result(ResultCode.ACCEPTED), tuple(drafts))
-
-
-def _check_requests(requests: Sequence[ReserveRequest]) -> None:
-    if not 1 <= len(requests) <= decisions.REQUESTS_MAX:
-        raise InvalidValue("requests", f"must be 1 to {decisions.REQUESTS_MAX}", len(requests))
-    for request in requests:
-        decisions.check_name("reservation_id", request.reservation_id)
-        decisions.check_name("account_id", request.account_id)
-        decisions.check_name("study_uid", request.study_uid)
-        decisions.check_name("requester", request.requester)
-        if not isinstance(request.generation, int) or request.generation < 0:
-            raise InvalidValue("generation", "must be a whole number from 0", request.generation)
-        decisions.check_event(request.event)
-    if len({request.reservation_id for request in requests}) < len(requests):
-        raise InvalidValue("requests", "must have distinct reservation ids", len(requests))
-
-
-def _asked(request: ReserveRequest, together: Sequence[str]) -> dict[str, JSON]:
-    return {
-        "studyUid": request.study_uid,
-        "generation": request.generation,
-        "study": decisions.prose(request.study),
-        "purpose": decisions.prose(request.purpose),
-        "requester": request.requester,
-        "event": request.event.to_json(),
-        "together": list(together),
-    }
-
-
-_Keyed = Sequence[tuple[ReserveRequest, str, Mapping[str, JSON]]]
-
-
-def _reserved_before(book: Book, keyed: _Keyed) -> Result | None:
-    """The earlier result, a refusal where the same id comes with other content, or nothing."""
-    found: list[Entry] = []
-    for request, key, content in keyed:
-        earlier = book.earlier(request.account_id, key)
-        if earlier is None:
-            if book.reservation(request.reservation_id) is not None:
-                return decisions.key_reused(key, "accountId")
-            continue
-        field = decisions.differing(earlier, content)
-        if field:
-            return decisions.key_reused(key, field)
-        found.append(earlier)
-    if not found:
-        return None
-    last = found[-1]
-    if last.kind is EntryKind.RESERVED:
-        return decisions.repeated(last.seq)
-    shortfalls = books.mapping(last.payload["shortfall"])
-    return Result(
-        ResultCode(str(last.payload["code"])),
-        str(last.payload["message"]),
-        last.seq,
-        {account: str(text) for account, text in shortfalls.items()},
-    )
-
-
-def _weighed(
-    ordered: Sequence[ReserveRequest], accounts: Mapping[str, Account]
-) -> tuple[list[Charge], dict[str, str], ResultCode]:
-    """Every request's charge, and per account what is missing."""
-    charges: list[Charge] = []
-    unsupported: dict[str, str] = {}
-    missing: dict[str, str] = {}
-    held: dict[str, Charge] = {}
-    for request in ordered:
-        account = accounts[request.account_id]
-        policy = account.filter
-        reason = policy.unsupported(request.event, account.terms.neighbors)
-        if reason is not None:
-            unsupported[account.account_id] = reason
-            charges.append(policies.zero(policy))
-            continue
-        charge = policy.charge(request.event, account.terms.neighbors)
-        used = held.get(account.account_id, account.used)
-        if not charge.is_zero and not policy.admits(
-            capacity=account.capacity, used=used, request=charge
-        ):
-            missing[account.account_id] = shortfall(account, used=used, request=charge)
-        held[account.account_id] = used + charge
-        charges.append(charge)
-    if unsupported:
-        return charges, unsupported, ResultCode.EVENT_UNSUPPORTED
-    return charges, missing, ResultCode.OVER_BUDGET
-
-
-def _denied(
-    keyed: _Keyed, charges: Sequence[Charge], missing: Mapping[str, str], code: ResultCode
-) -> Decision:
-    message = " ".join(text for _, text in sorted(missing.items()))[: decisions.TEXT_LENGTH_MAX]
-    drafts = [
-        Draft(
-            request.account_id,
-            EntryKind.DENIED,
-            request.reservation_id,
-            key,
-            {
-                "asked": content,
-                "charge": books.charge_json(charge),
-                "code": code.value,
-                "message": message,
-                "shortfall": dict(missing),
-            },
-        )
-        for (request, key, content), charge in zip(keyed, charges, strict=True)
-    ]
-    return Decision(Result(code, message, shortfall=dict(missing)), tuple(drafts))
 
 
 def expose(book: Book, reservation_id: str, *, access: str, fence: int, now: str) -> Decision:
@@ -386,7 +219,10 @@ def _charged(
 
 
 def give_back(book: Book, reservation_id: str, *, reason: str) -> Decision:
-    """Return a reservation that was never exposed; anything else is refused."""
+    """Return a reservation that was never exposed, or take back a claim that waits.
+
+    A claim on several budgets is taken back on all of them. Anything else is refused.
+    """
     reservation = book.reservation(reservation_id)
     if reservation is None:
         return Decision(decisions.no_reservation(reservation_id))
@@ -395,6 +231,8 @@ def give_back(book: Book, reservation_id: str, *, reason: str) -> Decision:
     earlier = decisions.before(book, reservation.account_id, key, asked)
     if earlier:
         return Decision(earlier)
+    if reservation.state is ReservationState.QUEUED:
+        return queueing.withdrawn(book, reservation, asked)
     if reservation.state not in OPEN_STATES:
         return Decision(decisions.resolved(reservation))
     if reservation.state is ReservationState.EXPOSED:
@@ -414,11 +252,17 @@ def _returned(reservation: ReservationView, key: str, asked: Mapping[str, JSON])
 
 
 def expire(book: Book, *, now: str) -> Decision:
-    """Resolve every lease that ran out: what was exposed is charged in full, the rest returned."""
+    """Resolve every lease that ran out: what was exposed is charged in full, the rest returned.
+
+    A claim that waited as long as it may has expired.
+    """
     drafts: list[Draft] = []
     for reservation in book.lapsed(now):
         account = book.account(reservation.account_id)
-        if account is None or reservation.state not in OPEN_STATES:
+        if account is None or reservation.state not in LIVE_STATES:
+            continue
+        if reservation.state is ReservationState.QUEUED:
+            drafts.append(queueing.expired(reservation))
             continue
         key = f"expire/{reservation.reservation_id}"
         asked: dict[str, JSON] = {"reason": f"The lease ran out at {reservation.lease_until}."}
@@ -430,12 +274,51 @@ def expire(book: Book, *, now: str) -> Decision:
     return Decision(Result(ResultCode.ACCEPTED), tuple(drafts))
 
 
-def fits(account: Account, event: Event) -> int:
-    """How many more times an event fits into what is left, up to 1000; 0 while frozen."""
-    if account.frozen or account.filter.unsupported(event, account.terms.neighbors) is not None:
-        return 0
-    one = account.filter.charge(event, account.terms.neighbors)
-    return times_that_fit(account, one)
+def outlook(
+    account: Account, event: Event, *, blocks: Sequence[str], asker: Asker | None, now: str
+) -> Outlook:
+    """What would become of a request now; nothing is written.
+
+    Args:
+        account: The account.
+        event: What would be reserved.
+        blocks: Names of the blocks; empty for all that exist.
+        asker: Whose quotas hold, or ``None`` to leave quotas out.
+        now: The ledger's time.
+
+    Returns:
+        How often it fits into the fullest of the blocks (0 while frozen), and what is missing.
+
+    Raises:
+        NotFound: If a block does not exist.
+    """
+    if account.frozen:
+        return Outlook(0, now=False, reason=account.frozen)
+    neighbors = account.terms.neighbors
+    unsupported = account.filter.unsupported(event, neighbors)
+    if unsupported is not None:
+        return Outlook(0, now=False, reason=unsupported)
+    chosen = account.named_blocks(blocks)
+    one = account.filter.charge(event, neighbors)
+    times = min(times_that_fit(account, one, used=account.blocks[name].used) for name in chosen)
+    missing = Tally().missing(account, asker or _NOBODY, chosen, one)
+    if missing is None:
+        return Outlook(times, now=True)
+    unlocks = ""
+    if missing.code is ResultCode.LOCKED:
+        unlocks = max(unlock_time(account, name, one, now=now) for name in chosen)
+    return Outlook(times, now=False, reason=missing.text, unlocks=unlocks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Nobody:
+    requester: str = ""
+    group: str = ""
+    study: str = ""
+    purpose: str = ""
+
+
+_NOBODY = _Nobody()
 
 
 def _at_most(cost: Charge, limit: Charge) -> bool:

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from primum.domain.budget import book as books
-from primum.domain.budget import checkpoints
-from primum.domain.budget.book import HASH_OF_NOTHING, OPEN_STATES, Account, Head
+from primum.domain.budget import checkpoints, folding
+from primum.domain.budget.book import HASH_OF_NOTHING, LIVE_STATES, Account, Head
 from primum.domain.budget.checkpoints import Checkpoint
 from primum.domain.budget.entries import Entry, EntryKind, ReservationView
 from primum.domain.budget.lines import Line, entry_of, hash_of
+from primum.domain.budget.weighing import Tally
 from primum.domain.errors import PrimumError
 
 FAULTS_MAX = 1000  # Sentences kept: a destroyed ledger needs no longer list.
@@ -184,16 +184,17 @@ class Replay:
             checkpoints.envelope_in(entry.payload, seq=entry.seq)
         name = entry.reservation_id
         before = self.accounts.get(entry.account_id)
-        account, reservation = books.fold(entry, before, self._open.get(name) if name else None)
+        known = self._open.get(name) if name else None
+        account, reservation = folding.fold(entry, before, known)
         if entry.kind is EntryKind.RESERVED and before is not None and reservation is not None:
             self._check_room(entry, before, reservation)
         if account is not None:
             self.accounts[account.account_id] = account
         if reservation is None:
             return
-        if entry.kind in _MAKING:
+        if known is None:
             self._made.add(entry.seq, name)
-        if reservation.state in OPEN_STATES:
+        if reservation.state in LIVE_STATES:
             self._open[name] = reservation
         else:
             self._open.pop(name, None)
@@ -215,11 +216,8 @@ class Replay:
                 f"Entry {entry.seq} must not reserve on a frozen account; "
                 f"found {before.account_id}."
             )
-        if reservation.charge.is_zero:
-            return
-        if not before.filter.admits(
-            capacity=before.capacity, used=before.used, request=reservation.charge
-        ):
+        missing = Tally().missing(before, reservation, reservation.blocks, reservation.charge)
+        if missing is not None:
             self.faults.append(f"Entry {entry.seq} must fit what its account had left; found more.")
 
     def _meet(self) -> None:
@@ -237,9 +235,6 @@ class Replay:
                     f"Balances after entry {self.head.seq} must be what {item.source} states; "
                     "found others."
                 )
-
-
-_MAKING = (EntryKind.RESERVED, EntryKind.DENIED)
 
 
 def chain_faults(lines: Iterable[Line]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from primum.domain.accounting.events import covers
+from primum.domain.budget.book import LIVE_STATES
 from primum.domain.budget.entries import ReservationState, ReservationView
 from primum.domain.conditions import Condition, ConditionType, Reason, Status
 from primum.domain.governance.evidence import Evidence, EvidenceKind, Verdict
@@ -92,6 +93,7 @@ class Observed:
         plan: The stored plan.
         headline: The plan in one line.
         reservations: This generation's reservations.
+        waiting: Why a claim waits in the queue of a budget, or empty.
         budgets_needed: How many accounts the plan touches.
         run: The pipeline run.
         outcomes: Step outcomes by step name.
@@ -120,6 +122,7 @@ class Observed:
     judgment: Judgment | None
     certified: str
     published: str
+    waiting: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,8 @@ def _action(seen: Observed) -> Action:  # noqa: PLR0911 - one line per case, in 
         return Action.WAIT if seen.blocked else Action.PLAN
     if len(seen.reservations) < seen.budgets_needed:
         return Action.RESERVE
+    if _queued(seen):
+        return Action.WAIT
     if seen.reservations and _settled(seen):
         return _judging(seen)
     if not seen.reservations and (seen.run is RunState.ENDED or _run_is_over(seen)):
@@ -200,8 +205,11 @@ def _ending(seen: Observed, last: Action) -> Action:
 
 
 def _settled(seen: Observed) -> bool:
-    open_states = (ReservationState.RESERVED, ReservationState.EXPOSED)
-    return all(r.state not in open_states for r in seen.reservations)
+    return all(r.state not in LIVE_STATES for r in seen.reservations)
+
+
+def _queued(seen: Observed) -> bool:
+    return any(r.state is ReservationState.QUEUED for r in seen.reservations)
 
 
 def _run_is_over(seen: Observed) -> bool:
@@ -257,6 +265,8 @@ def _reserved(seen: Observed) -> list[Condition]:
         return [_condition(seen, kind, Status.FALSE, seen.refusal.reason, seen.refusal.message)]
     if not seen.reservations or seen.plan is None:
         return [_condition(seen, kind, Status.UNKNOWN, Reason.PENDING)]
+    if _queued(seen):
+        return [_condition(seen, kind, Status.UNKNOWN, Reason.QUEUED, seen.waiting)]
     launched = seen.run is not RunState.NOT_LAUNCHED or bool(seen.outcomes)
     held = (
         f"epsilon {seen.plan.epsilon}"

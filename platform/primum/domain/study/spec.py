@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from primum.domain.budget.layout import BlockLayout, BlockSelection
+from primum.domain.budget.rules import Rules
 from primum.domain.canonical import JSON
 from primum.domain.names import ResourceKey
 from primum.domain.quantities import Disclosure, Neighbors, PrivacyUnit
@@ -33,12 +35,14 @@ class DatasetSpec:
         units: The declared public number of units, or ``None`` to have the steward's zone count
             them once.
         options: Driver options such as the label column; configuration anyone may see.
+        layout: How it is divided into blocks, or ``None``.
     """
 
     uri: str
     unit: PrivacyUnit
     units: int | None = None
     options: Mapping[str, JSON] = field(default_factory=dict)
+    layout: BlockLayout | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class BudgetSpec:
     neighbors: Neighbors
     accounting: str
     disclosures: tuple[Disclosure, ...]
+    rules: Rules = field(default_factory=Rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +70,14 @@ class StudyInput:
         budget: Name of the PrivacyBudget (Private), in the Study's namespace; empty otherwise.
         release: Name of the Release (Synthetic); empty otherwise.
         uri: Where public data lies (Public); empty otherwise.
+        blocks: Which blocks of the budget (Private); nothing chosen means all that exist.
     """
 
     role: DataRole
     budget: str = ""
     release: str = ""
     uri: str = ""
+    blocks: BlockSelection = field(default_factory=BlockSelection)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,219 @@
+"""What of a block's budget becomes available, and when: the drafts that an unlock comes to.
+
+The arithmetic is the scheduling core's; this applies it to accounts. It must not take anything
+back, must not pass the capacity, and needs numpy, so it is imported where it is needed.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from decimal import ROUND_FLOOR, Decimal
+from typing import TYPE_CHECKING
+
+from primum.domain.accounting.charges import Charge
+from primum.domain.budget import book as books
+from primum.domain.budget.book import Account, Draft, Holding
+from primum.domain.budget.decisions import later
+from primum.domain.budget.entries import EntryKind
+from primum.domain.budget.rules import Unlocking, UnlockingRule
+from primum.domain.canonical import JSON
+from primum.domain.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from primum.domain.scheduling import blocks as rules
+
+_DAY_SECONDS = 86400
+# A lifetime is unlocked in so many steps: each is a ledger entry, and a hundredth is fine enough to
+# wait for.
+STEPS = 100
+_BY_CLAIMS = (UnlockingRule.PER_CLAIM, UnlockingRule.HYBRID)
+_BY_TIME = (UnlockingRule.PER_TIME, UnlockingRule.ROUNDS, UnlockingRule.HYBRID)
+
+
+def on_arrival(
+    account: Account, blocks: Sequence[str], charge: Charge, *, key: str
+) -> Draft | None:
+    """What a claim unlocks by coming: a fair share of each block, and no more than it asks for.
+
+    Args:
+        account: The account.
+        blocks: Blocks that the claim asks for.
+        charge: What it asks of each.
+        key: Idempotency key of the claim's own entry.
+
+    Returns:
+        The unlock, or ``None`` where nothing becomes available.
+    """
+    unlocking = account.sharing.unlocking
+    if unlocking.rule not in _BY_CLAIMS or charge.is_zero:
+        return None
+    from primum.domain.scheduling.blocks import Hardening, PerClaim
+
+    rule = PerClaim(unlocking.claims, Hardening.DEMAND)
+    grown = {}
+    for name in blocks:
+        holding = account.blocks[name]
+        arrived = _row(rule, account, holding.arrived, charge)
+        target = holding.arrived + arrived
+        grown[name] = _up_to(account, holding, target), arrived
+    return _draft(account, grown, f"{key}/unlock", f"{unlocking.rule.value}: a claim arrived")
+
+
+def _row(rule: rules.PerClaim, account: Account, unlocked: Charge, demand: Charge) -> Charge:
+    import numpy as np
+
+    rows = [
+        np.array([[amount for _, amount in charge.amounts]], dtype=np.int64)
+        for charge in (account.capacity, unlocked, demand)
+    ]
+    more = rule.on_claim(*rows)[0].tolist()
+    return Charge(tuple(zip((key for key, _ in unlocked.amounts), more, strict=True)))
+
+
+def _up_to(account: Account, holding: Holding, target: Charge) -> Charge:
+    """What is missing of a target, within the capacity."""
+    rows = zip(account.capacity.amounts, holding.unlocked.amounts, target.amounts, strict=True)
+    return Charge(
+        tuple([(key, max(0, min(aim, most) - held)) for (key, most), (_, held), (_, aim) in rows])
+    )
+
+
+def by_time(account: Account, *, now: str) -> Draft | None:
+    """What has become available because blocks got older, or ``None``."""
+    unlocking = account.sharing.unlocking
+    if unlocking.rule not in _BY_TIME:
+        return None
+    grown, steps = {}, 0
+    for name, holding in account.blocks.items():
+        age = _steps(unlocking, holding.added, now)
+        more = _of_time(unlocking, account, holding.unlocked, age)
+        if not more.is_zero:
+            steps = max(steps, age)
+            grown[name] = more, _nothing(more)
+    # The key names what the unlock comes to, so that two controllers cannot unlock the same twice.
+    key = f"unlock/{account.entries}"
+    return _draft(account, grown, key, f"{unlocking.rule.value}: step {steps} was reached")
+
+
+def _of_time(unlocking: Unlocking, account: Account, unlocked: Charge, age: int) -> Charge:
+    import numpy as np
+
+    rows = [
+        np.array([[amount for _, amount in charge.amounts]], dtype=np.int64)
+        for charge in (account.capacity, unlocked)
+    ]
+    capacity, available = rows
+    more = _time_rule(unlocking).on_time(capacity, available, age)[0].tolist()
+    return Charge(tuple(zip((key for key, _ in unlocked.amounts), more, strict=True)))
+
+
+def _time_rule(unlocking: Unlocking) -> rules.PerTime | rules.Rounds:
+    from primum.domain.scheduling.blocks import PerTime, Rounds
+
+    if unlocking.rule is UnlockingRule.ROUNDS:
+        return Rounds(unlocking.rounds, unlocking.slack)
+    return PerTime(STEPS)
+
+
+def _steps(unlocking: Unlocking, added: str, now: str) -> int:
+    """How many steps a block is old; a clock that went back takes nothing back."""
+    age = datetime.datetime.fromisoformat(now) - datetime.datetime.fromisoformat(added)
+    seconds = Decimal(age // datetime.timedelta(microseconds=1)) / 10**6
+    steps = seconds / _step_seconds(unlocking)
+    return max(0, min(int(steps.to_integral_value(ROUND_FLOOR)), _steps_in_all(unlocking)))
+
+
+def _step_seconds(unlocking: Unlocking) -> Decimal:
+    days = unlocking.days if unlocking.rule is UnlockingRule.ROUNDS else unlocking.days / STEPS
+    return days * _DAY_SECONDS
+
+
+def _steps_in_all(unlocking: Unlocking) -> int:
+    return unlocking.rounds if unlocking.rule is UnlockingRule.ROUNDS else STEPS
+
+
+def unlock_time(account: Account, block: str, charge: Charge, *, now: str) -> str:
+    """When enough of a block is unlocked for a charge, if nobody else takes it.
+
+    Args:
+        account: The account.
+        block: The block.
+        charge: What is asked for.
+        now: The ledger's time.
+
+    Returns:
+        A time (RFC 3339), or what has to happen; the time asked at where it is enough already.
+    """
+    holding, unlocking = account.blocks[block], account.sharing.unlocking
+    if _fits(account, account.available(holding), holding, charge):
+        return now
+    if unlocking.rule not in _BY_TIME:
+        return "when further claims arrive"
+    low, high = _steps(unlocking, holding.added, now), _steps_in_all(unlocking)
+    if not _fits(account, _at_step(account, holding, high), holding, charge):
+        return "not while others hold what they have"
+    while low < high:
+        middle = (low + high) // 2
+        if _fits(account, _at_step(account, holding, middle), holding, charge):
+            high = middle
+        else:
+            low = middle + 1
+    return later(holding.added, float(high * _step_seconds(unlocking)))
+
+
+def _at_step(account: Account, holding: Holding, step: int) -> Charge:
+    more = _of_time(account.sharing.unlocking, account, holding.unlocked, step)
+    return account.available(replace(holding, unlocked=holding.unlocked + more))
+
+
+def _fits(account: Account, room: Charge, holding: Holding, charge: Charge) -> bool:
+    return account.filter.admits(capacity=room, used=holding.used, request=charge)
+
+
+def _draft(
+    account: Account, grown: Mapping[str, tuple[Charge, Charge]], key: str, cause: str
+) -> Draft | None:
+    """One entry for all blocks; those that grow alike are named together."""
+    alike: dict[tuple[Charge, Charge], list[str]] = {}
+    for name, (more, arrived) in grown.items():
+        if not (more.is_zero and arrived.is_zero):
+            alike.setdefault((more, arrived), []).append(name)
+    if not alike:
+        return None
+    rows: list[JSON] = [
+        {
+            "blocks": sorted(names),
+            "amounts": books.charge_json(more),
+            "arrived": books.charge_json(arrived),
+        }
+        for (more, arrived), names in sorted(alike.items(), key=lambda item: min(item[1]))
+    ]
+    payload: dict[str, JSON] = {"asked": {"cause": cause}, "unlocked": rows}
+    return Draft(account.account_id, EntryKind.UNLOCKED, "", key, payload)
+
+
+def unlocked(accounts: Mapping[str, Account], drafts: Sequence[Draft]) -> dict[str, Account]:
+    """Accounts as they will be after unlocks that are about to be written."""
+    found = dict(accounts)
+    for draft in drafts:
+        account = found[draft.account_id]
+        blocks = dict(account.blocks)
+        rows = draft.payload["unlocked"]
+        if not isinstance(rows, list | tuple):
+            raise InvalidValue("unlocked", "must be a list", type(rows).__name__)
+        for row in map(books.mapping, rows):
+            more, arrived = books.charge_from(row["amounts"]), books.charge_from(row["arrived"])
+            names = row["blocks"]
+            for name in names if isinstance(names, list | tuple) else ():
+                before = blocks[str(name)]
+                blocks[str(name)] = replace(
+                    before, unlocked=before.unlocked + more, arrived=before.arrived + arrived
+                )
+        found[draft.account_id] = replace(account, blocks=blocks)
+    return found
+
+
+def _nothing(charge: Charge) -> Charge:
+    return Charge(tuple([(key, 0) for key, _ in charge.amounts]))
