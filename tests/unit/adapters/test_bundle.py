@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,13 @@ from ledger_words import HALF, HUGE, charge, expose, request, reserve, terms
 
 from primum.adapters import bundle
 from primum.adapters.memory import ManualClock, MemoryLedgerStore, MemorySigner
+from primum.domain.budget.rules import (
+    Rules,
+    SchedulerName,
+    Scheduling,
+    Unlocking,
+    UnlockingRule,
+)
 from primum.domain.canonical import canonical_json, digest_of_bytes
 from primum.domain.errors import Conflict, InvalidValue, NotFound
 
@@ -27,6 +35,24 @@ def spend(ledger, account, name):
     charge(ledger, name)
 
 
+def share_out(ledger):
+    """A divided dataset with a queue: what is unlocked, granted from the queue, and charged."""
+    layout = '{"by":"Cohort","column":"ward"}'
+    other = terms(dataset_uri="file:///wards", dataset_digest="", layout=layout)
+    account, _ = ledger.open_account(other, actor="s")
+    rules = Rules(
+        Unlocking(UnlockingRule.PER_CLAIM, claims=2),
+        Scheduling(SchedulerName.DPF, wait_days=Decimal(1)),
+    )
+    ledger.configure(account, rules, key="first", actor="s")
+    ledger.divide(account, ["er", "icu", "maternity"], actor="s")
+    asked = request(account, "q1", HALF, study_uid="study-2", blocks=("er", "icu"))
+    reserve(ledger, asked)
+    ledger.schedule(lease_seconds=60, actor="s")
+    expose(ledger, "q1")
+    charge(ledger, "q1")
+
+
 @pytest.fixture
 def ledger():
     """A ledger with every kind of entry that moves a balance, and two checkpoints."""
@@ -37,6 +63,7 @@ def ledger():
     reserve(ledger, request(account, "r2", HALF))
     ledger.give_back("r2", reason="withdrawn", actor="s")
     reserve(ledger, request(account, "r3", HUGE))
+    share_out(ledger)
     ledger.checkpoint(SIGNER, actor="s")
     reserve(ledger, request(account, "r4", HALF))
     return ledger

@@ -22,6 +22,7 @@ from primum.domain.budget.entries import (
     ResultCode,
     RoundView,
 )
+from primum.domain.budget.layout import WHOLE
 from primum.domain.budget.rules import SchedulerName, Scheduling
 from primum.domain.budget.weighing import Tally, never_fits
 from primum.domain.canonical import JSON
@@ -274,6 +275,8 @@ def _granted(part: ReservationView, lease_until: str) -> Draft:
         "charge": books.charge_json(part.charge),
         "leaseUntil": lease_until,
     }
+    if part.blocks != (WHOLE,):  # Stated again, so that balances can be followed entry by entry.
+        payload["blocks"] = list(part.blocks)
     key = f"grant/{part.reservation_id}"
     return Draft(part.account_id, EntryKind.RESERVED, part.reservation_id, key, payload)
 
