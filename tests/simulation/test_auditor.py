@@ -6,6 +6,8 @@ name the rule.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from simulated.auditor import SECRET, Violation
 from simulated.world import World
@@ -15,12 +17,12 @@ from primum.adapters import memory
 from primum.application import audits, releasing, settlement, step_services
 from primum.domain.accounting.events import NoEvent
 from primum.domain.accounting.policy_rdp import RdpPolicy
-from primum.domain.budget import ledger
+from primum.domain.budget import ledger, queueing
 from primum.domain.budget.decisions import Decision
 from primum.domain.budget.entries import ReservationState, Result, ResultCode
 from primum_pipelines import runtime
 
-SEEDS = range(60)  # A bug that needs more would be found too late.
+SEEDS = range(100)  # A bug that needs more would be found too late.
 
 
 def caught():
@@ -50,17 +52,17 @@ def give_back_what_was_exposed(monkeypatch):
 
     monkeypatch.setattr(ledger, "give_back", lenient)
     monkeypatch.setattr(ledger, "expire", expire)
-    monkeypatch.setattr("primum.domain.budget.book._fold_reservation", _folding_anything())
+    monkeypatch.setattr("primum.domain.budget.folding._fold_reservation", _folding_anything())
 
 
 def _folding_anything():
-    from primum.domain.budget import book
+    from primum.domain.budget import folding
 
-    original = book._fold_reservation
+    original = folding._fold_reservation
 
     def fold(entry, account, reservation):
         if entry.kind.value == "Returned":
-            return account, book.replace(reservation, state=ReservationState.RETURNED)
+            return account, folding.replace(reservation, state=ReservationState.RETURNED)
         return original(entry, account, reservation)
 
     return fold
@@ -135,6 +137,22 @@ def admit_everything(monkeypatch):
     monkeypatch.setattr(RdpPolicy, "admits", lambda self, *, capacity, used, request: True)
 
 
+def grant_whatever_waits(monkeypatch):
+    """A scheduler whose word is taken for it."""
+    monkeypatch.setattr(queueing, "_hold", lambda tally, claim, accounts: True)
+
+
+def grant_parts_of_a_claim(monkeypatch):
+    """Grants the first budget of a claim and lets the others wait."""
+    original = queueing.grant
+
+    def grant(book, proposal, *, lease_seconds, now):
+        decision = original(book, proposal, lease_seconds=lease_seconds, now=now)
+        return replace(decision, drafts=decision.drafts[:1])
+
+    monkeypatch.setattr(queueing, "grant", grant)
+
+
 def serve_what_was_revoked(monkeypatch):
     """A revocation that only shows in status."""
     monkeypatch.setattr(memory.MemoryPublisher, "withdraw", lambda self, release: None)
@@ -173,6 +191,8 @@ def rewrite_an_entry(monkeypatch):
         (mint_before_the_ledger_knows, "without an Exposed or Inspected entry"),
         (redeem_as_often_as_asked, "ran twice"),
         (admit_everything, "holds epsilon"),
+        (grant_whatever_waits, "holds epsilon|must fit what its account had left"),
+        (grant_parts_of_a_claim, "came apart"),
         (serve_what_was_revoked, "is served although"),
         (forget_to_freeze, "never froze"),
         (say_what_went_wrong, "a record-level value got out"),

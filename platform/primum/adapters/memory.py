@@ -287,12 +287,21 @@ class MemoryCompute:
 
     Args:
         functions: Heavy functions by ``package.module:function``.
+        gpus: GPUs that there are.
     """
 
     def __init__(
-        self, functions: Mapping[str, Callable[[Mapping[str, JSON]], Mapping[str, JSON]]]
+        self,
+        functions: Mapping[str, Callable[[Mapping[str, JSON]], Mapping[str, JSON]]],
+        *,
+        gpus: int = 0,
     ) -> None:
         self._functions = dict(functions)
+        self._gpus = gpus
+
+    def devices(self) -> int:
+        """How many GPUs there are."""
+        return self._gpus
 
     def warm(self) -> None:
         """Nothing to warm."""

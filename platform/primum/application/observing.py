@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from primum.application import planning, verdicts
+from primum.application import devices, planning, verdicts
 from primum.application.launching import LAUNCH
 from primum.application.platform import Platform, generation_key
 from primum.application.ports import RunStatus
@@ -26,6 +26,7 @@ from primum.resources.stored import StoredResource
 
 CERTIFICATE = "Certificate"
 PUBLISHED = "Published"
+_NOT_RUNNING = (RunState.NOT_LAUNCHED, RunState.LOST)
 _NEVER_HELD = (
     ReservationState.DENIED,
     ReservationState.WITHDRAWN,
@@ -72,6 +73,7 @@ def observe(platform: Platform, stored: StoredResource) -> Scene:
         headline=_headline(platform, spec, plan),
         reservations=reservations,
         waiting=_waiting(platform, reservations),
+        devices=devices.missing(platform, spec) if run in _NOT_RUNNING and plan else "",
         budgets_needed=len(planning.events_by_budget(plan)) if plan else 0,
         run=run,
         outcomes=outcomes,

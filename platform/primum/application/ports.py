@@ -374,6 +374,9 @@ class Compute(Protocol):
             Unavailable: If none can be reached in time.
         """
 
+    def devices(self) -> int:
+        """How many GPUs there are for runs, whoever has them now."""
+
     def call(self, entry: str, payload: Mapping[str, JSON]) -> Mapping[str, JSON]:
         """Run ``package.module:function`` with a JSON payload on a worker.
 
@@ -486,7 +489,18 @@ class Publisher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What a Study would cost, without spending."""
+    """What a Study would cost, without spending.
+
+    Args:
+        plan: The plan.
+        headline: It in one line.
+        fits: Whether it would be granted at once, were nobody else waiting.
+        epsilon_left: What is left in the fullest block that it reads.
+        times: How often it fits into what is left, unlocked or not.
+        refusal: What is missing, where it would not be granted now.
+        alternatives: Changes that would be granted now.
+        waits: Until when to wait instead, where waiting helps.
+    """
 
     plan: Plan
     headline: str
@@ -495,3 +509,4 @@ class Quote:
     times: int
     refusal: str
     alternatives: tuple[str, ...]
+    waits: str = ""

@@ -84,6 +84,7 @@ class Reason(enum.StrEnum):
     BUDGET_FROZEN = "BudgetFrozen"
     QUEUED = "Queued"
     QUEUE_EXPIRED = "QueueExpired"
+    WAITING_FOR_DEVICES = "WaitingForDevices"
     RUN_CREATED = "RunCreated"
     TOKEN_REDEEMED = "TokenRedeemed"  # noqa: S105 - a word of the vocabulary
     EXPECTATIONS_MET = "ExpectationsMet"

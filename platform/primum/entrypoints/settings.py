@@ -19,14 +19,15 @@ from primum.domain.errors import InvalidValue
 PREFIX = "PRIMUM_"
 _WORDS = """
     HOME DATABASE_URL ANCHOR DATA HOST API_PORT SERVING_PORT LEASE_SECONDS TOKEN_SECONDS
-    POLL_SECONDS WORKERS LINEAGE_URL TOKEN DEBUG
+    POLL_SECONDS WORKERS GPUS LINEAGE_URL TOKEN DEBUG
 """
 # DEBUG is no setting of the platform: with it the command line shows a developer where it failed.
 NAMES = frozenset(PREFIX + word for word in _WORDS.split())
 PORT_MAX = 65535
 WORKERS_MAX = 4096  # More CPUs than any machine has.
 _DIGITS_MAX = 9
-_OTHERS = ("PRIMUM_TEST_", "PRIMUM_LOCK_", "PRIMUM_PROCESS_", "PRIMUM_SIM_")  # Not settings.
+# Not settings of the platform; the operator reads its own.
+_OTHERS = ("PRIMUM_TEST_", "PRIMUM_LOCK_", "PRIMUM_PROCESS_", "PRIMUM_SIM_", "PRIMUM_OPERATOR_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Settings:
             steps open once, at their start, and may wait for a worker before that.
         poll_seconds: ``PRIMUM_POLL_SECONDS``. Pause of the control loop between looks. Default 0.2.
         workers: ``PRIMUM_WORKERS``. Ray CPUs; default: all of the machine.
+        gpus: ``PRIMUM_GPUS``. GPUs that Studies may share; default: those that this machine has.
         lineage_url: ``PRIMUM_LINEAGE_URL``. OpenLineage HTTP endpoint; default none, events go to a
             file.
         token: ``PRIMUM_TOKEN``. The caller's token; default: the one in ``home/token``.
@@ -70,12 +72,14 @@ class Settings:
     token_seconds: float
     poll_seconds: float
     workers: int
+    gpus: int | None
     lineage_url: str
     token: str
 
     def environment(self) -> dict[str, str]:
         """The variables that make a child process read the same settings."""
-        return {
+        gpus = {} if self.gpus is None else {"PRIMUM_GPUS": str(self.gpus)}
+        return gpus | {
             "PRIMUM_HOME": str(self.home),
             "PRIMUM_DATABASE_URL": self.database_url,
             "PRIMUM_ANCHOR": str(self.anchor),
@@ -116,6 +120,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
         token_seconds=_number(values, "TOKEN_SECONDS", 3600),
         poll_seconds=_number(values, "POLL_SECONDS", 0.2),
         workers=_whole(values, "WORKERS", os.cpu_count() or 1, most=WORKERS_MAX),
+        gpus=_count(values, "GPUS"),
         lineage_url=values.get(PREFIX + "LINEAGE_URL", ""),
         token=values.get(PREFIX + "TOKEN", ""),
     )
@@ -144,6 +149,14 @@ def _whole(values: Mapping[str, str], name: str, default: int, *, most: int) -> 
     if not 1 <= number <= most:
         raise InvalidValue(PREFIX + name, f"must be at least 1 and must be at most {most}", text)
     return number
+
+
+def _count(values: Mapping[str, str], name: str) -> int | None:
+    """A whole number from 0, or nothing where it is not set."""
+    text = values.get(PREFIX + name, "")
+    if not text:
+        return None
+    return 0 if text == "0" else _whole(values, name, 1, most=WORKERS_MAX)
 
 
 def _refuse_unknown(values: Mapping[str, str]) -> None:

@@ -134,6 +134,8 @@ class Auditor:
             set
         )  # accounts by (uri or digest, unit)
         self.held: dict[str, dict[str, Any]] = {}  # by reservation
+        self.queued: dict[str, dict[str, Any]] = {}  # claims that wait or waited, by reservation
+        self.claims: dict[tuple[str, int], set[str]] = defaultdict(set)  # their parts
         self.truth: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(
             list
         )  # what really ran, by reservation
@@ -170,7 +172,7 @@ class Auditor:
             self.lines.append((seq, digest, account, entry))
             self._fold(account, entry)
 
-    def _fold(self, account: str, entry: Mapping[str, Any]) -> None:
+    def _fold(self, account: str, entry: Mapping[str, Any]) -> None:  # noqa: PLR0912 - one per kind
         kind, payload, reservation = entry["kind"], entry["payload"], entry["reservation"]
         self.coverage[kind] += 1
         asked = payload.get("asked", {})
@@ -182,7 +184,17 @@ class Auditor:
             }
         elif kind == "Lowered":
             self.terms[account] |= {name: asked[name] for name in ("epsilon", "delta")}
+        elif kind == "Queued":
+            if self.frozen.get(account):
+                raise Violation(f"a frozen account lets reservation {reservation} wait")
+            self.queued[reservation] = {"asked": asked, "state": "Queued"}
+            self.claims[asked["studyUid"], asked["generation"]].add(reservation)
+        elif kind in ("Withdrawn", "Expired", "Denied") and reservation in self.queued:
+            self._leaves_the_queue(reservation, kind)
         elif kind == "Reserved":
+            if reservation in self.queued:
+                self._leaves_the_queue(reservation, kind)
+                asked = self.queued[reservation]["asked"]
             self._once(reservation, account)
             self.held[reservation] = {
                 "account": account,
@@ -194,6 +206,8 @@ class Auditor:
                 "study": asked["studyUid"],
                 "generation": asked["generation"],
             }
+        elif kind == "Unlocked":
+            self._unlocked(account, payload["unlocked"])
         elif kind == "Exposed":
             self._still(reservation, "Reserved", "Exposed")
             self.held[reservation]["state"] = "Exposed"
@@ -214,6 +228,26 @@ class Auditor:
         elif kind in ("Frozen", "Thawed"):
             self.frozen[account] = kind == "Frozen"
             self.ever_frozen |= {account} if kind == "Frozen" else set()
+
+    def _leaves_the_queue(self, reservation: str, kind: str) -> None:
+        if self.queued[reservation]["state"] != "Queued":
+            raise Violation(
+                f"claim {reservation} was {self.queued[reservation]['state']} and moved again"
+            )
+        self.queued[reservation]["state"] = kind
+
+    def _unlocked(self, account: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """What was unlocked is never taken back."""
+        for row in rows:
+            if any(int(amount) < 0 for amount in row["amounts"].values()):
+                raise Violation(f"account {account} took back what it had unlocked")
+
+    def _all_or_none(self) -> None:
+        """The parts of a claim that waited are granted together."""
+        for claim, parts in self.claims.items():
+            states = {self.queued[name]["state"] for name in parts}
+            if len(states) > 1:
+                raise Violation(f"the claim of {claim} came apart: {sorted(states)}")
 
     def _once(self, reservation: str, account: str) -> None:
         if reservation in self.held:
@@ -319,6 +353,7 @@ class Auditor:
     def check(self, entries: Sequence[Any], releases: Sequence[Any]) -> None:
         """Everything that must hold at every moment."""
         self.read_ledger(entries)
+        self._all_or_none()
         self._no_overspend()
         self._truth_is_covered()
         self._one_account_per_data()

@@ -95,10 +95,6 @@ class SimulatedKind:
         """Never asked for: the mechanism names no noise multiplier."""
         raise NotImplementedError
 
-    def alternatives(self, study: Any, context: Any, epsilon_left: Decimal) -> tuple[()]:
-        """Nothing to offer."""
-        return ()
-
     def headline(self, plan: Plan) -> str:
         """One line for people."""
         return f"Simulated, epsilon {plan.epsilon}"
@@ -115,12 +111,17 @@ class Worker:
 
     def __init__(self, chaos: Chaos, moods: random.Random, auditor: Auditor) -> None:
         self._chaos, self._moods, self._auditor = chaos, moods, auditor
+        self.gpus = 0
 
     def warm(self) -> None:
         """Nothing to warm."""
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+    def devices(self) -> int:
+        """How many GPUs there are."""
+        return self.gpus
 
     def ready(self, entry: str) -> None:
         """A worker is there, mostly."""

@@ -41,7 +41,22 @@ BUDGETS: Mapping[str, tuple[str, str, str]] = {  # uri, accounting, epsilon
     "copies": ("sim://scans", "RDP", "2.0"),  # The same data under another name: one account.
     "labs": ("sim://labs", "GDP", "3.0"),
     "visits": ("sim://visits", "Basic", "0.7"),
+    "rounds": ("sim://rounds", "RDP", "3.0"),
+    "turns": ("sim://turns", "RDP", "2.5"),
 }
+# In these a claim waits for its turn, and budget comes with time or with claims.
+SHARING: Mapping[str, Mapping[str, Any]] = {
+    "rounds": {
+        "unlocking": {"rule": "PerTime", "days": "0.01"},
+        "scheduling": {"scheduler": "DPF", "waitDays": "0.02"},
+        "quotas": [{"per": "Study", "epsilon": "2.9"}],
+    },
+    "turns": {
+        "unlocking": {"rule": "PerClaim", "claims": 2},
+        "scheduling": {"scheduler": "DualPrices", "waitDays": "0.015"},
+    },
+}
+TOGETHER = (("scans", "copies"), ("labs",), ("visits",), ("rounds", "turns"), ("scans", "rounds"))
 LEDGER_WRITES = frozenset(
     {
         "open_account",
@@ -54,6 +69,9 @@ LEDGER_WRITES = frozenset(
         "freeze",
         "thaw",
         "expire",
+        "configure",
+        "divide",
+        "schedule",
     }
 )
 
@@ -77,6 +95,10 @@ class _Silent:
     def warning(self, event: str, **fields: object) -> None:
         self._said.append(f"{event} {fields}")
         self._auditor.shown(f"{event} {fields}")
+
+    def info(self, event: str, **fields: object) -> None:
+        """As a warning: somebody may read it."""
+        self.warning(event, **fields)
 
     def debug(self, event: str, **fields: object) -> None:
         """Goes to the steward's own log, and helps whoever reads a failing seed."""
@@ -200,7 +222,11 @@ class World:
         services = DirectStepServices(
             context=context,
             keeper=Gatekeeper(
-                platform.ledger, platform.signer, self.clock, platform.conduct.token_seconds
+                platform.ledger,
+                platform.signer,
+                self.clock,
+                platform.conduct.token_seconds,
+                platform.evidence,
             ),
             ledger=platform.ledger,
             store=platform.evidence,
@@ -310,15 +336,17 @@ class World:
             "accounting": {"policy": accounting},
             "disclosures": ["Utility"],
         }
+        spec |= SHARING.get(name, {})
         self._apply(ResourceKey("PrivacyBudget", NAMESPACE, name), spec)
 
     def declare_study(self) -> None:
         """Declare a Study, perhaps under a name that was used before."""
         self._created += 1
         number = self.rng.randrange(4)
-        accounting = self.rng.choice(("RDP", "GDP", "Basic"))
-        names = [name for name, (_, policy, _) in self.budgets.items() if policy == accounting]
-        used = names if self.rng.random() < 0.3 else [self.rng.choice(names)]
+        known = list(self.budgets)
+        used = (self.rng.choice(known),)
+        if self.rng.random() < 0.3:
+            used = self.rng.choice(TOGETHER)
         spec: dict[str, Any] = {
             "purpose": "Try everything",
             "data": [{"role": "Private", "budget": name} for name in used],

@@ -36,7 +36,8 @@ class RaySettings:
     Args:
         workers: Warm workers for training and audits; bodies queue beyond that. One uses both cores
             of a small machine already when a body has many threads. cpus: CPUs that Ray counts; 0
-            takes all of the machine. gpus: GPUs that Ray counts. gpus_per_worker: Share of a GPU
+            takes all of the machine. gpus: GPUs that there are for runs; ``None`` counts those of
+            this machine. gpus_per_worker: Share of a GPU
             for each worker; decimal text, so that settings stay exact. threads_per_worker: Threads
             of numeric libraries in a worker; results do not depend on it, their last digits may.
             object_store_bytes: Ray's shared memory. Calls pass small JSON; Ray's least is 75 MB.
@@ -46,7 +47,7 @@ class RaySettings:
 
     workers: int = 1
     cpus: int = 0
-    gpus: int = 0
+    gpus: int | None = None
     gpus_per_worker: str = "0"
     threads_per_worker: int = 1
     object_store_bytes: int = 100_000_000
@@ -60,6 +61,7 @@ class RayCompute:
     Args:
         home: Folder of the address file, the token and the log; private to the owner.
         num_cpus: CPUs that Ray counts; 0 takes all of the machine.
+        num_gpus: GPUs that there are for runs; ``None`` counts those of this machine.
         environment: Environment of Ray and its workers besides what this process has.
         settings: How Ray is made otherwise, when this starts it.
     """
@@ -69,12 +71,13 @@ class RayCompute:
         home: Path,
         *,
         num_cpus: int = 0,
+        num_gpus: int | None = None,
         environment: Mapping[str, str] = MappingProxyType({}),
         settings: RaySettings | None = None,
     ) -> None:
         self._home = home
         self._environment = environment
-        self._settings = replace(settings or RaySettings(), cpus=num_cpus)
+        self._settings = replace(settings or RaySettings(), cpus=num_cpus, gpus=num_gpus)
 
     def warm(self) -> None:
         """Start Ray in the background for as long as this process lives; returns at once."""
@@ -88,6 +91,12 @@ class RayCompute:
             Unavailable: If none is within ``start_seconds``.
         """
         self._ask({"ask": "ready", "entry": entry, "key": ""})
+
+    def devices(self) -> int:
+        """GPUs that the settings name, else those whose device files this machine has."""
+        if self._settings.gpus is not None:
+            return self._settings.gpus
+        return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
     def call(self, entry: str, payload: Mapping[str, JSON]) -> Mapping[str, JSON]:
         """Run a body on a worker and wait for its report.

@@ -105,7 +105,7 @@ class Keeper:
             address="local",  # Never join what a stale file of another Ray points to.
             namespace=NAMESPACE,
             num_cpus=int(self._settings["cpus"]) or os.cpu_count(),
-            num_gpus=float(self._settings["gpus"]),
+            num_gpus=float(self._settings["gpus"] or 0),
             object_store_memory=int(self._settings["object_store_bytes"]),
             include_dashboard=False,
             log_to_driver=False,

@@ -9,12 +9,12 @@ cannot be shown to fit is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from primum.domain.accounting.charges import Charge
 from primum.domain.accounting.events import Event, covers, describe
 from primum.domain.budget import book as books
-from primum.domain.budget import decisions, queueing
+from primum.domain.budget import decisions, queueing, unlocking
 from primum.domain.budget.book import LIVE_STATES, OPEN_STATES, Account, Book, Draft
 from primum.domain.budget.decisions import Decision
 from primum.domain.budget.entries import (
@@ -301,24 +301,18 @@ def outlook(
     chosen = account.named_blocks(blocks)
     one = account.filter.charge(event, neighbors)
     times = min(times_that_fit(account, one, used=account.blocks[name].used) for name in chosen)
-    missing = Tally().missing(account, asker or _NOBODY, chosen, one)
+    # A claim that waits has unlocked its share when it came.
+    came = isinstance(asker, ReservationView) and asker.state is ReservationState.QUEUED
+    account = unlocking.due(account, chosen, now=now) if came else account
+    if not came:
+        account, _ = unlocking.on_request(account, chosen, one, key="outlook", now=now)
+    missing = Tally().missing(account, asker, chosen, one)
     if missing is None:
         return Outlook(times, now=True)
     unlocks = ""
     if missing.code is ResultCode.LOCKED:
         unlocks = max(unlock_time(account, name, one, now=now) for name in chosen)
     return Outlook(times, now=False, reason=missing.text, unlocks=unlocks)
-
-
-@dataclass(frozen=True, slots=True)
-class _Nobody:
-    requester: str = ""
-    group: str = ""
-    study: str = ""
-    purpose: str = ""
-
-
-_NOBODY = _Nobody()
 
 
 def _at_most(cost: Charge, limit: Charge) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from primum.domain.accounting.charges import AMOUNT_MAX, Charge
 from primum.domain.budget import book as books
 from primum.domain.budget import decisions, unlocking
 from primum.domain.budget.book import Account, Book, Draft
@@ -143,11 +144,15 @@ def _is_hopeless(claim: WaitingClaim, accounts: Mapping[str, Account]) -> bool:
 
 def _hold(tally: Tally, claim: WaitingClaim, accounts: Mapping[str, Account]) -> bool:
     """Whether a claim fits on top of what the tally holds; if so it is held too."""
-    for part in claim.parts:
-        if tally.missing(accounts[part.account_id], part, part.blocks, part.charge) is not None:
+    held: list[ReservationView] = []
+    for part in claim.parts:  # Each on top of those before it: two may be on one account.
+        account = accounts[part.account_id]
+        if tally.missing(account, part, part.blocks, part.charge) is not None:
+            for other in held:
+                tally.let_go(accounts[other.account_id], other, other.blocks, other.charge)
             return False
-    for part in claim.parts:
-        tally.hold(accounts[part.account_id], part, part.blocks, part.charge)
+        tally.hold(account, part, part.blocks, part.charge)
+        held.append(part)
     return True
 
 
@@ -205,24 +210,32 @@ def _round(account: Account, claims: Sequence[WaitingClaim]) -> tuple[set[str], 
         unlocked = [
             (key, room[key] if least == 0 else least) for key, least in fresh.unlocked.amounts
         ]
-        blocks.append(replace(fresh, unlocked=type(capacity)(tuple(unlocked)), used=holding.used))
+        blocks.append(
+            replace(fresh, unlocked=Charge(tuple(unlocked)), used=_countable(holding.used))
+        )
     table = BlockTable.of(blocks)
     asked = [
-        Claim(
-            claim.name,
-            claim.arrival,
-            tuple(
-                (block, part.charge)
-                for part in claim.parts
-                if part.account_id == account.account_id
-                for block in part.blocks
-            ),
-        )
-        for claim in claims
+        Claim(claim.name, claim.arrival, _demands(claim, account.account_id)) for claim in claims
     ]
     found = schedule(_scheduler(account.sharing.scheduling), table, ClaimTable.of(asked, table))
     view = RoundView(account.account_id, len(claims), len(found.grants), found.upper_bound)
     return set(found.grants), view
+
+
+def _demands(claim: WaitingClaim, account_id: str) -> tuple[tuple[str, Charge], ...]:
+    """What a claim takes of each block of an account, all of its parts together."""
+    found: dict[str, Charge] = {}
+    for part in claim.parts:
+        if part.account_id == account_id:
+            for block in part.blocks:
+                before = found.get(block)
+                found[block] = part.charge if before is None else before + part.charge
+    return tuple((block, _countable(charge)) for block, charge in found.items())
+
+
+def _countable(charge: Charge) -> Charge:
+    """The charge within 64 bits: what passes ``AMOUNT_MAX`` passes every capacity."""
+    return Charge(tuple([(key, min(amount, AMOUNT_MAX)) for key, amount in charge.amounts]))
 
 
 def _scheduler(scheduling: Scheduling) -> Scheduler:

@@ -104,16 +104,7 @@ def _admitted(
             name: Missing(ResultCode.EVENT_UNSUPPORTED, text) for name, text in unsupported.items()
         }
         return _denied(held, charges, missing, ResultCode.EVENT_UNSUPPORTED)
-    unlocks = tuple(
-        draft
-        for item, charge in zip(held, charges, strict=True)
-        if (
-            draft := unlocking.on_arrival(
-                accounts[item.request.account_id], item.blocks, charge, key=item.key
-            )
-        )
-    )
-    accounts = unlocking.unlocked(accounts, unlocks)
+    accounts, unlocks = _opened(held, charges, accounts, now=now)
     tally, missing = Tally(), {}
     for item, charge in zip(held, charges, strict=True):
         account = accounts[item.request.account_id]
@@ -148,6 +139,24 @@ def _admitted(
         for item, charge in zip(held, charges, strict=True)
     ]
     return Decision(Result(ResultCode.ACCEPTED), (*unlocks, *drafts))
+
+
+def _opened(
+    held: Sequence[_Held],
+    charges: Sequence[Charge],
+    accounts: Mapping[str, Account],
+    *,
+    now: str,
+) -> tuple[dict[str, Account], tuple[Draft, ...]]:
+    """Accounts with everything that the requests find unlocked, one after the other."""
+    found, drafts = dict(accounts), list[Draft]()
+    for item, charge in zip(held, charges, strict=True):
+        name = item.request.account_id
+        found[name], more = unlocking.on_request(
+            found[name], item.blocks, charge, key=item.key, now=now
+        )
+        drafts += more
+    return found, tuple(drafts)
 
 
 def _queued(

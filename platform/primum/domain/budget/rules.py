@@ -21,6 +21,7 @@ QUOTAS_MAX = 64
 CLAIMS_MAX = 1_000_000
 DAYS_MAX = Decimal(36525)  # A century.
 ROUNDS_MAX = 1024
+_PART_DIGITS = 6  # Of slack; portions of a capacity are then exact in 64 bits.
 _SCOPE_SEPARATOR = "="
 
 
@@ -79,8 +80,9 @@ class Unlocking:
         _check_given("rounds", self.rounds, 2, ROUNDS_MAX, wanted=by_rounds, rule=self.rule)
         if self.rounds % 2:
             raise InvalidValue("unlocking.rounds", "must be even", self.rounds)
-        if not 0 <= self.slack <= 1 or (self.slack and not by_rounds):
-            raise InvalidValue("unlocking.slack", "must be in [0, 1], with Rounds", self.slack)
+        if not _is_part(self.slack) or (self.slack and not by_rounds):
+            rule = f"must be in [0, 1] with at most {_PART_DIGITS} digits, with Rounds"
+            raise InvalidValue("unlocking.slack", rule, self.slack)
 
     def to_json(self) -> dict[str, JSON]:
         """Canonical form."""
@@ -93,6 +95,10 @@ class Unlocking:
         }
 
 
+def _is_part(value: Decimal) -> bool:
+    return value.is_finite() and 0 <= value <= 1 and value == round(value, _PART_DIGITS)
+
+
 def _check_given(
     name: str,
     value: int | Decimal,
@@ -102,6 +108,8 @@ def _check_given(
     wanted: bool,
     rule: UnlockingRule,
 ) -> None:
+    if not Decimal(value).is_finite():
+        raise InvalidValue(f"unlocking.{name}", "must be finite", value)
     if wanted and not least <= value <= most:
         raise InvalidValue(f"unlocking.{name}", f"must be in [{least}, {most}]", value)
     if not wanted and value:
@@ -124,9 +132,9 @@ class Scheduling:
     wait_days: Decimal = Decimal(0)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.efficiency <= 1:
+        if not self.efficiency.is_finite() or not 0 <= self.efficiency <= 1:
             raise InvalidValue("scheduling.efficiency", "must be in [0, 1]", self.efficiency)
-        if not 0 <= self.wait_days <= DAYS_MAX:
+        if not self.wait_days.is_finite() or not 0 <= self.wait_days <= DAYS_MAX:
             raise InvalidValue("scheduling.waitDays", f"must be in [0, {DAYS_MAX}]", self.wait_days)
 
     def to_json(self) -> dict[str, JSON]:
@@ -212,6 +220,8 @@ class Rules:
 
     def quotas_of(self, asker: Asker) -> tuple[tuple[str, Quota], ...]:
         """The quotas that hold for somebody, each with the name under which it is counted."""
+        if not self.quotas:
+            return ()
         values = {
             QuotaScope.REQUESTER: asker.requester,
             QuotaScope.GROUP: asker.group,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from decimal import ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import TYPE_CHECKING
 
 from primum.domain.accounting.charges import Charge
@@ -80,21 +80,71 @@ def _up_to(account: Account, holding: Holding, target: Charge) -> Charge:
     )
 
 
-def by_time(account: Account, *, now: str) -> Draft | None:
-    """What has become available because blocks got older, or ``None``."""
+def due(account: Account, blocks: Sequence[str], *, now: str) -> Account:
+    """The account as it will be once somebody writes what time has unlocked."""
+    more = by_time(account, now=now, blocks=blocks, key="due")
+    return (
+        account
+        if more is None
+        else unlocked({account.account_id: account}, [more])[account.account_id]
+    )
+
+
+def on_request(
+    account: Account, blocks: Sequence[str], charge: Charge, *, key: str, now: str
+) -> tuple[Account, tuple[Draft, ...]]:
+    """What a request finds available: what time has unlocked so far, and what it unlocks itself.
+
+    Args:
+        account: The account.
+        blocks: Blocks that the request asks for.
+        charge: What it asks of each.
+        key: Idempotency key of the request's own entry.
+        now: The ledger's time.
+
+    Returns:
+        The account as it will be, and the unlocks to write; none for a charge of nothing.
+    """
+    if charge.is_zero:
+        return account, ()
+    due = by_time(account, now=now, blocks=blocks, key=f"{key}/time")
+    if due is not None:
+        account = unlocked({account.account_id: account}, [due])[account.account_id]
+    own = on_arrival(account, blocks, charge, key=key)
+    if own is not None:
+        account = unlocked({account.account_id: account}, [own])[account.account_id]
+    return account, tuple(draft for draft in (due, own) if draft is not None)
+
+
+def by_time(
+    account: Account, *, now: str, blocks: Sequence[str] = (), key: str = ""
+) -> Draft | None:
+    """What has become available because blocks got older, or ``None``.
+
+    Args:
+        account: The account.
+        now: The ledger's time.
+        blocks: Which blocks are looked at; empty for all.
+        key: Idempotency key; empty for one of its own.
+    """
     unlocking = account.sharing.unlocking
     if unlocking.rule not in _BY_TIME:
         return None
     grown, steps = {}, 0
-    for name, holding in account.blocks.items():
+    for name in blocks or account.blocks:
+        holding = account.blocks[name]
         age = _steps(unlocking, holding.added, now)
         more = _of_time(unlocking, account, holding.unlocked, age)
         if not more.is_zero:
             steps = max(steps, age)
             grown[name] = more, _nothing(more)
     # The key names what the unlock comes to, so that two controllers cannot unlock the same twice.
-    key = f"unlock/{account.entries}"
-    return _draft(account, grown, key, f"{unlocking.rule.value}: step {steps} was reached")
+    return _draft(
+        account,
+        grown,
+        key or f"unlock/{account.entries}",
+        f"{unlocking.rule.value}: step {steps} was reached",
+    )
 
 
 def _of_time(unlocking: Unlocking, account: Account, unlocked: Charge, age: int) -> Charge:
@@ -160,7 +210,14 @@ def unlock_time(account: Account, block: str, charge: Charge, *, now: str) -> st
             high = middle
         else:
             low = middle + 1
-    return later(holding.added, float(high * _step_seconds(unlocking)))
+    return _reached(holding.added, high * _step_seconds(unlocking))
+
+
+def _reached(added: str, seconds: Decimal) -> str:
+    """The first time, in whole microseconds, at which a block is so old."""
+    microseconds = int((seconds * 10**6).to_integral_value(ROUND_CEILING))
+    moment = datetime.datetime.fromisoformat(added) + datetime.timedelta(microseconds=microseconds)
+    return later(moment.isoformat(), 0)
 
 
 def _at_step(account: Account, holding: Holding, step: int) -> Charge:

@@ -38,7 +38,7 @@ class Tally:
         self._used: dict[tuple[str, str, str], Charge] = {}
 
     def missing(
-        self, account: Account, asker: Asker, blocks: Sequence[str], charge: Charge
+        self, account: Account, asker: Asker | None, blocks: Sequence[str], charge: Charge
     ) -> Missing | None:
         """What a request lacks now, or ``None`` where it fits everywhere.
 
@@ -47,7 +47,7 @@ class Tally:
 
         Args:
             account: The account as the book has it.
-            asker: Whose quotas hold.
+            asker: Whose quotas hold, or ``None`` to leave quotas out.
             blocks: Names of the blocks, each of which must have room.
             charge: What each of them would be charged.
         """
@@ -59,7 +59,7 @@ class Tally:
             if not policy.admits(capacity=capacity, used=used, request=charge):
                 text = shortfall(account, used=used, request=charge)
                 return Missing(ResultCode.OVER_BUDGET, named(block, text))
-        over = self._over_quota(account, asker, blocks, charge)
+        over = None if asker is None else self._over_quota(account, asker, blocks, charge)
         if over is not None:
             return over
         for block in blocks:
@@ -76,6 +76,16 @@ class Tally:
             for scope in ("", *(scope for scope, _ in account.sharing.quotas_of(asker))):
                 key = account.account_id, block, scope
                 self._used[key] = self._of(account, block, scope) + charge
+
+    def let_go(self, account: Account, asker: Asker, blocks: Sequence[str], charge: Charge) -> None:
+        """Undo a ``hold``."""
+        for block in blocks:
+            for scope in ("", *(scope for scope, _ in account.sharing.quotas_of(asker))):
+                key = account.account_id, block, scope
+                pairs = zip(self._used[key].amounts, charge.amounts, strict=True)
+                self._used[key] = Charge(
+                    tuple([(k, held - less) for (k, held), (_, less) in pairs])
+                )
 
     def _over_quota(
         self, account: Account, asker: Asker, blocks: Sequence[str], charge: Charge

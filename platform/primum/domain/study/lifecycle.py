@@ -94,6 +94,7 @@ class Observed:
         headline: The plan in one line.
         reservations: This generation's reservations.
         waiting: Why a claim waits in the queue of a budget, or empty.
+        devices: Why its run cannot begin for want of GPUs, or empty.
         budgets_needed: How many accounts the plan touches.
         run: The pipeline run.
         outcomes: Step outcomes by step name.
@@ -123,6 +124,7 @@ class Observed:
     certified: str
     published: str
     waiting: str = ""
+    devices: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,7 @@ def _running(seen: Observed) -> Action:
         return Action.SETTLE
     if _run_is_over(seen):
         return Action.SETTLE
-    return Action.LAUNCH
+    return Action.WAIT if seen.devices else Action.LAUNCH
 
 
 def _judging(seen: Observed) -> Action:
@@ -277,9 +279,16 @@ def _reserved(seen: Observed) -> list[Condition]:
     run = (
         _condition(seen, ConditionType.LAUNCHED, Status.TRUE, Reason.RUN_CREATED)
         if launched
-        else _condition(seen, ConditionType.LAUNCHED, Status.UNKNOWN, Reason.PENDING)
+        else _not_launched(seen)
     )
     return [reserved, run]
+
+
+def _not_launched(seen: Observed) -> Condition:
+    kind = ConditionType.LAUNCHED
+    if seen.devices:
+        return _condition(seen, kind, Status.UNKNOWN, Reason.WAITING_FOR_DEVICES, seen.devices)
+    return _condition(seen, kind, Status.UNKNOWN, Reason.PENDING)
 
 
 _STEP_CONDITIONS = {
@@ -403,6 +412,10 @@ def _succeeded(seen: Observed) -> Condition:  # noqa: PLR0911 - one line per cas
     failed = [outcome for outcome in seen.outcomes.values() if outcome.status is StepStatus.FAILED]
     if failed:
         return _condition(seen, kind, Status.FALSE, _reason(failed[0]), failed[0].message)
+    if seen.run is RunState.NOT_LAUNCHED and seen.reservations and not seen.outcomes:
+        why = "; ".join(sorted({r.reason for r in seen.reservations if r.reason}))
+        message = f"never launched; the reservation was given back untouched. {why}"
+        return _condition(seen, kind, Status.FALSE, Reason.RETURNED, message)
     if not _all_steps_succeeded(seen):
         return _condition(
             seen, kind, Status.FALSE, Reason.STEP_LOST, "the run ended before its last step"
