@@ -1,9 +1,9 @@
 """CRDs from the resource models: structural schemas, CEL rules, columns, names.
 
-``python -m primum_operators.schema --write`` regenerates ``charts/primum/templates/crd/`` and
-``docs/crd-reference.md``; ``--check`` says whether they are up to date. Must not hold a rule of
-its own: what a field means and allows is in ``primum.resources``; here it takes the API server's
-form.
+``python -m primum_operators.schema --write`` regenerates ``charts/primum/templates/crd/``,
+``charts/primum/files/admission.yaml`` and ``docs/crd-reference.md``; ``--check`` says whether they
+are up to date. Must not hold a rule of its own: what a field means and allows is in
+``primum.resources``; here it takes the API server's form.
 """
 
 from __future__ import annotations
@@ -253,10 +253,12 @@ def crd_text(kind: Kind) -> str:
 
 def generated_files() -> dict[Path, str]:
     """Every generated file, by its path from the root of the repository."""
+    from primum_operators.admission import chart
     from primum_operators.reference import reference_text
 
     files = {CRD_FOLDER / f"{kind.plural}.yaml": crd_text(kind) for kind in KINDS.values()}
     files[REFERENCE_FILE] = reference_text([(kind, crd(kind)) for kind in KINDS.values()])
+    files[chart.FILE] = chart.chart_text()
     return files
 
 

@@ -137,6 +137,7 @@ class _Step:
             artifacts_uri=self._artifacts_uri(),
             data_dirs=tuple(self.services.data_dirs()),
             inputs={name: outcome.to_json() for name, outcome in self.upstream.items()},
+            zone_dir=self.services.zone_dir(),
         )
 
     def failed(self, error: Exception) -> _Ended:

@@ -14,11 +14,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from primum import signing
+from primum.domain.budget.layout import BlockLayout, layout_from_json
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue, Refused, Tampered
 from primum.domain.quantities import PrivacyUnit
 from primum.domain.study.steps import WorkRequest
-from primum_pipelines.datasets.driver import driver_for
+from primum_pipelines.datasets import consent
+from primum_pipelines.datasets.driver import driver_for, load_blocks
 
 if TYPE_CHECKING:
     from primum_pipelines.datasets.table import UnitTable
@@ -31,8 +33,9 @@ def open_private(request: WorkRequest, access: str) -> UnitTable:
 
     Guarantees:
         Nothing is read unless the token carries the platform's signature, names this access and
-        this Study generation, covers the very dataset that the step was told of, and has not
-        expired.
+        this Study generation, covers the very dataset and the very blocks that the step was told
+        of, and has not expired. Of a divided dataset only rows of the token's blocks are read. No
+        row of a unit whose consent was withdrawn comes out.
 
     Args:
         request: The step's request with its tokens.
@@ -40,17 +43,23 @@ def open_private(request: WorkRequest, access: str) -> UnitTable:
 
     Raises:
         Refused: If the token is absent, invalid, of another scope, or expired.
+        Tampered: If it cannot be known whose consent was withdrawn.
         NotFound: If the dataset's file is nowhere.
         InvalidValue: If the dataset cannot be opened as declared.
     """
     claims = token_claims(request, access)
-    options = claims["options"]
-    return driver_for(str(claims["uri"])).load(
-        str(claims["uri"]),
-        PrivacyUnit(str(claims["unit"])),
-        options if isinstance(options, Mapping) else {},
-        request.data_dirs,
-    )
+    given = claims["options"]
+    uri, unit = str(claims["uri"]), PrivacyUnit(str(claims["unit"]))
+    options = given if isinstance(given, Mapping) else {}
+    blocks, column = token_blocks(claims), ""
+    if blocks is None:
+        table = driver_for(uri).load(uri, unit, options, request.data_dirs)
+    else:
+        layout, wanted = blocks
+        column = layout.column
+        table = load_blocks(uri, unit, options, request.data_dirs, layout=layout, wanted=wanted)
+    naming = consent.naming_of(driver_for(uri), uri, options, column=column)
+    return consent.standing(table, consent.opened(claims, request.zone_dir, naming=naming))
 
 
 def open_public(
@@ -94,8 +103,54 @@ def token_claims(request: WorkRequest, access: str) -> Mapping[str, JSON]:
     for name, value in expected.items():
         if str(claims[name]) != str(value):
             raise Refused(f"data token's {name} must be {value}; found {claims[name]}.")
+    _require_same_blocks(request, claims, dataset)
     _require_unexpired(str(claims["expires"]), access)
     return claims
+
+
+def token_blocks(claims: Mapping[str, JSON]) -> tuple[BlockLayout, frozenset[str]] | None:
+    """How a token's dataset is divided, and the blocks it opens; ``None`` without blocks.
+
+    Raises:
+        Refused: If a layout comes without blocks, blocks without a layout, or either is damaged.
+    """
+    layout, names = claims.get("layout", {}), _block_names(claims.get("blocks", []))
+    if not isinstance(layout, Mapping):
+        raise Refused("data token's layout must be an object; found something else.")
+    if bool(layout) != bool(names):
+        found = "no blocks" if layout else "blocks without a layout"
+        raise Refused(f"data token for a divided dataset must state its blocks; found {found}.")
+    if not layout:
+        return None
+    try:
+        return layout_from_json(layout), frozenset(names)
+    except (InvalidValue, KeyError, ValueError) as error:
+        kind = type(error).__name__
+        raise Refused(f"data token's layout must be one; found {kind}.") from None
+
+
+def _require_same_blocks(
+    request: WorkRequest, claims: Mapping[str, JSON], dataset: Mapping[str, JSON]
+) -> None:
+    """The token, what the step was told and the plan must name the same blocks of one layout."""
+    plan = _mapping(request.context["plan"])
+    planned = _mapping(plan.get("blocks", {})).get(str(claims["budget"]), [])
+    named = _block_names(claims.get("blocks", []))
+    told = {"context": dataset.get("blocks", []), "plan": planned}
+    for where, blocks in told.items():
+        if _block_names(blocks) != named:
+            raise Refused(f"data token's blocks must be those of the step's {where}; found others.")
+    if claims.get("layout", {}) != dataset.get("layout", {}):
+        raise Refused("data token's layout must be that of the step's context; found another.")
+    token_blocks(claims)
+
+
+def _block_names(value: JSON) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        raise Refused("blocks must be a list of names; found something else.")
+    if not all(isinstance(name, str) and name for name in value):
+        raise Refused("blocks must be a list of names; found something else in it.")
+    return tuple(sorted(str(name) for name in value))
 
 
 def _declared_budget(request: WorkRequest, access: str) -> str:

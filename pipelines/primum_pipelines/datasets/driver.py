@@ -8,12 +8,13 @@ imports nothing heavy; it must not open data.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from primum import extensions
+from primum.domain.budget.layout import BlockLayout
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue, NotFound
 from primum.domain.quantities import PrivacyUnit
@@ -34,6 +35,9 @@ class DatasetDriver(Protocol):
     def describe(self, uri: str, options: Mapping[str, JSON]) -> Mapping[str, JSON]:
         """Public facts: ``classes``, ``positive``, ``inputShape``, ``featureNames``, ``split``.
 
+        And ``unitNames``: what names a unit, so that a name means the same unit tomorrow:
+        ``column NAME``, ``content``, or ``row`` (its place in the file), which is the default.
+
         Raises:
             InvalidValue: If the URI or an option breaks a rule.
         """
@@ -53,6 +57,37 @@ class DatasetDriver(Protocol):
         Raises:
             NotFound: If the file is nowhere.
             InvalidValue: If it cannot be read, lacks a column, or cannot state the privacy unit.
+        """
+
+
+@runtime_checkable
+class DividingDriver(DatasetDriver, Protocol):
+    """A driver whose data has columns that can place units in blocks."""
+
+    def load_blocks(
+        self,
+        uri: str,
+        unit: PrivacyUnit,
+        options: Mapping[str, JSON],
+        data_dirs: Sequence[str],
+        *,
+        layout: BlockLayout,
+        wanted: Collection[str] | None,
+    ) -> UnitTable:
+        """Open the dataset with the block of each row (``BlockLayout.block_of``).
+
+        Args:
+            uri: The dataset.
+            unit: The privacy unit.
+            options: Driver options.
+            data_dirs: Folders to look in.
+            layout: How rows are placed.
+            wanted: The blocks to read. ``None`` for every row, also those that the layout has no
+                block for: only registration asks so.
+
+        Raises:
+            NotFound: If the file is nowhere.
+            InvalidValue: If it cannot be read, lacks the layout's column, or cannot state the unit.
         """
 
 
@@ -95,6 +130,44 @@ def driver_for(uri: str) -> DatasetDriver:
 def describe(uri: str, options: Mapping[str, JSON]) -> Mapping[str, JSON]:
     """Public facts of a dataset, without opening it. See ``DatasetDriver.describe``."""
     return driver_for(uri).describe(uri, options)
+
+
+def load_blocks(
+    uri: str,
+    unit: PrivacyUnit,
+    options: Mapping[str, JSON],
+    data_dirs: Sequence[str],
+    *,
+    layout: BlockLayout,
+    wanted: Collection[str] | None,
+) -> UnitTable:
+    """Open a divided dataset.
+
+    Guarantees:
+        Where blocks are wanted, no row of another one is in the table, whatever the driver gave.
+
+    See ``DividingDriver.load_blocks``.
+
+    Raises:
+        InvalidValue: If the driver cannot place units, or placed some rows only.
+    """
+    driver = driver_for(uri)
+    if not isinstance(driver, DividingDriver):
+        raise InvalidValue(
+            "spec.blocks",
+            f"must be absent with the dataset driver {driver.scheme}, which cannot place units",
+            f"blocks by column {layout.column}",
+            "Use a csv dataset, or a driver that has load_blocks.",
+        )
+    table = driver.load_blocks(uri, unit, options, data_dirs, layout=layout, wanted=wanted)
+    if table.blocks is None or len(table.blocks) != len(table.labels):
+        rule = "must place every row in a block"
+        raise InvalidValue(f"dataset driver {driver.scheme}", rule, "rows without")
+    if wanted is None:
+        return table
+    import numpy as np
+
+    return table.only(np.isin(table.blocks, sorted(wanted)))
 
 
 def in_train_split(unit: str) -> bool:

@@ -65,6 +65,7 @@ class ArchiveDriver:
             "inputShape": [],
             "featureNames": [],
             "split": "published, or hash of unit, 80/20",
+            "unitNames": _unit_names(options),
         }
 
     def locate(self, uri: str, data_dirs: Sequence[str]) -> str:
@@ -107,6 +108,7 @@ class MedMnistDriver:
             "inputShape": [1, 28, 28],
             "featureNames": [],
             "split": "published",
+            "unitNames": _unit_names(options),
         }
 
     def locate(self, uri: str, data_dirs: Sequence[str]) -> str:
@@ -156,6 +158,10 @@ def _switch(
 def _duplicates(options: Mapping[str, JSON]) -> str:
     """``Drop`` all but the first of each set of exact copies (the default), or ``Keep`` them."""
     return _switch(options, "duplicates", ("Drop", "Keep"), default="Drop")
+
+
+def _unit_names(options: Mapping[str, JSON]) -> str:
+    return "content" if _duplicates(options) == "Drop" else "row"
 
 
 def _declared_classes(options: Mapping[str, JSON]) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Registers a dataset inside the steward's zone: its digest, its units, and whether it is sound.
 
 A heavy function for a compute worker. What it returns may leave the zone: a digest over everything,
-two counts that the steward declares public by registering, and messages that name columns but never
-a value.
+counts, of the whole and of each block, that the steward declares public by registering, and
+messages that name columns but never a value.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from primum.domain.budget.layout import BlockLayout, Division, layout_from_json
 from primum.domain.canonical import JSON
-from primum.domain.errors import InvalidValue, NotFound, Tampered, Unavailable
+from primum.domain.errors import InvalidValue, NotFound, Refused, Tampered, Unavailable
 from primum.domain.quantities import PrivacyUnit
 
 if TYPE_CHECKING:
@@ -23,35 +24,50 @@ def register(payload: Mapping[str, JSON]) -> Mapping[str, JSON]:
     """Open a dataset once, check it, and say who it is.
 
     Args:
-        payload: ``{"uri", "unit", "options", "dataDirs"}``, and ``units`` where a number of units
-            is
-            declared: then nothing is counted that a published split does not say.
+        payload: ``{"uri", "unit", "options", "dataDirs", "zoneDir"}``, and ``units`` where a
+            number of units is declared: then nothing is counted that a published split does not
+            say. ``layout`` where the dataset is divided: by time, it ends with the last block that
+            exists.
 
     Returns:
-        ``{"digest", "units", "trainUnits", "message"}``, or ``{"error": {"kind", "message"}}`` with
-        kind ``NotFound``, ``InvalidValue``, ``Tampered`` or ``Unavailable``.
+        ``{"digest", "units", "trainUnits", "message"}``, and ``blocks`` where it is divided: units
+        and training units of each block that has any. Or ``{"error": {"kind", "message"}}`` with
+        kind ``NotFound``, ``InvalidValue``, ``Refused``, ``Tampered`` or ``Unavailable``.
     """
     try:
         return _register(payload)
-    except (NotFound, InvalidValue, Tampered, Unavailable) as error:
+    except (NotFound, InvalidValue, Refused, Tampered, Unavailable) as error:
         return {"error": {"kind": type(error).__name__, "message": str(error)}}
 
 
 def _register(payload: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    from primum_pipelines.datasets import consent
     from primum_pipelines.datasets.checks import require_sound
-    from primum_pipelines.datasets.driver import TRAIN_SHARE, driver_for
+    from primum_pipelines.datasets.driver import TRAIN_SHARE, driver_for, load_blocks
 
     uri, folders = str(payload["uri"]), payload.get("dataDirs")
     given = payload.get("options")
     options = given if isinstance(given, Mapping) else {}
     driver = driver_for(uri)
-    table = driver.load(
-        uri,
-        PrivacyUnit(str(payload["unit"])),
-        options,
-        [str(item) for item in folders] if isinstance(folders, list | tuple) else [],
+    unit = PrivacyUnit(str(payload["unit"]))
+    places = [str(item) for item in folders] if isinstance(folders, list | tuple) else []
+    divided, column = payload.get("layout"), ""
+    if isinstance(divided, Mapping):
+        layout = layout_from_json(divided)
+        table = load_blocks(uri, unit, options, places, layout=layout, wanted=None)
+        counts, column = {"blocks": _block_sizes(table, layout)}, layout.column
+    else:
+        table, counts = driver.load(uri, unit, options, places), {}
+    # Identity and declared size are those of the whole file, so that a withdrawal neither makes a
+    # new account nor shows in a public number (docs/decisions/0012).
+    digest = content_digest(table)
+    source = consent.Opened(
+        zone_dir=str(payload.get("zoneDir", "")),
+        uri=uri,
+        naming=consent.naming_of(driver, uri, options, column=column),
+        digest=digest,
     )
-    require_sound(table)
+    require_sound(consent.standing(table, source))
     units, train_units = len(table.units), int(table.train.sum())
     declared = payload.get("units")
     if isinstance(declared, int):
@@ -59,10 +75,38 @@ def _register(payload: Mapping[str, JSON]) -> Mapping[str, JSON]:
         if str(driver.describe(uri, options)["split"]).startswith("hash"):
             train_units = int(TRAIN_SHARE * declared)
     return {
-        "digest": content_digest(table),
+        "digest": digest,
         "units": units,
         "trainUnits": train_units,
         "message": f"{units} units, {train_units} of them for training",
+        **counts,
+    }
+
+
+def _block_sizes(table: UnitTable, layout: BlockLayout) -> dict[str, JSON]:
+    """Units and training units of each block that has any.
+
+    Raises:
+        InvalidValue: If the layout has no block for a unit; names the column, never a value.
+    """
+    import numpy as np
+
+    placed = table.blocks
+    if placed is None or (placed == "").any():
+        if layout.by is Division.TIME:
+            rule = f"must hold an ISO 8601 date in a block from {layout.start} until today"
+            remedy = (
+                "Correct the dates, declare an earlier start in another budget, or move end on."
+            )
+        else:
+            rule = "must hold one of spec.blocks.values"
+            remedy = "Correct the data, or add the missing value to spec.blocks.values."
+        raise InvalidValue(f"dataset column {layout.column}", rule, "another or none", remedy)
+    names, numbers, units = np.unique(placed, return_inverse=True, return_counts=True)
+    train = np.bincount(numbers, weights=table.train, minlength=len(names)).astype(int)
+    return {
+        str(name): [int(count), int(trained)]
+        for name, count, trained in zip(names, units, train, strict=True)
     }
 
 

@@ -8,7 +8,7 @@ Never serialized, logged or sent anywhere; it lives in the memory of a step's wo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class UnitTable:
             on the data.
         feature_high: Public upper bound of each feature, ``(d,)``.
         subgroups: Public group names to group number per row.
+        blocks: The block of each row, ``(n,)`` of strings, empty where the layout has none for it;
+            ``None`` for a table without blocks.
     """
 
     features: np.ndarray
@@ -43,7 +45,20 @@ class UnitTable:
     feature_low: np.ndarray | None = None
     feature_high: np.ndarray | None = None
     subgroups: Mapping[str, np.ndarray] = field(default_factory=dict)
+    blocks: np.ndarray | None = None
 
     def __repr__(self) -> str:
         """Shape only; a table must not print itself into a log."""
         return f"UnitTable({len(self.labels)} rows, {len(self.classes)} classes)"
+
+    def only(self, keep: np.ndarray) -> UnitTable:
+        """The rows that a mask ``(n,)`` keeps; everything public stays."""
+        return replace(
+            self,
+            features=self.features[keep],
+            labels=self.labels[keep],
+            units=self.units[keep],
+            train=self.train[keep],
+            subgroups={name: groups[keep] for name, groups in self.subgroups.items()},
+            blocks=None if self.blocks is None else self.blocks[keep],
+        )

@@ -7,11 +7,12 @@ at hand. Must never show a cell in a message: only column names, line counts sta
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from primum.domain.budget.layout import BlockLayout
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue, NotFound
 from primum.domain.quantities import PrivacyUnit, parse_decimal
@@ -150,6 +151,7 @@ class CsvDriver:
             "inputShape": [len(bounds)],
             "featureNames": list(bounds),
             "split": "hash of unit, 80/20",
+            "unitNames": f"column {options['unitColumn']}" if "unitColumn" in options else "row",
         }
 
     def locate(self, uri: str, data_dirs: Sequence[str]) -> str:
@@ -170,17 +172,51 @@ class CsvDriver:
         data_dirs: Sequence[str],
     ) -> UnitTable:
         """Open the table. An empty cell is NaN, which registration and validation refuse."""
+        rows, header = self._lines(uri, options, data_dirs)
+        named = [str(number) for number in range(len(rows))]
+        return self._table(header, rows, named, unit, options)
+
+    def load_blocks(
+        self,
+        uri: str,
+        unit: PrivacyUnit,
+        options: Mapping[str, JSON],
+        data_dirs: Sequence[str],
+        *,
+        layout: BlockLayout,
+        wanted: Collection[str] | None,
+    ) -> UnitTable:
+        """Open the wanted blocks of the table.
+
+        Guarantees:
+            Of a row in another block nothing but its place is read. Where a column names the units,
+            the table of a block is the same whatever the other blocks hold.
+        """
         import numpy as np
 
-        from primum_pipelines.datasets.table import UnitTable
+        rows, header = self._lines(uri, options, data_dirs, layout.column)
+        place = header.index(layout.column)
+        placed = [
+            (number, block, row)
+            for number, row in enumerate(rows)
+            if _wanted(block := layout.block_of(row[place]), wanted)
+        ]
+        named = [str(number) for number, _, _ in placed]
+        table = self._table(header, [row for _, _, row in placed], named, unit, options)
+        return replace(table, blocks=np.array([block for _, block, _ in placed], dtype=str))
 
+    def _lines(
+        self,
+        uri: str,
+        options: Mapping[str, JSON],
+        data_dirs: Sequence[str],
+        *columns: str,
+    ) -> tuple[list[list[str]], list[str]]:
+        """Rows and header of the file, once every column that is needed is seen to be there."""
         self.describe(uri, options)
-        bounds, classes = _bounds(options), _classes(options)
-        label = _column_option(options, "label")
         header, rows = _table(self.locate(uri, data_dirs))
-        unit_column = str(options["unitColumn"]) if "unitColumn" in options else ""
-        wanted = [*bounds, label, *([unit_column] if unit_column else [])]
-        for name in wanted:
+        wanted = [*_bounds(options), _column_option(options, "label"), *columns]
+        for name in [*wanted, *([str(options["unitColumn"])] if "unitColumn" in options else [])]:
             if name not in header:
                 raise InvalidValue(
                     f"dataset column {name}",
@@ -188,9 +224,28 @@ class CsvDriver:
                     f"columns {', '.join(header)}",
                     "Check dataset.options.",
                 )
-        places = {name: header.index(name) for name in wanted}
-        named = [row[places[unit_column]] if unit_column else str(n) for n, row in enumerate(rows)]
-        units = np.array([f"{unit.value.lower()}-{name}" for name in named])
+        return rows, header
+
+    def _table(
+        self,
+        header: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        named: Sequence[str],
+        unit: PrivacyUnit,
+        options: Mapping[str, JSON],
+    ) -> UnitTable:
+        """The table of these rows; ``named`` are their units where no column names them."""
+        import numpy as np
+
+        from primum_pipelines.datasets.table import UnitTable
+
+        bounds, classes = _bounds(options), _classes(options)
+        label = _column_option(options, "label")
+        places = {name: header.index(name) for name in [*bounds, label]}
+        if "unitColumn" in options:
+            place = header.index(str(options["unitColumn"]))
+            named = [row[place] for row in rows]
+        units = np.array([f"{unit.value.lower()}-{name}" for name in named], dtype=str)
         features = [[_number(row[places[name]], name) for name in bounds] for row in rows]
         return UnitTable(
             features=np.array(features, dtype=np.float32).reshape(len(rows), len(bounds)),
@@ -204,6 +259,10 @@ class CsvDriver:
             feature_low=np.array([low for low, _ in bounds.values()], np.float32),
             feature_high=np.array([high for _, high in bounds.values()], np.float32),
         )
+
+
+def _wanted(block: str, wanted: Collection[str] | None) -> bool:
+    return wanted is None or block in wanted
 
 
 def _hospital(uri: str) -> str:

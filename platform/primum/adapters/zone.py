@@ -1,7 +1,8 @@
 """The steward's zone on one machine.
 
-Registers datasets in a process of its own, so that no private byte and no data
-library ever enters the control loop.
+Registers datasets and withdraws consents in a process of its own, so that no private byte and no
+data library ever enters the control loop. What a unit is called reaches that process over standard
+input, and nothing else.
 """
 
 from __future__ import annotations
@@ -10,10 +11,20 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from primum.application.consent import Tombstone, Written
 from primum.application.ports import Registration
-from primum.domain.canonical import canonical_json
-from primum.domain.errors import InvalidValue, NotFound, Unavailable
+from primum.domain.canonical import JSON, canonical_json
+from primum.domain.errors import (
+    InvalidValue,
+    NotFound,
+    PrimumError,
+    Refused,
+    Tampered,
+    Unavailable,
+)
 from primum.domain.study.spec import DatasetSpec
 
 REGISTER_SECONDS_MAX = (
@@ -24,30 +35,74 @@ REGISTER_SECONDS_MAX = (
 _CHILD = (
     "import json, sys; "
     "from primum import extensions; "
-    "register = extensions.load('primum.step_runtime', 'register'); "
-    "print(); print(json.dumps(register(json.load(sys.stdin))))"
+    "act = extensions.load('primum.step_runtime', sys.argv[1]); "
+    "print(); print(json.dumps(act(json.load(sys.stdin.buffer))))"
 )
 
 
 class LocalZone:
-    """Datasets port over child processes."""
+    """Datasets and consents over child processes.
 
-    def __init__(self, data_dirs: Sequence[str], environment: Mapping[str, str]) -> None:
+    Args:
+        data_dirs: Folders searched for dataset files.
+        environment: The children's environment.
+        folder: Where the zone keeps what never leaves it.
+    """
+
+    def __init__(
+        self, data_dirs: Sequence[str], environment: Mapping[str, str], *, folder: Path
+    ) -> None:
         self._data_dirs = tuple(data_dirs)
         self._environment = dict(environment)
+        self._folder = folder
 
     def register(self, dataset: DatasetSpec) -> Registration:
         """Digest the dataset and count its units; see the port."""
-        payload = {
+        payload = self._dataset(dataset) | {"units": dataset.units}
+        try:
+            answer = self._asked("register", payload, about=f"dataset {dataset.uri}")
+        except (Refused, Tampered) as error:
+            # A dataset that cannot be trusted is one that cannot be used: the budget says so.
+            raise ZoneRefused(str(error)) from None
+        return Registration(
+            digest=str(answer["digest"]),
+            units=int(str(answer["units"])),
+            train_units=int(str(answer["trainUnits"])),
+            message=str(answer.get("message", "")),
+            blocks=_sizes(answer.get("blocks")),
+        )
+
+    def withdraw(
+        self, account_id: str, dataset: DatasetSpec, names: Sequence[str], *, at: str
+    ) -> Written:
+        """Write tombstones; see the port."""
+        payload = self._dataset(dataset) | {
+            "account": account_id,
+            "names": list(names),
+            "at": at,
+        }
+        answer = self._asked("withdraw", payload, about=f"dataset {dataset.uri}")
+        return Written(_tombstones(answer["named"]), _tombstones(answer["tombstones"]))
+
+    def withdrawn(self, account_id: str) -> tuple[Tombstone, ...]:
+        """The tombstones of an account; see the port."""
+        payload: dict[str, JSON] = {"account": account_id, "zoneDir": str(self._folder)}
+        return _tombstones(self._asked("withdrawn", payload, about="the zone")["tombstones"])
+
+    def _dataset(self, dataset: DatasetSpec) -> dict[str, JSON]:
+        return {
             "uri": dataset.uri,
             "unit": dataset.unit.value,
             "options": dict(dataset.options),
-            "units": dataset.units,
+            "layout": None if dataset.layout is None else dataset.layout.to_json(),
             "dataDirs": list(self._data_dirs),
+            "zoneDir": str(self._folder),
         }
+
+    def _asked(self, act: str, payload: Mapping[str, JSON], *, about: str) -> Mapping[str, Any]:
         try:
             done = subprocess.run(  # noqa: S603 - our own interpreter, no shell
-                [sys.executable, "-c", _CHILD],
+                [sys.executable, "-c", _CHILD, act],
                 input=canonical_json(payload),
                 capture_output=True,
                 timeout=REGISTER_SECONDS_MAX,
@@ -55,34 +110,33 @@ class LocalZone:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise Unavailable(
-                f"dataset {dataset.uri} was not registered in {REGISTER_SECONDS_MAX} s"
-            ) from None
+            raise Unavailable(f"{about}: {act} took over {REGISTER_SECONDS_MAX} s") from None
         if done.returncode != 0:
             # The child's output may name values of the data: it stays where it is.
-            raise Unavailable(
-                f"dataset {dataset.uri}: the registering process ended with {done.returncode}"
-            )
-        return _registration(json.loads(done.stdout.decode().strip().splitlines()[-1]))
+            raise Unavailable(f"{about}: the process for {act} ended with {done.returncode}")
+        answer: Mapping[str, Any] = json.loads(done.stdout.decode().strip().splitlines()[-1])
+        error = answer.get("error")
+        if isinstance(error, Mapping):
+            raise _raised(str(error["kind"]), str(error["message"]))
+        return answer
 
 
-def _registration(answer: Mapping[str, object]) -> Registration:
-    error = answer.get("error")
-    if isinstance(error, Mapping):
-        message = str(error["message"])
-        if error["kind"] == "NotFound":
-            raise NotFound(message)
-        raise RegistrationRefused(message)
-    return Registration(
-        digest=str(answer["digest"]),
-        units=int(str(answer["units"])),
-        train_units=int(str(answer["trainUnits"])),
-        message=str(answer.get("message", "")),
-    )
+def _sizes(answer: object) -> dict[str, tuple[int, int]]:
+    given = answer if isinstance(answer, Mapping) else {}
+    return {str(name): (int(units), int(trained)) for name, (units, trained) in given.items()}
 
 
-class RegistrationRefused(InvalidValue):
-    """The dataset breaks a rule; the sentence comes from the registering process as it is."""
+def _tombstones(items: Sequence[Mapping[str, Any]]) -> tuple[Tombstone, ...]:
+    return tuple(Tombstone(str(i["mark"]), str(i["at"]), str(i["block"])) for i in items)
+
+
+def _raised(kind: str, message: str) -> PrimumError:
+    known = {error.__name__: error for error in (NotFound, Refused, Tampered, Unavailable)}
+    return known[kind](message) if kind in known else ZoneRefused(message)
+
+
+class ZoneRefused(InvalidValue):
+    """What was asked breaks a rule; the sentence comes from the zone's process as it is."""
 
     def __init__(self, message: str) -> None:
         super().__init__("dataset", "must be usable", "")

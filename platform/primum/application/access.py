@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from primum import signing
 from primum.application.platform import Platform
-from primum.application.ports import Clock, LedgerStore, Signer
+from primum.application.ports import Clock, EvidenceStore, LedgerStore, Signer
 from primum.domain.budget.entries import ReservationView, ResultCode
 from primum.domain.canonical import JSON, canonical_json
 from primum.domain.errors import InvalidValue, Refused
@@ -22,19 +22,22 @@ from primum.domain.names import derived_uuid
 from primum.domain.study.plan import Access, DatasetFacts, Treatment
 from primum.domain.study.spec import StudySpec
 from primum.domain.study.steps import DataToken
+from primum.domain.study.tokens import grant_from_json
 
 
 @dataclass(frozen=True, slots=True)
 class Gatekeeper:
     """What redeeming needs.
 
-    Nothing but ledger, key and clock, so that a step's process stays small.
+    Nothing but ledger, key, clock, and the evidence store, which says how many consents were
+    withdrawn; so that a step's process stays small.
     """
 
     ledger: LedgerStore
     signer: Signer
     clock: Clock
     token_seconds: float
+    evidence: EvidenceStore
 
 
 def mint_ticket(
@@ -55,7 +58,12 @@ def mint_ticket(
 
     Returns:
         The signed ticket as text.
+
+    Raises:
+        Refused: If the reservation does not pay for the very blocks that are to be read.
     """
+    if facts.dataset.layout is not None and set(facts.blocks) != set(reservation.blocks):
+        raise Refused(f"access {access.name} must read the blocks that are paid for; found others")
     held: dict[str, JSON] = {
         "reservationId": reservation.reservation_id,
         "fence": reservation.fence,
@@ -89,6 +97,9 @@ def mint_audit_ticket(
 def _ticket_claims(
     uid: str, generation: int, access: Access, facts: DatasetFacts
 ) -> dict[str, JSON]:
+    layout = facts.dataset.layout
+    if (layout is not None) != bool(facts.blocks):
+        raise Refused(f"access {access.name} must name blocks exactly of a divided dataset")
     return {
         "id": derived_uuid("ticket", uid, str(generation), access.name),
         "access": access.name,
@@ -98,6 +109,8 @@ def _ticket_claims(
         "uri": facts.dataset.uri,
         "unit": facts.dataset.unit.value,
         "options": dict(facts.dataset.options),
+        "layout": {} if layout is None else layout.to_json(),
+        "blocks": list(facts.blocks),
         "studyUid": uid,
         "generation": generation,
     }
@@ -136,10 +149,19 @@ def redeem(keeper: Gatekeeper, ticket: str, *, actor: str) -> DataToken:
         raise Refused(
             f"access {access} was not granted: {result.code.value}. {result.message}".strip()
         )
-    token = {name: claims[name] for name in _TOKEN_CLAIMS}
+    # A ticket of an older version says nothing of blocks: it was minted for a whole dataset.
+    token: dict[str, JSON] = {"layout": {}, "blocks": []}
+    token |= {name: claims[name] for name in _TOKEN_CLAIMS if name in claims}
+    token["withdrawn"] = withdrawals(keeper.evidence, account)
     token["expires"] = keeper.clock.after(keeper.token_seconds)
-    text = signing.encode_token(keeper.signer.sign(signing.DATA_TOKEN_TYPE, canonical_json(token)))
+    payload = grant_from_json(token).payload
+    text = signing.encode_token(keeper.signer.sign(signing.DATA_TOKEN_TYPE, payload))
     return DataToken(text=text, access=access, budget=str(claims["budget"]), uri=str(claims["uri"]))
+
+
+def withdrawals(evidence: EvidenceStore, account_id: str) -> int:
+    """How many withdrawn consents of an account are on record: what the loader must know of."""
+    return sum(value["account"] == account_id for _, value in evidence.facts(WITHDRAWAL))
 
 
 def ticket_claims(signer: Signer, ticket: str) -> Mapping[str, JSON]:
@@ -151,13 +173,18 @@ def ticket_claims(signer: Signer, ticket: str) -> Mapping[str, JSON]:
     return _claims(signer.open(signing.decode_token(ticket), signing.TICKET_TYPE))
 
 
+WITHDRAWAL = "ConsentWithdrawal"  # One fact per withdrawn unit, by its mark.
+
 _TOKEN_CLAIMS = (
     "id",
     "access",
     "budget",
+    "accountId",
     "uri",
     "unit",
     "options",
+    "layout",
+    "blocks",
     "studyUid",
     "generation",
     "reservationId",

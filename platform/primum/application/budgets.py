@@ -1,10 +1,12 @@
 """Keep a PrivacyBudget Ready.
 
-Register its dataset once, open its account, project the ledger into its status.
+Register its dataset once, open its account, tell it the budget's rules and blocks, project the
+ledger into its status.
 """
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -17,7 +19,7 @@ from primum.domain.budget.entries import (
     Result,
     ResultCode,
 )
-from primum.domain.canonical import JSON
+from primum.domain.canonical import JSON, canonical_json
 from primum.domain.conditions import Condition, ConditionType, Reason, Status
 from primum.domain.errors import InvalidValue, NotFound, PrimumError
 from primum.domain.study.plan import DatasetFacts
@@ -40,41 +42,70 @@ def reconcile_budget(platform: Platform, stored: StoredResource) -> None:
         _remove_when_settled(platform, stored)
         return
     spec = conversion.budget_spec(stored)
+    units, newest = None, ""
     try:
-        registration = registered_dataset(platform, spec)
-        ready, account = _opened(platform, stored, spec, registration)
+        found = newest_block(platform, spec)
+        registration = registered_dataset(platform, spec, newest=found)
+        ready, account = _opened(platform, stored, spec, registration, newest=found)
+        if ready.reason is not Reason.INVALID_SPEC:
+            newest = found
         units = registration.units
     except (InvalidValue, NotFound) as error:
         reason = Reason.DATASET_UNREADABLE if isinstance(error, NotFound) else Reason.INVALID_SPEC
         ready = Condition(ConditionType.READY, Status.FALSE, reason, str(error))
-        account, units = None, None
+        account = None
     ready = replace(ready, observed_generation=stored.generation)
     projected = status.budget_status(
-        stored, (ready,), account, units=units, now=platform.clock.now()
+        stored, (ready,), account, units=units, now=platform.clock.now(), newest_block=newest
     )
     if projected != stored.status:
         platform.resources.set_status(stored.key, stored.uid, projected)
 
 
-def registered_dataset(platform: Platform, spec: BudgetSpec) -> Registration:
+def newest_block(platform: Platform, spec: BudgetSpec) -> str:
+    """The newest block by time of a budget's dataset today; empty for any other dataset.
+
+    Raises:
+        InvalidValue: If the first block begins later.
+    """
+    layout = spec.dataset.layout
+    return "" if layout is None else layout.newest(_today(platform))
+
+
+def registered_dataset(platform: Platform, spec: BudgetSpec, *, newest: str = "") -> Registration:
     """The dataset's registration: found once per budget generation, then remembered.
+
+    A dataset divided by time is registered once more when a block begins: it has grown, and the
+    sizes of its blocks are what plans are made of.
+
+    Args:
+        platform: The ports.
+        spec: The budget.
+        newest: The newest block by time (``newest_block``).
 
     Raises:
         InvalidValue: If the dataset cannot be used, or delta is not below one over its units.
         NotFound: If it is not where it should be.
     """
-    key = f"{spec.uid}/{spec.generation}"
+    key = _registration_key(spec, newest)
     fact = platform.evidence.fact(REGISTRATION, key)
     if fact is None:
-        found = platform.datasets.register(spec.dataset)
+        dataset = spec.dataset
+        if dataset.layout is not None:
+            dataset = replace(dataset, layout=dataset.layout.until(_today(platform)))
+        found = platform.datasets.register(dataset)
         fact = {
             "digest": found.digest,
             "units": found.units,
             "trainUnits": found.train_units,
             "message": found.message,
         }
+        if found.blocks:
+            fact["blocks"] = {name: list(sizes) for name, sizes in found.blocks.items()}
         platform.evidence.put_fact(REGISTRATION, key, fact)
     registration = _registration(fact)
+    # A block has fewer units than all blocks together: below one over the whole is below one over
+    # every block, and over whatever blocks a Study chooses.
     if spec.delta * registration.units >= 1:
         raise InvalidValue(
             f"{spec.key}: spec.guarantee.delta",
@@ -84,33 +115,82 @@ def registered_dataset(platform: Platform, spec: BudgetSpec) -> Registration:
     return registration
 
 
-def dataset_facts(platform: Platform, spec: BudgetSpec, account_id: str) -> DatasetFacts:
-    """What a plan may know about a budget's dataset."""
-    registration = registered_dataset(platform, spec)
+def dataset_facts(
+    platform: Platform,
+    spec: BudgetSpec,
+    account_id: str,
+    *,
+    newest: str = "",
+    blocks: tuple[str, ...] = (),
+) -> DatasetFacts:
+    """What a plan may know about a budget's dataset.
+
+    Args:
+        platform: The ports.
+        spec: The budget.
+        account_id: Its account.
+        newest: The newest block by time up to which the dataset is registered.
+        blocks: The chosen blocks, sorted; empty for a dataset that is not divided.
+
+    Raises:
+        InvalidValue: If the chosen blocks hold nobody to train on, or nobody to evaluate with.
+    """
+    registration = registered_dataset(platform, spec, newest=newest)
+    units, train_units = registration.units, registration.train_units
+    if spec.dataset.layout is not None:
+        sizes = [registration.blocks.get(name, (0, 0)) for name in blocks]
+        units, train_units = sum(size[0] for size in sizes), sum(size[1] for size in sizes)
+        if not 0 < train_units < units:
+            raise InvalidValue(
+                "spec.data.blocks",
+                f"must hold training and held-out units of budget {spec.key.name}",
+                f"{train_units} and {units - train_units} in {', '.join(blocks)}",
+                "Choose more blocks, or wait until the dataset is registered with more data.",
+            )
     return DatasetFacts(
         budget=spec.key.name,
         account_id=account_id,
         dataset=spec.dataset,
-        units=registration.units,
-        train_units=registration.train_units,
+        units=units,
+        train_units=train_units,
         neighbors=spec.neighbors,
         accounting=spec.accounting,
         epsilon=spec.epsilon,
         delta=spec.delta,
         disclosures=tuple(item.value for item in spec.disclosures),
+        blocks=blocks,
     )
 
 
+def _registration_key(spec: BudgetSpec, newest: str) -> str:
+    key = f"{spec.uid}/{spec.generation}"
+    return f"{key}/{newest}" if newest else key
+
+
+def _today(platform: Platform) -> datetime.date:
+    return datetime.datetime.fromisoformat(platform.clock.now()).date()
+
+
 def _registration(fact: Mapping[str, JSON]) -> Registration:
+    blocks = fact.get("blocks")
     return Registration(
         digest=str(fact["digest"]),
         units=int(str(fact["units"])),
         train_units=int(str(fact["trainUnits"])),
         message=str(fact["message"]),
+        blocks={name: _sizes(sizes) for name, sizes in blocks.items()}
+        if isinstance(blocks, Mapping)
+        else {},
     )
 
 
+def _sizes(value: JSON) -> tuple[int, int]:
+    units, trained = value if isinstance(value, list | tuple) else (0, 0)
+    return int(str(units)), int(str(trained))
+
+
 def _terms(spec: BudgetSpec, registration: Registration) -> AccountTerms:
+    layout = spec.dataset.layout
     return AccountTerms(
         dataset_uri=spec.dataset.uri,
         dataset_digest=registration.digest,
@@ -120,11 +200,17 @@ def _terms(spec: BudgetSpec, registration: Registration) -> AccountTerms:
         delta=spec.delta,
         policy=spec.accounting,
         units=registration.units,
+        layout="" if layout is None else canonical_json(layout.fixed).decode(),
     )
 
 
 def _opened(
-    platform: Platform, stored: StoredResource, spec: BudgetSpec, registration: Registration
+    platform: Platform,
+    stored: StoredResource,
+    spec: BudgetSpec,
+    registration: Registration,
+    *,
+    newest: str,
 ) -> tuple[Condition, AccountView | None]:
     """The account of this declaration, opened where status does not show it for this generation.
 
@@ -133,15 +219,32 @@ def _opened(
     """
     account_id = str(stored.status.get("accountId", ""))
     ready = status.condition(stored.status, ConditionType.READY)
-    if account_id and ready is not None and ready.observed_generation == stored.generation:
+    known = ready is not None and ready.observed_generation == stored.generation
+    if account_id and known and stored.status.get("newestBlock", "") == newest:
         return _readiness(platform, account_id, Result(ResultCode.ACCEPTED))
     account_id, result = platform.ledger.open_account(_terms(spec, registration), actor=ACTOR)
     if result.stands:
-        key = f"register/{spec.uid}/{spec.generation}"
+        key = f"register/{_registration_key(spec, newest)}"
         platform.ledger.inspect(
             account_id, access="register", study_uid=spec.uid, key=key, actor=REGISTRAR
         )
+        result = _shared_out(platform, spec, account_id)
     return _readiness(platform, account_id, result)
+
+
+def _shared_out(platform: Platform, spec: BudgetSpec, account_id: str) -> Result:
+    """Tell the ledger the budget's rules and the blocks that exist today, where they are new."""
+    account = platform.ledger.account(account_id)
+    result = Result(ResultCode.ACCEPTED)
+    if account is None or account.rules != spec.rules:
+        key = f"configure/{spec.uid}/{spec.generation}"
+        result = platform.ledger.configure(account_id, spec.rules, key=key, actor=ACTOR)
+    layout = spec.dataset.layout
+    if layout is None or not result.stands:
+        return result
+    there = {block.name for block in account.blocks} if account is not None else set()
+    added = [name for name in layout.blocks_until(_today(platform)) if name not in there]
+    return platform.ledger.divide(account_id, added, actor=ACTOR) if added else result
 
 
 def _readiness(
@@ -162,9 +265,16 @@ def _readiness(
 
 
 def _remove_when_settled(platform: Platform, stored: StoredResource) -> None:
-    """Deleting a budget removes the declaration; what was spent stays in the ledger for good."""
+    """Deleting a budget removes the declaration; what was spent stays in the ledger for good.
+
+    Claims that wait for it are taken back: there is nothing left to wait for.
+    """
     account_id = str(stored.status.get("accountId", ""))
     open_states = (ReservationState.RESERVED, ReservationState.EXPOSED)
     held = platform.ledger.reservations(account_id=account_id) if account_id else ()
+    for waiting in held:
+        if waiting.state is ReservationState.QUEUED:
+            reason = f"{stored.key} is being deleted"
+            platform.ledger.give_back(waiting.reservation_id, reason=reason, actor=ACTOR)
     if not any(reservation.state in open_states for reservation in held):
         platform.resources.remove(stored.key, stored.uid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from primum.application import access, planning
+from primum.application import access, planning, quoting
 from primum.application.platform import ACTOR, Platform
 from primum.domain import names
 from primum.domain.budget.entries import (
@@ -21,7 +21,6 @@ from primum.domain.study.lifecycle import Refusal
 from primum.domain.study.plan import Plan
 from primum.domain.study.spec import StudySpec
 from primum.domain.study.steps import StepContext
-from primum.resources.metadata import REQUESTER_LABEL
 
 LAUNCH = "Launch"
 _WAITED_IN_VAIN = {
@@ -39,7 +38,7 @@ def reserve_plan(platform: Platform, spec: StudySpec, plan: Plan) -> Refusal | N
         The final no with what would fit, or ``None`` where the reservations stand or wait.
     """
     context = planning.planning_context(platform, spec)
-    requester = _requester(platform, spec)
+    asker = quoting.asker_of(platform, spec)
     requests = [
         ReserveRequest(
             reservation_id=names.reservation_id(
@@ -48,25 +47,27 @@ def reserve_plan(platform: Platform, spec: StudySpec, plan: Plan) -> Refusal | N
             account_id=context.datasets[name].account_id,
             study_uid=spec.uid,
             generation=spec.generation,
-            study=f"{spec.key.namespace}/{spec.key.name}",
-            purpose=spec.purpose,
-            requester=requester,
-            group=spec.key.namespace,
+            study=asker.study,
+            purpose=asker.purpose,
+            requester=asker.requester,
+            group=asker.group,
             event=event,
             blocks=context.datasets[name].blocks,
+            unit=plan.unit,
+            neighbors=plan.neighbors,
         )
         for name, event in planning.events_by_budget(plan).items()
     ]
     if not requests:
         return None
-    missing = planning.shortfall(platform, context, plan)
+    missing = quoting.shortfall(platform, context, plan)
     result = platform.ledger.reserve(
         requests, lease_seconds=platform.conduct.lease_seconds, actor=ACTOR
     )
     if result.stands:
         return _left_the_queue(platform, spec, requests)
     if result.code is ResultCode.FROZEN:
-        message = planning.frozen(platform, context) or result.message
+        message = quoting.frozen(platform, context) or result.message
         return Refusal("Reserve", Reason.BUDGET_FROZEN, message)
     fit = _what_would_fit(platform, spec)
     return Refusal("Reserve", Reason.DENIED, f"{missing or result.message}{fit}")
@@ -86,18 +87,10 @@ def _left_the_queue(
 
 
 def _what_would_fit(platform: Platform, spec: StudySpec) -> str:
-    options = planning.what_would_fit(platform, spec)
+    options = quoting.what_would_fit(platform, spec)
     return (
         f". What would fit: {', or '.join(options)}" if options else ". Nothing smaller would fit"
     )
-
-
-def _requester(platform: Platform, spec: StudySpec) -> str:
-    """Who asks, as whoever stored the Study knows them; the Study itself where nobody does."""
-    stored = platform.resources.get(spec.key)
-    known = stored is not None and stored.uid == spec.uid
-    label = stored.labels.get(REQUESTER_LABEL, "") if stored is not None and known else ""
-    return label or f"{spec.key.namespace}/{spec.key.name}"
 
 
 def launch_run(platform: Platform, spec: StudySpec, plan: Plan) -> None:

@@ -5,29 +5,25 @@ Gather public facts, let the job kind declare, check the Admission gates. Spends
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass
-from decimal import ROUND_DOWN, ROUND_UP, Decimal
+from dataclasses import dataclass, replace
 
-from primum.application import budgets
+from primum.application import budgets, devices
 from primum.application.platform import Platform, generation_key
-from primum.application.ports import Quote
 from primum.application.verdicts import policy_spec, stage_verdict
 from primum.domain.accounting.events import Composed, Event, NoEvent
 from primum.domain.conditions import ConditionType, Reason, Status
 from primum.domain.errors import InvalidValue, NotFound, Refused, UnsupportedEvent
 from primum.domain.names import ResourceKey
+from primum.domain.risk.collusion import require_excess_bound
 from primum.domain.study.jobs import JobKind, PlanningContext, SyntheticFacts
 from primum.domain.study.lifecycle import Refusal
 from primum.domain.study.plan import DatasetFacts, Plan, Treatment
-from primum.domain.study.spec import DataRole, StudySpec
+from primum.domain.study.spec import BudgetSpec, DataRole, StudyInput, StudySpec
 from primum.resources import conversion, status
 
 REFUSAL = "Refusal"
-NOISE_STEPS = 18  # Bisection steps of the planner: a relative precision of 1e-5 over its bracket.
-NOISE_FACTOR_MAX = (
-    64.0  # Beyond 64 times the noise nothing useful is learned; say that nothing fits.
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +40,12 @@ def plan_study(platform: Platform, spec: StudySpec) -> Plan | Refusal:
         Blocked: If a budget is missing or not ready: the Study waits, nothing is decided.
     """
     try:
-        kind = _kind(platform, spec)
+        kind = kind_of(platform, spec)
         _refuse_taken_name(platform, spec)
+        devices.refuse_impossible(platform, spec)
         context = planning_context(platform, spec)
-        plan = kind.declare(spec, context)
+        plan = replace(kind.declare(spec, context), blocks=_blocks_by_budget(context))
+        require_excess_bound(plan.mechanism, epsilon=plan.epsilon, delta=plan.delta)
     except Refused as refused:
         return _refusal(str(refused))
     except (InvalidValue, UnsupportedEvent, NotFound) as error:
@@ -67,15 +65,19 @@ def plan_study(platform: Platform, spec: StudySpec) -> Plan | Refusal:
 def planning_context(platform: Platform, spec: StudySpec) -> PlanningContext:
     """Public facts about every input.
 
+    Of a divided dataset they are about the Study's blocks: those that its plan names, once there is
+    one, so that a block that begins later changes nothing.
+
     Raises:
         Blocked: If a budget, a release or the policy is missing or not ready.
-        InvalidValue: If the budgets cannot be used together.
+        InvalidValue: If the budgets cannot be used together, or the blocks that were asked for do
+            not exist or hold nobody.
     """
     facts: dict[str, DatasetFacts] = {}
     synthetic: dict[str, SyntheticFacts] = {}
     for item in spec.inputs:
         if item.role is DataRole.PRIVATE:
-            facts[item.budget] = _facts_of(platform, spec, item.budget)
+            facts[item.budget] = _facts_of(platform, spec, item)
         elif item.role is DataRole.SYNTHETIC:
             synthetic[item.release] = _synthetic_of(platform, spec, item.release)
     _refuse_one_account_twice(facts)
@@ -86,6 +88,10 @@ def planning_context(platform: Platform, spec: StudySpec) -> PlanningContext:
             "spec.data", "must use budgets of one accounting policy", ", ".join(sorted(policies))
         )
     return PlanningContext(facts, synthetic, platform.accountant(policies.pop()))
+
+
+def _blocks_by_budget(context: PlanningContext) -> dict[str, tuple[str, ...]]:
+    return {name: facts.blocks for name, facts in context.datasets.items() if facts.blocks}
 
 
 def _refuse_one_account_twice(facts: Mapping[str, DatasetFacts]) -> None:
@@ -127,107 +133,6 @@ def events_by_budget(plan: Plan) -> Mapping[str, Event]:
     }
 
 
-def quote(platform: Platform, spec: StudySpec) -> Quote | Refusal:
-    """What a Study would cost and whether it fits. Spends and stores nothing.
-
-    Raises:
-        Blocked: If a budget is missing or not ready.
-    """
-    planned = plan_study(platform, spec)
-    if isinstance(planned, Refusal):
-        return planned
-    kind = _kind(platform, spec)
-    context = planning_context(platform, spec)
-    times = fitting_times(platform, context, planned)
-    left = min((_left(platform, fact) for fact in context.datasets.values()), default=Decimal(0))
-    alternatives = () if times else what_would_fit(platform, spec)
-    refusal = "" if times else frozen(platform, context) or shortfall(platform, context, planned)
-    return Quote(planned, kind.headline(planned), times > 0, left, times, refusal, alternatives)
-
-
-def frozen(platform: Platform, context: PlanningContext) -> str:
-    """Which budgets are frozen, and why, in the words of whoever froze them."""
-    accounts = {
-        name: platform.ledger.account(facts.account_id) for name, facts in context.datasets.items()
-    }
-    return "; ".join(
-        f"budget {name} is frozen ({account.frozen}). A steward may thaw it with a reason"
-        for name, account in accounts.items()
-        if account is not None and account.frozen
-    )
-
-
-def shortfall(platform: Platform, context: PlanningContext, plan: Plan) -> str:
-    """Which budget lacks how much: one clause per budget into which the plan does not fit."""
-    events = events_by_budget(plan)
-    return "; ".join(
-        f"budget {name} has {_short(_left(platform, fact), ROUND_DOWN)} left, "
-        f"the plan needs {_short(plan.epsilon, ROUND_UP)}"
-        for name, fact in context.datasets.items()
-        if not platform.ledger.fits(fact.account_id, events[name])
-    )
-
-
-def fitting_times(platform: Platform, context: PlanningContext, plan: Plan) -> int:
-    """How many more times the plan fits into what is left of every budget."""
-    events = events_by_budget(plan)
-    counts = [
-        platform.ledger.fits(context.datasets[name].account_id, event)
-        for name, event in events.items()
-        if not isinstance(event, NoEvent)
-    ]
-    return min(counts, default=1)
-
-
-def what_would_fit(platform: Platform, spec: StudySpec) -> tuple[str, ...]:
-    """Changes of the Study that would fit now: least noise first, then what the job kind offers."""
-    kind = _kind(platform, spec)
-    context = planning_context(platform, spec)
-    found = []
-    noisier = _least_fitting_noise(platform, spec, kind, context)
-    if noisier is not None:
-        sigma = noisier.mechanism.get("noiseMultiplier", "")
-        found.append(f"noise multiplier {sigma} (epsilon {_short(noisier.epsilon, ROUND_UP)})")
-    left = min((_left(platform, fact) for fact in context.datasets.values()), default=Decimal(0))
-    if left > 0:
-        options = kind.alternatives(spec, context, left)
-        found += [
-            f"{o.value} {o.change} (epsilon {_short(o.epsilon, ROUND_UP)})"
-            for o in options
-            if o.change != "noise multiplier"
-        ]
-    return tuple(found)
-
-
-def _short(epsilon: Decimal, rounding: str) -> str:
-    """Two decimals for people, rounded so that what does not fit never looks as if it did."""
-    if not epsilon.is_finite():
-        return "without bound"
-    return f"{epsilon.quantize(Decimal('0.01'), rounding=rounding)}"
-
-
-def _least_fitting_noise(
-    platform: Platform, spec: StudySpec, kind: JobKind, context: PlanningContext
-) -> Plan | None:
-    """The plan with the least noise that the ledger would reserve now.
-
-    By bisection on the noise multiplier.
-    """
-    start = kind.declare(spec, context).mechanism.get("noiseMultiplier")
-    if not isinstance(start, str):
-        return None
-    low, high = float(start), float(start) * NOISE_FACTOR_MAX
-    best = None
-    for _ in range(NOISE_STEPS):
-        middle = (low * high) ** 0.5
-        candidate = kind.with_noise(spec, context, Decimal(f"{middle:.4f}"))
-        if fitting_times(platform, context, candidate):
-            best, high = candidate, middle
-        else:
-            low = middle
-    return best
-
-
 def store_plan(platform: Platform, spec: StudySpec, planned: Plan | Refusal) -> None:
     """Write the plan or the refusal once."""
     if isinstance(planned, Plan):
@@ -243,7 +148,12 @@ def store_refusal(platform: Platform, spec: StudySpec, refusal: Refusal) -> None
     platform.evidence.put_fact(REFUSAL, key, fact)
 
 
-def _kind(platform: Platform, spec: StudySpec) -> JobKind:
+def kind_of(platform: Platform, spec: StudySpec) -> JobKind:
+    """The job kind of a Study.
+
+    Raises:
+        NotFound: If it is not installed; names those that are.
+    """
     kinds = platform.kinds()
     if spec.job_kind not in kinds:
         raise NotFound(
@@ -252,12 +162,8 @@ def _kind(platform: Platform, spec: StudySpec) -> JobKind:
     return kinds[spec.job_kind]
 
 
-def _left(platform: Platform, fact: DatasetFacts) -> Decimal:
-    account = platform.ledger.account(fact.account_id)
-    return account.epsilon_left if account else Decimal(0)
-
-
-def _facts_of(platform: Platform, spec: StudySpec, name: str) -> DatasetFacts:
+def _facts_of(platform: Platform, spec: StudySpec, item: StudyInput) -> DatasetFacts:
+    name = item.budget
     key = ResourceKey("PrivacyBudget", spec.key.namespace, name)
     stored = platform.resources.get(key)
     if stored is None:
@@ -274,7 +180,62 @@ def _facts_of(platform: Platform, spec: StudySpec, name: str) -> DatasetFacts:
         raise Blocked(
             Refusal("Plan", Reason.BUDGET_NOT_READY, f"budget {name} is not ready: {ready.message}")
         )
-    return budgets.dataset_facts(platform, conversion.budget_spec(stored), account_id)
+    budget = conversion.budget_spec(stored)
+    facts = budgets.dataset_facts(
+        platform,
+        budget,
+        account_id,
+        newest=str(stored.status.get("newestBlock", "")),
+        blocks=_chosen_blocks(platform, spec, item, budget, account_id),
+    )
+    if facts.blocks:
+        _refuse_large_delta(platform, spec, facts)
+    return facts
+
+
+def _chosen_blocks(
+    platform: Platform, spec: StudySpec, item: StudyInput, budget: BudgetSpec, account_id: str
+) -> tuple[str, ...]:
+    """The blocks that a Study reads and pays for, rounded outwards to whole ones.
+
+    Raises:
+        InvalidValue: If the dataset is not divided, or no block matches.
+    """
+    layout = budget.dataset.layout
+    if layout is None:
+        if item.blocks.chooses:
+            rule = f"must be absent, because budget {item.budget} has no blocks"
+            raise InvalidValue("spec.data.blocks", rule, "a selection", "Leave it out.")
+        return ()
+    plan = platform.evidence.plan(spec.uid, spec.generation)
+    if plan is not None and item.budget in plan.blocks:
+        return plan.blocks[item.budget]
+    account = platform.ledger.account(account_id)
+    there = {block.name for block in account.blocks} if account is not None else set()
+    today = datetime.datetime.fromisoformat(platform.clock.now()).date()
+    existing = [name for name in layout.blocks_until(today) if name in there]
+    return layout.choose(item.blocks, existing)
+
+
+def _refuse_large_delta(platform: Platform, spec: StudySpec, facts: DatasetFacts) -> None:
+    """Hold a claim's delta below one over all units, not only over those of the chosen blocks.
+
+    Job kinds ask for delta below one over the units that a Study reads. Of a divided dataset that
+    would let a Study of a small block claim a larger delta than one of the whole. But a reader of
+    several certificates takes their claims together, about the people of the whole dataset.
+
+    Raises:
+        InvalidValue: If delta is not below.
+    """
+    account = platform.ledger.account(facts.account_id)
+    if account is None or spec.delta is None or spec.delta * account.terms.units < 1:
+        return
+    raise InvalidValue(
+        "spec.privacy.delta",
+        f"must be below 1/{account.terms.units}, one over the units of all blocks of budget "
+        f"{facts.budget}",
+        str(spec.delta),
+    )
 
 
 def _synthetic_of(platform: Platform, spec: StudySpec, name: str) -> SyntheticFacts:

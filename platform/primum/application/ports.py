@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol
 
 from primum.resources.stored import StoredResource
@@ -485,28 +484,3 @@ class Publisher(Protocol):
 
     def withdraw(self, release: ResourceKey) -> None:
         """Stop serving; a no-op if it is not served."""
-
-
-@dataclass(frozen=True, slots=True)
-class Quote:
-    """What a Study would cost, without spending.
-
-    Args:
-        plan: The plan.
-        headline: It in one line.
-        fits: Whether it would be granted at once, were nobody else waiting.
-        epsilon_left: What is left in the fullest block that it reads.
-        times: How often it fits into what is left, unlocked or not.
-        refusal: What is missing, where it would not be granted now.
-        alternatives: Changes that would be granted now.
-        waits: Until when to wait instead, where waiting helps.
-    """
-
-    plan: Plan
-    headline: str
-    fits: bool
-    epsilon_left: Decimal
-    times: int
-    refusal: str
-    alternatives: tuple[str, ...]
-    waits: str = ""

@@ -46,6 +46,7 @@ class DirectStepServices:
         lineage_sink: Takes lineage events.
         artifacts: Folder under which Studies store artifacts.
         folders: Folders searched for dataset files.
+        zone: Folder of the steward's zone.
     """
 
     context: StepContext
@@ -57,6 +58,7 @@ class DirectStepServices:
     lineage_sink: Lineage
     artifacts: str
     folders: Sequence[str]
+    zone: str = ""
 
     @property
     def _uid(self) -> str:
@@ -130,6 +132,10 @@ class DirectStepServices:
     def data_dirs(self) -> Sequence[str]:
         """See the protocol."""
         return self.folders
+
+    def zone_dir(self) -> str:
+        """See the protocol."""
+        return self.zone
 
     def _answer(self, found: str) -> None:
         study = self.context.study

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TypeAlias
 
@@ -58,10 +58,9 @@ def canonical_json(value: JSON) -> bytes:
     Raises:
         InvalidValue: If a float is found; floats have no canonical form.
     """
-    _refuse_floats(value, "value")
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain
-    ).encode()
+    if _may_hold_floats(value):
+        _refuse_floats(value, "value")
+    return _ENCODER.encode(value).encode()
 
 
 def digest_of(value: JSON) -> str:
@@ -78,6 +77,33 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     raise InvalidValue("value", "must be JSON", type(value).__name__)
+
+
+_PLAIN = (str, int, bool, type(None))
+# Built once, and without looking for circles, which are no JSON and end in a RecursionError.
+_ENCODER = json.JSONEncoder(
+    sort_keys=True,
+    separators=(",", ":"),
+    ensure_ascii=False,
+    default=_plain,
+    check_circular=False,
+)
+
+
+def _may_hold_floats(value: object) -> bool:
+    """False where only plain strings, integers, dicts and lists are found: nearly always."""
+    items: Iterable[object]
+    if type(value) is dict:
+        items = value.values()
+    elif type(value) is list or type(value) is tuple:
+        items = value
+    else:
+        return type(value) not in _PLAIN
+    for item in items:
+        # Texts and numbers are most of what there is: no call for them.
+        if type(item) is not str and type(item) is not int and _may_hold_floats(item):
+            return True
+    return False
 
 
 def _refuse_floats(value: object, path: str) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from primum.adapters.kfp import LocalKfpRunner
     from primum.adapters.openlineage import Outbox
     from primum.adapters.sql.resources import SqlResourceStore
+    from primum.adapters.zone import LocalZone
+    from primum.application.consent import LineageReader
     from primum.application.platform import Platform
     from primum.application.ports import Lineage, Publisher, Signer
     from primum.application.step_services import DirectStepServices
@@ -66,7 +68,6 @@ def platform(settings: Settings) -> Platform:
     from primum import extensions
     from primum.adapters.archive import FolderArchive
     from primum.adapters.system import SystemClock
-    from primum.adapters.zone import LocalZone
     from primum.application.platform import Conduct, Platform
 
     opened = stores(settings)
@@ -77,7 +78,7 @@ def platform(settings: Settings) -> Platform:
         resources=opened.resources,
         runner=runner(settings),
         compute=compute(settings),
-        datasets=LocalZone(settings.data_dirs, child_environment(settings)),
+        datasets=zone(settings),
         lineage=lineage(settings),
         signer=signer(settings),
         policies=extensions.load("primum.policy_engines", "cel")(),
@@ -105,7 +106,9 @@ def step_services(settings: Settings, context: StepContext) -> DirectStepService
     key = signer(settings)
     return DirectStepServices(
         context=context,
-        keeper=Gatekeeper(opened.ledger, key, SystemClock(), settings.token_seconds),
+        keeper=Gatekeeper(
+            opened.ledger, key, SystemClock(), settings.token_seconds, opened.evidence
+        ),
         ledger=opened.ledger,
         store=opened.evidence,
         worker=compute(settings),
@@ -113,7 +116,15 @@ def step_services(settings: Settings, context: StepContext) -> DirectStepService
         lineage_sink=lineage(settings),
         artifacts=artifacts_uri(settings),
         folders=settings.data_dirs,
+        zone=str(zone_folder(settings)),
     )
+
+
+def zone(settings: Settings) -> LocalZone:
+    """The steward's zone on this machine."""
+    from primum.adapters.zone import LocalZone
+
+    return LocalZone(settings.data_dirs, child_environment(settings), folder=zone_folder(settings))
 
 
 def signer(settings: Settings) -> Signer:
@@ -128,7 +139,10 @@ def compute(settings: Settings) -> Any:
     from primum.adapters.ray.compute import RayCompute
 
     return RayCompute(
-        settings.home, num_cpus=settings.workers, environment=child_environment(settings)
+        settings.home,
+        num_cpus=settings.workers,
+        num_gpus=settings.gpus,
+        environment=child_environment(settings),
     )
 
 
@@ -141,6 +155,11 @@ def stop_compute(settings: Settings) -> None:
 
 def lineage(settings: Settings) -> Lineage:
     """The outbox that lineage events wait in."""
+    return _outbox(settings)
+
+
+def lineage_reader(settings: Settings) -> LineageReader:
+    """The platform's own store of lineage."""
     return _outbox(settings)
 
 
@@ -240,3 +259,8 @@ def serving_registry(settings: Settings) -> Path:
 def keys_folder(settings: Settings) -> Path:
     """Where the platform's key lies."""
     return settings.home / "keys"
+
+
+def zone_folder(settings: Settings) -> Path:
+    """What stays in the steward's zone: whose consent was withdrawn."""
+    return settings.home / "zone"

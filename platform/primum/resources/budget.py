@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from primum.domain.quantities import Disclosure, Neighbors, PrivacyUnit
+from primum.resources.blocks import Blocks
 from primum.resources.conditions import StandingStatus
 from primum.resources.fields import (
     Count,
@@ -19,11 +20,21 @@ from primum.resources.fields import (
     ShortText,
     SignedDecimal,
     Uri,
+    broken,
     cel,
     refuse_repeats,
     with_rules,
 )
 from primum.resources.metadata import Resource
+from primum.resources.sharing import (
+    QUOTAS_ONCE,
+    Quotas,
+    QuotaTerms,
+    SchedulingTerms,
+    UnlockingTerms,
+    refuse_impossible_rules,
+    refuse_repeated_quotas,
+)
 
 
 class Accounting(enum.StrEnum):
@@ -143,7 +154,7 @@ class Dataset(Part):
         description=(
             "units is the declared public number of units. Optional; without it the "
             "steward's zone counts them once "
-            "and the number is listed as an unprotected quantity."
+            "and the number is listed as an unprotected quantity. Must be absent with blocks."
         ),
     )
     options: DatasetOptions | None = Field(
@@ -206,6 +217,18 @@ class PrivacyBudgetSpec(Part):
                 "double(self.guarantee.delta) <= double(oldSelf.guarantee.delta)",
                 "guarantee.delta can only be lowered; a promise is not taken back",
             ),
+            cel(
+                "has(self.blocks) == has(oldSelf.blocks)",
+                "blocks can be neither added later nor removed; declare another PrivacyBudget",
+            ),
+            cel(
+                "!has(self.blocks) || !has(self.dataset.units)",
+                "dataset.units must be absent with blocks, whose units are counted",
+            ),
+            cel(
+                "!has(self.blocks) || self.neighbors == 'AddOrRemoveOne'",
+                "neighbors must be AddOrRemoveOne with blocks: replacing a unit could change two",
+            ),
         )
     )
 
@@ -236,12 +259,66 @@ class PrivacyBudgetSpec(Part):
         ),
         json_schema_extra={"default": [], "x-kubernetes-list-type": "set"},
     )
+    blocks: Blocks | None = Field(
+        default=None,
+        description=(
+            "blocks divide the dataset by time, cohort or site; each block has the whole "
+            "guarantee for the units in it. Their names and sizes are public. Optional, one block; "
+            "immutable, except that values may be added and end moved on."
+        ),
+    )
+    unlocking: UnlockingTerms | None = Field(
+        default=None,
+        description=(
+            "unlocking is how the budget of a block becomes available. Optional, all at once."
+        ),
+    )
+    scheduling: SchedulingTerms | None = Field(
+        default=None,
+        description=(
+            "scheduling is who is next among the claims that wait. Optional, first come, first "
+            "served, and nobody waits."
+        ),
+    )
+    quotas: Quotas | None = Field(
+        default=None,
+        description=(
+            "quotas share the budget out among people; they are no promise to the people in the "
+            "data, and no substitute for the guarantee. Optional, none."
+        ),
+        json_schema_extra={"x-kubernetes-list-type": "atomic", **with_rules(QUOTAS_ONCE)},
+    )
 
     @field_validator("disclosures")
     @classmethod
     def _each_once(cls, value: list[Disclosure]) -> list[Disclosure]:
         refuse_repeats(value, "must list each disclosure once")
         return value
+
+    @field_validator("quotas")
+    @classmethod
+    def _each_quota_once(cls, value: list[QuotaTerms] | None) -> list[QuotaTerms] | None:
+        refuse_repeated_quotas(value or ())
+        return value
+
+    @model_validator(mode="after")
+    def _rules_are_possible(self) -> PrivacyBudgetSpec:
+        refuse_impossible_rules(self.unlocking, self.scheduling, self.quotas or ())
+        return self
+
+    @model_validator(mode="after")
+    def _what_blocks_need(self) -> PrivacyBudgetSpec:
+        if self.blocks is None:
+            return self
+        if self.dataset.units is not None:
+            rule = "must have no dataset.units beside blocks, whose units are counted"
+            raise broken(rule, self.dataset.units)
+        if self.neighbors is not Neighbors.ADD_OR_REMOVE_ONE:
+            # What several blocks spend is not added up because a neighboring dataset differs in
+            # one block. Replacing a unit by one of another block differs in two.
+            rule = "must have neighbors AddOrRemoveOne beside blocks"
+            raise broken(rule, self.neighbors.value)
+        return self
 
 
 class PrivacyBudgetStatus(StandingStatus):
@@ -258,17 +335,35 @@ class PrivacyBudgetStatus(StandingStatus):
         default=None,
         description="units is the number of privacy units. Optional.",
     )
+    blocks: Count | None = Field(
+        default=None,
+        description="blocks is the number of blocks. Optional; absent without blocks.",
+    )
+    newest_block: ShortText | None = Field(
+        default=None,
+        description=(
+            "newestBlock is the block by Time up to which the dataset is registered. Optional."
+        ),
+    )
     epsilon_spent: ShortText | None = Field(
-        default=None, description="epsilonSpent is what was charged for good, rounded up. Optional."
+        default=None,
+        description=(
+            "epsilonSpent is what was charged for good, of the fullest block, rounded up. Optional."
+        ),
     )
     epsilon_reserved: ShortText | None = Field(
         default=None,
         description=(
-            "epsilonReserved is what was charged and reserved together, rounded up. Optional."
+            "epsilonReserved is what was charged and reserved together, of the fullest block, "
+            "rounded up. Optional."
         ),
     )
     epsilon_left: ShortText | None = Field(
-        default=None, description="epsilonLeft is what is left to reserve, rounded down. Optional."
+        default=None,
+        description=(
+            "epsilonLeft is what is left of the guarantee, of the fullest block, rounded down. "
+            "Optional."
+        ),
     )
     frozen: Prose | None = Field(
         default=None,

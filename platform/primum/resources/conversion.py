@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from primum.domain.budget.layout import BlockSelection
 from primum.domain.canonical import JSON
 from primum.domain.study import spec as domain
 from primum.domain.study.jobs import SyntheticFacts
@@ -19,8 +20,9 @@ from primum.resources.fields import Part
 from primum.resources.kinds import AnyResource
 from primum.resources.policy import GatePolicySpec
 from primum.resources.release import ReleaseSpec
+from primum.resources.sharing import sharing_rules
 from primum.resources.stored import StoredResource
-from primum.resources.study import StudySpec
+from primum.resources.study import StudyData, StudySpec
 from primum.resources.transitions import check_transition
 from primum.resources.wording import first_problem
 
@@ -66,12 +68,14 @@ def budget_spec(stored: StoredResource) -> domain.BudgetSpec:
             unit=spec.dataset.unit,
             units=spec.dataset.units,
             options=spec.dataset.options.settings() if spec.dataset.options else {},
+            layout=spec.blocks.layout() if spec.blocks else None,
         ),
         epsilon=Decimal(spec.guarantee.epsilon),
         delta=Decimal(spec.guarantee.delta),
         neighbors=spec.neighbors,
         accounting=spec.accounting.policy.value,
         disclosures=tuple(spec.disclosures),
+        rules=sharing_rules(spec.unlocking, spec.scheduling, spec.quotas or ()),
     )
 
 
@@ -88,10 +92,7 @@ def study_spec(stored: StoredResource) -> domain.StudySpec:
         uid=stored.uid,
         generation=stored.generation,
         purpose=spec.purpose,
-        inputs=tuple(
-            domain.StudyInput(item.role, item.budget or "", item.release or "", item.uri or "")
-            for item in spec.data
-        ),
+        inputs=tuple(_input(item) for item in spec.data),
         epsilon=Decimal(privacy.epsilon) if privacy else None,
         delta=Decimal(privacy.delta) if privacy else None,
         job_kind=spec.job.kind,
@@ -106,6 +107,16 @@ def study_spec(stored: StoredResource) -> domain.StudySpec:
         endpoint=(release.endpoint or "") if release else "",
         dataset_release=(release.dataset or "") if release else "",
         audit_schedule=(release.audit_schedule or "") if release else "",
+    )
+
+
+def _input(item: StudyData) -> domain.StudyInput:
+    return domain.StudyInput(
+        role=item.role,
+        budget=item.budget or "",
+        release=item.release or "",
+        uri=item.uri or "",
+        blocks=item.blocks.selection() if item.blocks else BlockSelection(),
     )
 
 

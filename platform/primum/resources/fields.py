@@ -6,6 +6,7 @@ sentence for people. Nothing here knows a particular kind.
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -28,6 +29,8 @@ WORD_PATTERN = r"^[A-Z][A-Za-z0-9]{0,62}$"
 # A resource can be read by many: an authority with user:password@ does not belong into it.
 URI_PATTERN = r"^[a-z][a-z0-9+.-]{0,30}://([^\s/@]{1,255}(/[^\s]{0,220})?|/[^\s]{1,440})$"
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
+WEIGHT_PATTERN = r"^(0(\.[0-9]{1,6})?|1(\.0{1,6})?)$"  # Portions of a budget stay exact in 64 bits.
+DATE_PATTERN = r"^(1[89]|2[0-9])[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
 CRON_PATTERN = r"^[0-9*/,-]{1,24}( [0-9*/,-]{1,24}){2}( [0-9A-Z*/,-]{1,24}){2}$"
 
 DECIMAL_LENGTH_MAX = 32  # 9 digits, a point, 18 digits and an exponent.
@@ -132,7 +135,19 @@ def _text_schema(pattern: str, length_max: int) -> Any:
     return Field(pattern=pattern, max_length=length_max, min_length=1)
 
 
+def _day(value: object) -> object:
+    checked = _text(DATE_PATTERN, _DATE_RULE, 10)(value)
+    try:
+        datetime.date.fromisoformat(str(checked))
+    except ValueError:
+        raise broken(_DATE_RULE, value) from None
+    return checked
+
+
 _EPSILON_RULE = f"must be above 0 and at most {EPSILON_MAX}"
+_NOT_NEGATIVE_RULE = "must be at least 0"
+_WEIGHT_RULE = 'must be a quoted decimal from "0" to "1" with at most 6 digits after the point'
+_DATE_RULE = 'must be a day such as "2026-01-01", in the years 1800 to 2999'
 _DELTA_RULE = "must be above 0 and below 1"
 _POSITIVE_RULE = "must be above 0"
 _NAME_RULE = "must be a DNS label (a-z, 0-9, '-', at most 63 characters)"
@@ -170,6 +185,16 @@ UnitInterval: TypeAlias = Annotated[
         _decimal(DECIMAL_PATTERN, lambda number: 0 <= number < 1, "must be at least 0 and below 1")
     ),
 ]
+Weight: TypeAlias = Annotated[
+    str,
+    _text_schema(WEIGHT_PATTERN, 8),
+    BeforeValidator(_text(WEIGHT_PATTERN, _WEIGHT_RULE, 8)),
+]
+NonNegativeDecimal: TypeAlias = Annotated[
+    str,
+    _decimal_schema(cel("double(self) >= 0.0", f"the value {_NOT_NEGATIVE_RULE}")),
+    BeforeValidator(_decimal(DECIMAL_PATTERN, lambda number: number >= 0, _NOT_NEGATIVE_RULE)),
+]
 Share: TypeAlias = Annotated[
     str,
     _decimal_schema(
@@ -203,6 +228,12 @@ Digest: TypeAlias = Annotated[
 ]
 Cron: TypeAlias = Annotated[
     str, _text_schema(CRON_PATTERN, 128), BeforeValidator(_text(CRON_PATTERN, _CRON_RULE, 128))
+]
+Day: TypeAlias = Annotated[
+    str,
+    # Text of one length in this order sorts as days do, so that CEL may compare it.
+    Field(pattern=DATE_PATTERN, min_length=10, max_length=10, json_schema_extra={"format": "date"}),
+    BeforeValidator(_day),
 ]
 Prose: TypeAlias = Annotated[
     str,

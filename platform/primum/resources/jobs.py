@@ -83,8 +83,28 @@ def _model_parameters() -> Any:
     )
 
 
+class UnitFilter(Part):
+    """One Renyi filter per privacy unit: who contributes little may take part for longer."""
+
+    epochs: Annotated[int, Field(strict=True, ge=2, le=_EPOCHS_MAX)] = Field(
+        description=(
+            "epochs is the expected number of passes that are run, more than the epochs of train. "
+            "Required."
+        )
+    )
+
+
 class Train(Part):
     """Central training under differential privacy."""
+
+    model_config = ConfigDict(
+        json_schema_extra=with_rules(
+            cel(
+                "!has(self.individualFilter) || self.individualFilter.epochs > self.epochs",
+                "individualFilter.epochs must be above epochs",
+            )
+        )
+    )
 
     model: Word = Field(description="model names a registered model such as Logistic. Required.")
     model_parameters: Parameters = _model_parameters()
@@ -120,6 +140,22 @@ class Train(Part):
             "noise that keeps the claim."
         ),
     )
+    individual_filter: UnitFilter | None = Field(
+        default=None,
+        description=(
+            "individualFilter lets the training go on after epochs: each unit takes part only "
+            "while its own privacy loss stays within what epochs cost at full clipping. Optional, "
+            "none: every unit may take part in every step."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _filter_runs_longer(self) -> Train:
+        wanted = self.individual_filter
+        if wanted is not None and wanted.epochs <= self.epochs:
+            rule = f"must have individualFilter.epochs above epochs ({self.epochs})"
+            raise broken(rule, wanted.epochs, "Give more, or leave individualFilter out.")
+        return self
 
 
 class SampleFilter(Part):

@@ -16,6 +16,7 @@ GROUP = "primum.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 NAMESPACE_DEFAULT = "default"
+REQUESTER_LABEL = f"{GROUP}/requester"  # Who applied a Study; set by what stores it, never by them.
 
 # Set by whoever stores the object; ignored when read back, as the API server does.
 SERVER_FIELDS = frozenset(

@@ -59,6 +59,7 @@ def budget_status(
     *,
     units: int | None,
     now: str,
+    newest_block: str = "",
 ) -> dict[str, JSON]:
     """The status of a PrivacyBudget.
 
@@ -68,8 +69,11 @@ def budget_status(
         account: Its ledger account, or ``None`` where it cannot be read: what was known stays.
         units: The registered number of privacy units, or ``None`` where that is not known now.
         now: RFC 3339 time of the observation.
+        newest_block: The newest block by time that is registered, or empty.
     """
     known = dict(stored.status)
+    if newest_block:
+        known["newestBlock"] = newest_block
     if units is not None:
         known["units"] = units
     if account is not None:
@@ -81,6 +85,8 @@ def budget_status(
             "epsilonReserved": spent_text(account.epsilon_reserved),
             "epsilonLeft": left_text(account.epsilon_left),
         }
+        if account.terms.layout:
+            known["blocks"] = len(account.blocks)
         if account.frozen:
             known["frozen"] = account.frozen[:TEXT_LENGTH_MAX]
     return known | with_conditions(stored, observed, now=now)

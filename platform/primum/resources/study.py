@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from primum.domain.study.spec import DataRole
 from primum.resources.audits import Audit
+from primum.resources.blocks import ChosenBlocks
 from primum.resources.conditions import BoundedStatus
 from primum.resources.fields import (
     TEXT_LENGTH_MAX,
@@ -54,7 +55,11 @@ class StudyData(Part):
                     f"{reference} must be given exactly when role is {role}",
                 )
                 for role, reference in _REFERENCE_OF_ROLE.items()
-            )
+            ),
+            cel(
+                "!has(self.blocks) || self.role == 'Private'",
+                "blocks must be absent unless role is Private",
+            ),
         )
     )
 
@@ -76,6 +81,13 @@ class StudyData(Part):
     uri: Uri | None = Field(
         default=None, description="uri is where public data lies. Optional; with role Public."
     )
+    blocks: ChosenBlocks | None = Field(
+        default=None,
+        description=(
+            "blocks are the blocks of the budget that are read and paid for, each one whole. "
+            "Optional, all that exist when the Study is planned; with role Private."
+        ),
+    )
 
     @model_validator(mode="after")
     def _reference_of_the_role(self) -> StudyData:
@@ -85,6 +97,8 @@ class StudyData(Part):
                 wanted = _REFERENCE_OF_ROLE[self.role]
                 rule = f"must have {wanted} and no other reference, because its role is {self.role}"
                 raise broken(rule, reference if given else "none")
+        if self.blocks is not None and self.role is not DataRole.PRIVATE:
+            raise broken(f"must have no blocks, because its role is {self.role}", "blocks")
         return self
 
 

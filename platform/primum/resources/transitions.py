@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue
 from primum.domain.names import ResourceKey
+from primum.resources.blocks import check_blocks_change
 from primum.resources.kinds import KINDS
 from primum.resources.wording import first_problem, shown
 
@@ -58,7 +59,9 @@ def check_transition(
         check(key, old, new)
 
 
-def _only_lowered(key: ResourceKey, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _only_lowered_or_extended(
+    key: ResourceKey, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> None:
     for name in ("epsilon", "delta"):
         before, after = old["guarantee"][name], new["guarantee"][name]
         if Decimal(after) > Decimal(before):
@@ -67,6 +70,10 @@ def _only_lowered(key: ResourceKey, old: Mapping[str, Any], new: Mapping[str, An
                 f"must be at most {before}, because a promise is not taken back",
                 after,
             )
+    field, rule, found = check_blocks_change(old.get("blocks"), new.get("blocks"))
+    if rule:
+        where = f"{key}: spec.blocks{field}"
+        raise InvalidValue(where, rule, found, _REMEDY[key.kind])
 
 
 def _revoked_for_good(key: ResourceKey, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -79,7 +86,7 @@ def _revoked_for_good(key: ResourceKey, old: Mapping[str, Any], new: Mapping[str
 
 
 _FURTHER: Mapping[str, Callable[[ResourceKey, Mapping[str, Any], Mapping[str, Any]], None]] = {
-    "PrivacyBudget": _only_lowered,
+    "PrivacyBudget": _only_lowered_or_extended,
     "Release": _revoked_for_good,
 }
 

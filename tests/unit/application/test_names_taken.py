@@ -6,7 +6,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR
 
 import pytest
 
-from primum.application import planning
+from primum.application import planning, quoting
 from primum.domain.errors import Refused
 from primum.domain.names import ResourceKey
 
@@ -70,9 +70,9 @@ def test_a_public_input_and_a_synthetic_one_are_planned_with(released):
 
 
 def test_a_claim_without_bound_is_said_in_words(dec):
-    assert planning._short(dec("Infinity"), ROUND_CEILING) == "without bound"
-    assert planning._short(dec("1.501"), ROUND_CEILING) == "1.51"
-    assert planning._short(dec("1.509"), ROUND_FLOOR) == "1.50"
+    assert quoting._short(dec("Infinity"), ROUND_CEILING) == "without bound"
+    assert quoting._short(dec("1.501"), ROUND_CEILING) == "1.51"
+    assert quoting._short(dec("1.509"), ROUND_FLOOR) == "1.50"
 
 
 def test_writing_the_same_status_again_writes_nothing(released):

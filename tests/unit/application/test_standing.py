@@ -5,6 +5,7 @@ Budgets, policies, Releases and AuditRuns.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest import mock
 
@@ -15,6 +16,7 @@ from primum.application import (
     audits,
     budgets,
     planning,
+    quoting,
     releases,
     releasing,
     settlement,
@@ -25,7 +27,7 @@ from primum.application.ports import RunStatus
 from primum.domain.budget.entries import Result, ResultCode
 from primum.domain.errors import Conflict, InvalidValue, NotFound, PrimumError, Refused, Unavailable
 from primum.domain.names import ResourceKey
-from primum.domain.study.lifecycle import Action
+from primum.domain.study.lifecycle import Action, Refusal
 from primum.entrypoints import loop
 
 AUDIT = {"kind": "Membership", "attack": ATTACK}
@@ -608,10 +610,10 @@ def test_noise_is_found_by_bisection(ward, make, dec):
     spec = ward.spec(ward.key("Study", "one"))
     context = planning.planning_context(ward.platform, spec)
     kind = _noisy_kind(dec)
-    found = planning._least_fitting_noise(ward.platform, spec, kind, context)
+    found = quoting._least_fitting_noise(ward.platform, spec, kind, context)
     sigma = dec(found.mechanism["noiseMultiplier"])
-    assert planning.fitting_times(ward.platform, context, found) >= 1
-    assert not planning.fitting_times(
+    assert quoting.fitting_times(ward.platform, context, found) >= 1
+    assert not quoting.fitting_times(
         ward.platform, context, kind.with_noise(spec, context, sigma * dec("0.99"))
     )
 
@@ -622,15 +624,18 @@ def _noisy_kind(dec):
     from simulated.jobs import SimulatedKind
 
     from primum.domain.accounting.events import Repeated, SubsampledGaussian
-    from primum.domain.study.jobs import Alternative
 
     class Noisy(SimulatedKind):
+        levers = {"steps": "{} steps", "absent": "{} of nothing"}  # noqa: RUF012
+
         def declare(self, study, context):
             return self.with_noise(study, context, dec("2"))
 
         def with_noise(self, study, context, noise_multiplier):
             plan = super().declare(study, context)
-            event = Repeated(SubsampledGaussian(noise_multiplier, dec("0.1")), 500)
+            event = Repeated(
+                SubsampledGaussian(noise_multiplier, dec("0.1")), int(study.job.get("steps", 500))
+            )
             accesses = tuple(
                 replace(a, event=event) if a.step == "job" else a for a in plan.accesses
             )
@@ -639,40 +644,51 @@ def _noisy_kind(dec):
             epsilon = context.accountant.epsilon(event, study.delta, facts.neighbors)
             return replace(plan, accesses=accesses, epsilon=epsilon, mechanism=mechanism)
 
-        def alternatives(self, study, context, epsilon_left):
-            return (
-                Alternative("epochs", "4", dec("1.5")),
-                Alternative("noise multiplier", "9", dec("1.0")),
-            )
-
     return Noisy()
 
 
 def test_a_denial_says_what_would_fit(ward, dec):
+    """Each offer alone is granted by the ledger itself, and a little more is not."""
     kind = _noisy_kind(dec)
     platform = ward.with_port(kinds=lambda: {"Simulated": kind})
-    key = ward.study(privacy={"epsilon": "9.0", "delta": "1e-5"})
-    found = planning.what_would_fit(platform, ward.spec(key))
+    key = ward.study(privacy={"epsilon": "9.0", "delta": "1e-5"}, steps="600")
+    spec = replace(ward.spec(key), job={"steps": 600})
+    before = ward.ledger.head()
+    found = quoting.what_would_fit(platform, spec)
     assert found[0].startswith("noise multiplier ")
-    assert found[1:] == ("4 epochs (epsilon 1.50)",)
-    quote = planning.quote(platform, ward.spec(key))
+    assert found[1].endswith(")")
+    steps = int(found[1].split()[0])
+    assert 1 < steps < 600
+    context = planning.planning_context(platform, spec)
+    for number, fits in ((steps, True), (steps + 1, False)):
+        plan = kind.with_noise(replace(spec, job={"steps": number}), context, dec("2"))
+        assert quoting._grants(platform, spec, context, plan) is fits
+    quote = quoting.quote(platform, spec)
+    assert not isinstance(quote, Refusal), quote
     assert quote.alternatives == found
+    assert not quote.fits
+    assert ward.ledger.head() == before, "an answer spends nothing"
     ward.ledger.freeze(ward.account(), reason="doubt", key="k", actor="steward/ada")
-    assert "is frozen (doubt)" in planning.quote(platform, ward.spec(key)).refusal
+    frozen = quoting.quote(platform, spec)
+    assert "is frozen (doubt)" in frozen.refusal
+    assert frozen.alternatives == ()
 
 
-def test_nothing_left_offers_nothing(ward, dec):
-    platform = ward.with_port(kinds=lambda: {"Simulated": _noisy_kind(dec)})
-    spec = ward.spec(ward.study())
-    with mock.patch.object(planning, "_left", return_value=dec(0)):
-        assert all(
-            text.startswith("noise multiplier") for text in planning.what_would_fit(platform, spec)
-        )
+def test_less_than_the_job_kind_can_do_is_not_offered(ward, dec):
+    class Picky(type(_noisy_kind(dec))):
+        def with_noise(self, study, context, noise_multiplier):
+            if int(study.job.get("steps", 500)) < 590:
+                raise InvalidValue("steps", "must be many", "few")
+            return super().with_noise(study, context, noise_multiplier)
+
+    platform = ward.with_port(kinds=lambda: {"Simulated": Picky()})
+    spec = replace(ward.spec(ward.study()), job={"steps": 600})
+    assert [text for text in quoting.what_would_fit(platform, spec) if "steps" in text] == []
 
 
 def test_an_account_that_is_gone_has_nothing_left(ward, make):
     ledger = SimpleNamespace(account=lambda _: None)
-    assert planning._left(ward.with_port(ledger=ledger), make.budget()) == 0
+    assert quoting._left(ward.with_port(ledger=ledger), make.budget()) == 0
 
 
 def test_a_registration_happens_once(ward):
@@ -687,3 +703,35 @@ def test_a_registration_happens_once(ward):
         ward.with_port(datasets=Away()), conversion.budget_spec(stored)
     )
     assert found.units == 900
+
+
+def test_a_quote_says_until_when_to_wait(ward, dec):
+    """Room that comes with time: nothing is queued or written by asking."""
+    unlocking = {"unlocking": {"rule": "PerTime", "days": "10"}}
+    spec = dict(ward.get("PrivacyBudget", "scans").spec) | unlocking
+    ward.resources.apply(ward.key("PrivacyBudget", "scans"), spec, labels={})
+    ward.look_at_budgets()
+    study = ward.spec(ward.study())
+    before = ward.ledger.head(), ward.ledger.accounts()
+    asked = quoting.quote(ward.platform, study)
+    assert (ward.ledger.head(), ward.ledger.accounts()) == before
+    assert not asked.fits
+    assert asked.times > 1, "unlocked or not"
+    assert "unlocked" in asked.refusal
+    assert asked.waits.startswith("budget scans: wait until 2026-03-")
+    until = asked.waits.split("until ")[1][:16].replace(" ", "T")
+    ward.clock.advance(10 * 86400)
+    assert ward.clock.now() > until
+    ward.ledger.schedule(lease_seconds=60.0, actor="loop")
+    later = quoting.quote(ward.platform, study)
+    assert (later.fits, later.waits, later.refusal) == (True, "", "")
+
+
+def test_a_quote_counts_the_quotas_of_who_asks(ward, dec):
+    quota = {"quotas": [{"per": "Purpose", "epsilon": "0.01"}]}
+    spec = dict(ward.get("PrivacyBudget", "scans").spec) | quota
+    ward.resources.apply(ward.key("PrivacyBudget", "scans"), spec, labels={})
+    ward.look_at_budgets()
+    asked = quoting.quote(ward.platform, ward.spec(ward.study()))
+    assert not asked.fits
+    assert "quota" in asked.refusal

@@ -96,6 +96,17 @@ def test_deleting_a_study_that_waits_takes_its_claim_back(queue):
     assert queue.resources.get(key) is None
 
 
+def test_deleting_a_budget_takes_back_the_claims_that_wait_for_it(queue):
+    key = queue.study()
+    queue.advance(key)
+    queue.resources.request_deletion(queue.key("PrivacyBudget", "scans"))
+    queue.look_at_budgets()
+    assert queue.get("PrivacyBudget", "scans") is None
+    assert queue.states(key) == ["Withdrawn"]
+    assert queue.advance(key) is Action.DONE
+    assert queue.shown(key, "Succeeded").startswith("False BudgetNotFound")
+
+
 def needing(ward, name, gpus):
     """A Study whose one worker needs GPUs."""
     job = {

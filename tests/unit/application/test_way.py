@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from simulated.auditor import SECRET
 
@@ -11,12 +13,13 @@ from primum.application import (
     launching,
     observing,
     planning,
+    quoting,
     releasing,
     settlement,
     study_lineage,
     verdicts,
 )
-from primum.application.access import Gatekeeper, mint_audit_ticket, redeem
+from primum.application.access import WITHDRAWAL, Gatekeeper, mint_audit_ticket, redeem
 from primum.application.ports import RunStatus
 from primum.domain.accounting.events import Composed, Gaussian, NoEvent
 from primum.domain.budget.entries import ReservationState, Result, ResultCode
@@ -157,7 +160,7 @@ def test_an_endpoint_belongs_to_the_first_study_that_asks(ward):
 
 def test_an_unstored_study_may_be_quoted_and_nothing_is_spent(ward):
     spec = ward.spec(ward.study())
-    asked = planning.quote(ward.platform, spec)
+    asked = quoting.quote(ward.platform, spec)
     assert (asked.fits, asked.alternatives, asked.refusal) == (True, (), "")
     assert asked.times > 1
     assert ward.states(ward.key("Study", "one")) == []
@@ -169,10 +172,10 @@ def test_an_unstored_study_may_be_quoted_and_nothing_is_spent(ward):
 
 def test_a_quote_that_does_not_fit_says_what_is_missing(ward):
     spec = ward.spec(ward.study(steps="2000"))
-    asked = planning.quote(ward.platform, spec)
+    asked = quoting.quote(ward.platform, spec)
     assert not asked.fits
     assert "budget scans has" in asked.refusal
-    refused = planning.quote(ward.platform, ward.spec(ward.study("bad", privacy=None)))
+    refused = quoting.quote(ward.platform, ward.spec(ward.study("bad", privacy=None)))
     assert isinstance(refused, Refusal)
 
 
@@ -441,7 +444,8 @@ def test_nothing_private_reserves_nothing(ward, make):
 
 
 def keeper(ward):
-    return Gatekeeper(ward.platform.ledger, ward.platform.signer, ward.clock, 60.0)
+    platform = ward.platform
+    return Gatekeeper(platform.ledger, platform.signer, ward.clock, 60.0, platform.evidence)
 
 
 def tickets(ward, key):
@@ -456,6 +460,23 @@ def test_a_charged_ticket_gives_one_token_ever(ward):
     assert (token.access, token.budget, token.uri) == ("train@scans", "scans", "sim://scans")
     with pytest.raises(Refused, match="its ticket was redeemed before"):
         redeem(keeper(ward), ticket, actor="step/job")
+
+
+def test_a_token_says_how_many_withdrawn_consents_the_loader_must_know_of(ward):
+    """Counted when it is minted: a ticket may wait while somebody withdraws."""
+    given = tickets(ward, ward.study())
+    said = []
+    for step, name in (("validate", "validate@scans"), ("evaluate", "evaluate@scans")):
+        token = redeem(keeper(ward), given[step][name], actor="s").text
+        payload = ward.platform.signer.open(signing.decode_token(token), signing.DATA_TOKEN_TYPE)
+        said.append(json.loads(payload))
+        for account in (ward.account(), "another"):
+            mark = f"{account}/mark"
+            ward.platform.evidence.put_fact(WITHDRAWAL, mark, {"account": account, "mark": "mark"})
+    assert [(item["accountId"], item["withdrawn"]) for item in said] == [
+        (ward.account(), 0),
+        (ward.account(), 1),
+    ]
 
 
 def test_a_ticket_to_look_may_be_redeemed_again(ward):

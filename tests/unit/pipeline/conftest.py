@@ -126,6 +126,9 @@ class Recorder:
     def data_dirs(self) -> Sequence[str]:
         return ()
 
+    def zone_dir(self) -> str:
+        return "/zone"
+
 
 def receipt(**changes: object) -> dict[str, JSON]:
     fields = {

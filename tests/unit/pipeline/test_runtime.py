@@ -11,7 +11,7 @@ import pytest
 from primum.domain.canonical import canonical_json
 from primum.domain.errors import InvalidValue, Refused, Unavailable
 from primum.domain.governance.evidence import Evidence, EvidenceKind, Verdict
-from primum.domain.study.steps import StepStatus
+from primum.domain.study.steps import StepStatus, work_request_from_json
 from primum_pipelines import runtime
 
 SECRET = "patient 42 is 63 years old"
@@ -58,6 +58,14 @@ def test_the_body_gets_tokens_and_no_tickets(recorder, step):
     assert set(request.tokens) == {"train"}
     assert request.context["tickets"] == {}
     assert "ticket-train" not in canonical_json(request.to_json()).decode()
+
+
+def test_the_body_is_told_of_the_zone_that_knows_withdrawn_consents(recorder, step):
+    run(step.context(), recorder)
+
+    assert recorder.requests[0].zone_dir == "/zone"
+    sent = work_request_from_json(recorder.requests[0].to_json())
+    assert sent.zone_dir == "/zone"
 
 
 def test_an_outcome_that_stands_is_returned_without_any_effect(recorder, step):

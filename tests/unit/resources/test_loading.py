@@ -90,7 +90,19 @@ STUDY_MISTAKES = [
         "batch_size",
         "file.yaml: Study oncology/x: spec.job.train.batch_size must be one of the fields model, "
         "modelParameters, epochs, batchSize, maxGradNorm, learningRate, momentum, optimizer, "
-        "algorithm, noiseMultiplier; found batch_size. Did you mean batchSize?",
+        "algorithm, noiseMultiplier, individualFilter; found batch_size. Did you mean batchSize?",
+    ),
+    (
+        'maxGradNorm: "1.0"',
+        'maxGradNorm: "1.0", individualFilter: {epochs: 20}',
+        "file.yaml: Study oncology/x: spec.job.train must have individualFilter.epochs above "
+        "epochs (20); found 20. Give more, or leave individualFilter out.",
+    ),
+    (
+        'maxGradNorm: "1.0"',
+        'maxGradNorm: "1.0", individualFilter: {}',
+        "file.yaml: Study oncology/x: spec.job.train.individualFilter.epochs must be given; found "
+        "nothing.",
     ),
     (
         ", epochs: 20",

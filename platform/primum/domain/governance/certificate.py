@@ -18,6 +18,7 @@ from primum.domain.accounting.events import (
     covers,
     describe,
     flatten,
+    worst_case,
 )
 from primum.domain.budget.entries import AccountView, ReservationState, ReservationView
 from primum.domain.canonical import JSON, digest_of
@@ -273,7 +274,8 @@ def _mechanism_refusals(facts: CertificateFacts) -> list[str]:
 
 def _fact_refusals(receipt: Receipt, *, unit: str) -> list[str]:
     found = []
-    if any(isinstance(leaf, SubsampledGaussian) for leaf, _ in flatten(receipt.event)):
+    ran = flatten(worst_case(receipt.event))  # Filters change nothing in how a step was sampled.
+    if any(isinstance(leaf, SubsampledGaussian) for leaf, _ in ran):
         sampling = receipt.facts.get("sampling")
         if sampling != "Poisson":
             found.append(
@@ -299,6 +301,8 @@ def _ledger_refusals(facts: CertificateFacts) -> list[str]:
             found.append(f"Budget {name} is frozen.")
         if item.account.epsilon_spent > item.account.terms.epsilon:
             found.append(f"Budget {name} is overspent.")
+        if item.facts.blocks and set(item.facts.blocks) != set(item.reservation.blocks):
+            found.append(f"Budget {name} was charged for other blocks than were read.")
     return found
 
 
@@ -365,7 +369,8 @@ def _unprotected(facts: CertificateFacts) -> list[JSON]:
     ]
     for item in facts.budgets:
         name = item.facts.budget
-        units = f"{item.facts.units} units of budget {name}"
+        where = f" in blocks {', '.join(item.facts.blocks)}" if item.facts.blocks else ""
+        units = f"{item.facts.units} units of budget {name}{where}"
         found.append({"quantity": units, "why": "declared public by its steward"})
         options = sorted(str(option) for option in item.facts.dataset.options)
         if options:
@@ -391,6 +396,7 @@ def _budget(item: BudgetExtract) -> dict[str, JSON]:
         "state": item.reservation.state.value,
         "event": item.reservation.event.to_json(),
         "executed": item.reservation.executed.to_json() if item.reservation.executed else None,
+        **({"blocks": list(item.facts.blocks)} if item.facts.blocks else {}),
     }
 
 

@@ -46,23 +46,20 @@ class PlanningContext:
     accountant: Accountant
 
 
-@dataclass(frozen=True, slots=True)
-class Alternative:
-    """A change of the Study that would fit what is left.
-
-    What to change, to what, and the epsilon it claims.
-    """
-
-    change: str
-    value: str
-    epsilon: Decimal
-
-
 class JobKind(Protocol):
-    """One kind of job. Registered under the entry-point group ``primum.job_kinds``."""
+    """One kind of job. Registered under the entry-point group ``primum.job_kinds``.
+
+    Attributes:
+        name: Its name.
+        steps: The pipeline steps, in order.
+        levers: Whole-numbered job parameters of which less costs less under the same noise, each
+            with how to say a value: ``{"epochs": "{} epochs"}``. The planner looks for the largest
+            that the ledger would grant.
+    """
 
     name: str
     steps: Sequence[str]
+    levers: Mapping[str, str]
 
     def declare(self, study: StudySpec, context: PlanningContext) -> Plan:
         """Declare every access and calibrate the mechanism.
@@ -82,11 +79,6 @@ class JobKind(Protocol):
 
         What the planner of alternatives varies.
         """
-
-    def alternatives(
-        self, study: StudySpec, context: PlanningContext, epsilon_left: Decimal
-    ) -> Sequence[Alternative]:
-        """What would fit into what is left, e.g. fewer epochs or more noise; possibly nothing."""
 
     def headline(self, plan: Plan) -> str:
         """One line for people, e.g.

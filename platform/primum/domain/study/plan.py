@@ -56,6 +56,8 @@ class DatasetFacts:
         units: Declared number of units; delta must be below one over it.
         train_units: Declared number of units in the fixed training split; sampling rates are taken
             of it.
+        blocks: The blocks that the Study reads and pays for, sorted; empty for the whole dataset.
+            ``units`` and ``train_units`` count those blocks only.
     """
 
     budget: str
@@ -68,6 +70,7 @@ class DatasetFacts:
     epsilon: Decimal
     delta: Decimal
     disclosures: tuple[str, ...]
+    blocks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ class Plan:
         max_certifiable: The largest epsilon that the planned one-run audit could certify, or
             ``None``.
         void_edges: Edges that make a DP claim void before anything runs, as sentences.
+        blocks: Per budget of a divided dataset, the blocks that are read and paid for, sorted:
+            those that existed when the plan was made. Other budgets are absent.
     """
 
     study_uid: str
@@ -105,10 +110,11 @@ class Plan:
     steps: tuple[str, ...]
     max_certifiable: Decimal | None = None
     void_edges: tuple[str, ...] = ()
+    blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, JSON]:
-        """Canonical form."""
-        return {
+        """Canonical form; ``blocks`` only where there are any, as in plans of old."""
+        found: dict[str, JSON] = {
             "studyUid": self.study_uid,
             "generation": self.generation,
             "kind": self.kind,
@@ -133,6 +139,9 @@ class Plan:
             "maxCertifiable": None if self.max_certifiable is None else str(self.max_certifiable),
             "voidEdges": list(self.void_edges),
         }
+        if self.blocks:
+            found["blocks"] = {name: list(blocks) for name, blocks in self.blocks.items()}
+        return found
 
     @property
     def digest(self) -> str:
@@ -158,6 +167,10 @@ def plan_from_json(value: Mapping[str, JSON]) -> Plan:
         steps=tuple(str(step) for step in _list(value["steps"])),
         max_certifiable=None if certifiable is None else Decimal(str(certifiable)),
         void_edges=tuple(str(edge) for edge in _list(value["voidEdges"])),
+        blocks={
+            name: tuple(str(block) for block in _list(blocks))
+            for name, blocks in _mapping(value.get("blocks", {})).items()
+        },
     )
 
 

@@ -269,6 +269,9 @@ class WorkRequest:
         artifacts_uri: Folder (fsspec) that this step may write artifacts to.
         data_dirs: Folders searched for dataset files.
         inputs: Outcomes of upstream steps by step name, canonical JSON.
+        zone_dir: Folder of the steward's zone, where the loader finds whose consent was withdrawn;
+            empty where there is none. Where the ledger knows of a withdrawal, a loader without it
+            opens nothing.
     """
 
     context: Mapping[str, JSON]
@@ -277,6 +280,7 @@ class WorkRequest:
     artifacts_uri: str
     data_dirs: Sequence[str]
     inputs: Mapping[str, JSON]
+    zone_dir: str = ""
 
     def to_json(self) -> dict[str, JSON]:
         """What travels to a worker."""
@@ -287,6 +291,7 @@ class WorkRequest:
             "artifacts_uri": self.artifacts_uri,
             "data_dirs": list(self.data_dirs),
             "inputs": dict(self.inputs),
+            "zone_dir": self.zone_dir,
         }
 
 
@@ -299,6 +304,7 @@ def work_request_from_json(value: Mapping[str, JSON]) -> WorkRequest:
         artifacts_uri=str(value["artifacts_uri"]),
         data_dirs=tuple(str(folder) for folder in _items(value["data_dirs"])),
         inputs=_object(value, "inputs"),
+        zone_dir=str(value.get("zone_dir", "")),
     )
 
 
@@ -395,3 +401,6 @@ class StepServices(Protocol):
 
     def data_dirs(self) -> Sequence[str]:
         """Folders searched for dataset files."""
+
+    def zone_dir(self) -> str:
+        """Folder of the steward's zone; see ``WorkRequest``."""

@@ -15,9 +15,19 @@ from dataclasses import dataclass, field
 from primum.domain.canonical import JSON, canonical_json
 from primum.domain.errors import InvalidValue, Tampered
 
-_TEXTS = ("id", "access", "budget", "uri", "unit", "studyUid", "reservationId", "expires")
-_INTEGERS = ("generation", "fence")
-_FIELDS = {*_TEXTS, *_INTEGERS, "options"}
+_TEXTS = (
+    "id",
+    "access",
+    "budget",
+    "accountId",
+    "uri",
+    "unit",
+    "studyUid",
+    "reservationId",
+    "expires",
+)
+_INTEGERS = ("generation", "fence", "withdrawn")
+_FIELDS = {*_TEXTS, *_INTEGERS, "options", "layout", "blocks"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +38,7 @@ class AccessGrant:
         id: The grant's own id; a receipt names it.
         access: Name of the plan's access that it covers.
         budget: The budget's name.
+        account_id: The account that pays.
         uri: The dataset it opens.
         unit: The privacy unit.
         study_uid: The Study.
@@ -36,11 +47,15 @@ class AccessGrant:
         fence: The reservation's fence when it was minted.
         expires: RFC 3339 time in UTC after which it opens nothing.
         options: The dataset's driver options.
+        layout: How the dataset is divided (``BlockLayout.to_json``); empty where it is not.
+        blocks: The blocks that it opens, sorted; empty only without a layout.
+        withdrawn: How many withdrawn consents the loader must know of at the least.
     """
 
     id: str
     access: str
     budget: str
+    account_id: str
     uri: str
     unit: str
     study_uid: str
@@ -49,6 +64,14 @@ class AccessGrant:
     fence: int
     expires: str
     options: Mapping[str, JSON] = field(default_factory=dict)
+    layout: Mapping[str, JSON] = field(default_factory=dict)
+    blocks: tuple[str, ...] = ()
+    withdrawn: int = 0
+
+    def __post_init__(self) -> None:
+        if bool(self.layout) != bool(self.blocks):
+            found = "blocks without a layout" if self.blocks else "a layout without blocks"
+            raise InvalidValue("grant.blocks", "must be given exactly with a layout", found)
 
     def to_json(self) -> dict[str, JSON]:
         """Canonical form."""
@@ -56,9 +79,13 @@ class AccessGrant:
             "id": self.id,
             "access": self.access,
             "budget": self.budget,
+            "accountId": self.account_id,
             "uri": self.uri,
             "unit": self.unit,
             "options": dict(self.options),
+            "layout": dict(self.layout),
+            "blocks": list(self.blocks),
+            "withdrawn": self.withdrawn,
             "studyUid": self.study_uid,
             "generation": self.generation,
             "reservationId": self.reservation_id,
@@ -89,13 +116,19 @@ def grant_from_json(value: object) -> AccessGrant:
     for name in _INTEGERS:
         if type(value.get(name)) is not int or value[name] < 0:
             raise Tampered(f"grant.{name} must be a whole number; found {_kind(value.get(name))}.")
-    options = value.get("options")
-    if not isinstance(options, Mapping):
-        raise Tampered(f"grant.options must be an object; found {_kind(options)}.")
+    for name in ("options", "layout"):
+        if not isinstance(value.get(name), Mapping):
+            raise Tampered(f"grant.{name} must be an object; found {_kind(value.get(name))}.")
+    blocks = value.get("blocks")
+    if not isinstance(blocks, list) or not all(isinstance(item, str) for item in blocks):
+        raise Tampered(f"grant.blocks must be a list of names; found {_kind(blocks)}.")
+    if bool(blocks) != bool(value["layout"]):
+        raise Tampered("grant.blocks must be given exactly with a layout; found one alone.")
     return AccessGrant(
         id=value["id"],
         access=value["access"],
         budget=value["budget"],
+        account_id=value["accountId"],
         uri=value["uri"],
         unit=value["unit"],
         study_uid=value["studyUid"],
@@ -103,7 +136,10 @@ def grant_from_json(value: object) -> AccessGrant:
         reservation_id=value["reservationId"],
         fence=value["fence"],
         expires=value["expires"],
-        options=dict(options),
+        options=dict(value["options"]),
+        layout=dict(value["layout"]),
+        blocks=tuple(blocks),
+        withdrawn=value["withdrawn"],
     )
 
 

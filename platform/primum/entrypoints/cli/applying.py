@@ -6,6 +6,7 @@ Drives the loop itself where no `primum up` does, and shows each stage as it end
 from __future__ import annotations
 
 import enum
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from primum.entrypoints.cli import reporting, session
 from primum.entrypoints.cli.exits import Exit
 from primum.entrypoints.cli.rendering import Output, document, structured
 from primum.entrypoints.settings import Settings
+from primum.resources.metadata import REQUESTER_LABEL
 from primum.resources.status import condition
 from primum.resources.stored import StoredResource
 
@@ -44,7 +46,8 @@ def apply(files: Sequence[Path], *, follow: Follow, timeout: float, output: Outp
     followed: list[StoredResource] = []
     quiet = output is not Output.TABLE
     for item in documents:
-        stored, change = stores.resources.apply(item.key, item.spec_mapping(), labels=item.labels)
+        labels = _labels(stores, item)
+        stored, change = stores.resources.apply(item.key, item.spec_mapping(), labels=labels)
         followed.append(_looked_at_again(stores, stored, change))
         if not quiet and follow is Follow.NO:
             print(f"{item.key} {change.value}")
@@ -56,6 +59,25 @@ def apply(files: Sequence[Path], *, follow: Follow, timeout: float, output: Outp
     if quiet:
         structured([document(stores.resources.get(item.key)) for item in documents], output)
     return code
+
+
+def _labels(stores: Any, item: Any) -> dict[str, str]:
+    """The labels to store: of a Study, who first applied it is what the platform says it is.
+
+    Quotas count by it. It is never taken from the file, and it stays when somebody else applies
+    the same Study again.
+    """
+    labels = dict(item.labels)
+    if item.key.kind != "Study":
+        return labels
+    before = stores.resources.get(item.key)
+    held = before.labels.get(REQUESTER_LABEL) if before is not None else None
+    requester = held or session.user_name()
+    written = labels.get(REQUESTER_LABEL, requester)
+    if written != requester:
+        said = f"{item.key}: label {REQUESTER_LABEL} must be who applies; found {written}"
+        print(f"{said}. It is {requester}.", file=sys.stderr)
+    return {**labels, REQUESTER_LABEL: requester}
 
 
 def _looked_at_again(stores: Any, stored: StoredResource, change: ApplyChange) -> StoredResource:

@@ -36,6 +36,26 @@ def kind_of(word: str) -> str:
     raise InvalidValue("kind", f"must be one of {', '.join(listed)}", word, remedy)
 
 
+def user_name() -> str:
+    """Who runs this process, from the operating system's user database, as a label can say it.
+
+    Never from the environment, which anybody may set. A name that no label can hold becomes the
+    user's number.
+    """
+    import os
+    import re
+
+    number = os.getuid()
+    try:
+        import pwd
+
+        name = pwd.getpwuid(number).pw_name
+    except KeyError:
+        name = ""
+    proper = re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", name)
+    return name if proper else f"uid-{number}"
+
+
 def existing(*, create: bool = False) -> Settings:
     """The settings, with a prepared home folder.
 
