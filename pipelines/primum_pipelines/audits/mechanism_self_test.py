@@ -58,7 +58,7 @@ class MechanismSelfTest:
             FALSE_ALARM_RATE,
             mechanism_self_test,
         )
-        from primum_pipelines.optimization.algorithm import MechanismParameters
+        from primum_pipelines.optimization.algorithm import IndividualFilter, MechanismParameters
 
         wanted = _distinct(subject.mechanisms)
         algorithm = subject.algorithm()
@@ -72,6 +72,11 @@ class MechanismSelfTest:
                         sample_rate=mechanism.sample_rate,
                         steps=mechanism.steps,
                         max_grad_norm=mechanism.max_grad_norm,
+                        individual=(
+                            IndividualFilter(mechanism.steps, mechanism.filter_orders)
+                            if mechanism.filter_orders
+                            else None
+                        ),
                     ),
                 ),
             )
@@ -116,6 +121,7 @@ def _public(item: _Tested) -> dict[str, JSON]:
         "noiseMultiplier": decimal_text(item.mechanism.noise_multiplier),
         "sampleRate": decimal_text(item.mechanism.sample_rate),
         "maxGradNorm": decimal_text(item.mechanism.max_grad_norm),
+        "individualFilters": bool(item.mechanism.filter_orders),
         "noiseDraws": item.result.noise_draws,
         "steps": item.result.steps,
         "runs": item.result.runs,

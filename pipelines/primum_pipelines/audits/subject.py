@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from primum.domain.accounting.events import Gaussian, SubsampledGaussian, flatten
+from primum.domain.accounting.events import (
+    Event,
+    Gaussian,
+    IndividuallyFiltered,
+    SubsampledGaussian,
+    flatten,
+)
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue, NotFound, Tampered
 from primum.domain.quantities import parse_decimal
@@ -39,8 +45,10 @@ class PlannedMechanism:
         budget: The budget that it is charged to; empty where only the plan's facts are known.
         noise_multiplier: Relative to the add-or-remove sensitivity.
         sample_rate: Poisson rate; 1 for a release over all units.
-        steps: How often.
+        steps: How often; with individual filters the steps of their bound.
         max_grad_norm: Clipping bound.
+        filter_orders: Renyi orders of the individual filters; empty without filters. What is
+            proved with them is the Renyi curve of the bound at these orders, and no more.
     """
 
     budget: str
@@ -48,6 +56,7 @@ class PlannedMechanism:
     sample_rate: float
     steps: int
     max_grad_norm: float
+    filter_orders: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -198,19 +207,31 @@ def mechanisms_of(plan: Plan) -> tuple[PlannedMechanism, ...]:
         return _described(plan)
     found = []
     for access in charged:
-        for leaf, count in flatten(access.event):
-            if isinstance(leaf, Gaussian | SubsampledGaussian):
-                rate = leaf.sample_rate if isinstance(leaf, SubsampledGaussian) else Decimal(1)
-                found.append(
-                    PlannedMechanism(
-                        budget=access.budget,
-                        noise_multiplier=float(leaf.noise_multiplier),
-                        sample_rate=float(rate),
-                        steps=count,
-                        max_grad_norm=_clip(plan),
-                    )
+        for leaf, count, orders in _gaussians(access.event):
+            rate = leaf.sample_rate if isinstance(leaf, SubsampledGaussian) else Decimal(1)
+            found.append(
+                PlannedMechanism(
+                    budget=access.budget,
+                    noise_multiplier=float(leaf.noise_multiplier),
+                    sample_rate=float(rate),
+                    steps=count,
+                    max_grad_norm=_clip(plan),
+                    filter_orders=orders,
                 )
+            )
     return tuple(found)
+
+
+def _gaussians(
+    event: Event,
+) -> Iterator[tuple[Gaussian | SubsampledGaussian, int, tuple[int, ...]]]:
+    """Gaussian mechanisms with their counts and the orders of the filters around them."""
+    for leaf, count in flatten(event):
+        if isinstance(leaf, IndividuallyFiltered):
+            for inner, steps, _ in _gaussians(leaf.bound):
+                yield inner, steps * count, leaf.orders
+        elif isinstance(leaf, Gaussian | SubsampledGaussian):
+            yield leaf, count, ()
 
 
 def _described(plan: Plan) -> tuple[PlannedMechanism, ...]:
@@ -221,16 +242,25 @@ def _described(plan: Plan) -> tuple[PlannedMechanism, ...]:
         facts = _mapping(value)
         if not {"noiseMultiplier", "sampleRate", "steps"} <= set(facts):
             continue
+        rule = _mapping(facts.get("individualFilter", {}))
         found.append(
             PlannedMechanism(
                 budget=budget,
                 noise_multiplier=_number(facts, "noiseMultiplier"),
                 sample_rate=_number(facts, "sampleRate"),
-                steps=int(_number(facts, "steps")),
+                steps=int(_number(rule, "boundSteps") if rule else _number(facts, "steps")),
                 max_grad_norm=_clip(plan),
+                filter_orders=_orders(rule),
             )
         )
     return tuple(found)
+
+
+def _orders(rule: Mapping[str, JSON]) -> tuple[int, ...]:
+    orders = rule.get("orders", [])
+    if not isinstance(orders, list | tuple):
+        raise InvalidValue("plan.mechanism.individualFilter.orders", "must be a list", str(orders))
+    return tuple(int(str(order)) for order in orders)
 
 
 def _clip(plan: Plan) -> float:

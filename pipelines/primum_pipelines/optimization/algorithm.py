@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class IndividualFilter:
+    """One Renyi filter per unit: how long a unit takes part depends on what it really contributes.
+
+    Args:
+        bound_steps: What a unit may pay, in steps of a unit that saturates the clipping bound.
+        orders: Whole Renyi orders at which that is counted; all must hold.
+    """
+
+    bound_steps: int
+    orders: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MechanismParameters:
     """The planned mechanism: subsampled Gaussian with Poisson sampling over units.
 
@@ -26,12 +39,20 @@ class MechanismParameters:
         sample_rate: Probability that a unit takes part in a step.
         steps: Number of steps.
         max_grad_norm: Clipping bound C in L2.
+        individual: The filter of each unit, or ``None``: every unit may take part in every step.
+            Given only to algorithms that have ``filters_individually``.
     """
 
     noise_multiplier: float
     sample_rate: float
     steps: int
     max_grad_norm: float
+    individual: IndividualFilter | None = None
+
+    @property
+    def filter_orders(self) -> tuple[int, ...]:
+        """Renyi orders of the individual filters; empty without filters."""
+        return () if self.individual is None else self.individual.orders
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +97,10 @@ class TrainingReport:
         generator: What drew the noise, e.g. ``torch default generator seeded by the operating
             system``.
         update_sums: For each named parameter the sum over steps of the noisy summed gradients, for
-            white-box audits.
+            white-box audits. With individual filters over the first ``bound_steps`` steps: a unit
+            that saturates the clipping bound, as a canary does, takes part in no later one.
         diagnostics: Restricted figures such as the share of clipped units; decimal strings.
+        individual: The filter that was enforced on each unit, or ``None``.
     """
 
     executed: tuple[tuple[float, float, int], ...]
@@ -86,10 +109,20 @@ class TrainingReport:
     generator: str
     update_sums: Mapping[str, torch.Tensor] = field(default_factory=dict)
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    individual: IndividualFilter | None = None
+
+
+def filters_individually(algorithm: object) -> bool:
+    """Whether a training algorithm, or its class, enforces individual filters."""
+    return getattr(algorithm, "filters_individually", False) is True
 
 
 class TrainingAlgorithm(Protocol):
-    """One way of training privately."""
+    """One way of training privately.
+
+    An algorithm that enforces ``MechanismParameters.individual`` says so with an attribute
+    ``filters_individually = True``; without it no plan asks it to.
+    """
 
     name: str
     reviewed: bool  # Unreviewed algorithms run only where the policy allows them by name.

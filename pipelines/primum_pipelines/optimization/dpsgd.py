@@ -4,12 +4,18 @@ Per step: every row takes part independently with probability q; each gradient i
 L2; the clipped gradients are summed; N(0, (sigma C)^2) is added once; the sum is divided by the
 public constant q x expected_units, never by the realized batch size. Must not look at the data in
 any other way: no early stopping, no batch statistics, no data-dependent learning rate.
+
+With individual filters every unit that is still in is charged in every step by the norm of its
+gradient at that step's model, drawn or not, so each step computes the gradients of all of them:
+about 1/q times the work. The number of steps is the planned one, whoever is left: stopping when the
+last unit has gone would tell when that was.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from primum.domain.canonical import decimal_text
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
     import torch
     from opacus import GradSampleModule
 
+    from primum_pipelines.optimization.individual_filter import RenyiFilter
     from primum_pipelines.optimization.noisy_optimizer import NoisyOptimizer
 
 _GRADIENT_NUMBERS_MAX = (
@@ -35,11 +42,14 @@ class DPSGD:
     Guarantees:
         What ``fit`` reports is a ``Repeated(SubsampledGaussian(sigma, q), steps)`` event on the
         rows of the task under add-or-remove-one, whatever the loss is, as long as the loss of a row
-        depends on this row and the parameters alone.
+        depends on this row and the parameters alone. With individual filters, and beyond the steps
+        of the bound, it is an ``IndividuallyFiltered`` event with the bound
+        ``Repeated(SubsampledGaussian(sigma, q), bound_steps)``.
     """
 
     name = "DPSGD"
     reviewed = True
+    filters_individually = True
 
     def fit(self, task: TrainingTask) -> TrainingReport:
         """Train ``task.module`` in place.
@@ -74,11 +84,8 @@ class DPSGD:
                 sampling="Poisson",
                 generator=source.name,
                 update_sums=run.update_sums,
-                diagnostics={
-                    "clippedShare": decimal_text(
-                        optimizer.rows_clipped / max(1, optimizer.rows_seen)
-                    )
-                },
+                diagnostics=run.diagnostics(),
+                individual=task.mechanism.individual,
             )
         finally:
             _unwrap(wrapped)
@@ -110,6 +117,9 @@ class _Run:
         )
         self.update_sums = {name: torch.zeros_like(p) for name, p in self._named.items()}
         self.steps = 0
+        self._filter = _unit_filters(task)
+        rule = task.mechanism.individual
+        self._audited_steps = task.mechanism.steps if rule is None else rule.bound_steps
 
     def step(self) -> None:
         """One logical batch: sample, clip and sum in physical batches, noise once, divide, move."""
@@ -117,29 +127,58 @@ class _Run:
 
         from primum_pipelines.optimization.randomness import poisson_sample
 
-        rows = poisson_sample(
+        drawn = poisson_sample(
             self._source,
             rows=len(self._task.inputs[0]),
             rate=self._task.mechanism.sample_rate,
         )
+        rows = drawn if self._filter is None else torch.from_numpy(self._filter.active)
         parts = rows.split(self._physical_rows) if len(rows) else (rows,)
         for part in parts[:-1]:
             self._optimizer.signal_skip_step(do_skip=True)
             self._backward(part)
+            self._optimizer.takes_part = self._taking_part(part, drawn)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
         self._optimizer.signal_skip_step(do_skip=False)
         self._backward(parts[-1])
+        self._optimizer.takes_part = self._taking_part(parts[-1], drawn)
         self._optimizer.pre_step()
         with torch.no_grad():
             for name, parameter in self._named.items():
-                self.update_sums[name] += parameter.grad
+                if self.steps < self._audited_steps:
+                    self.update_sums[name] += parameter.grad
                 parameter.grad /= self._divisor
         self._optimizer.original_optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.steps += 1
         if self._task.on_step is not None:
             self._task.on_step(self.steps, self._task.mechanism.steps)
+
+    def diagnostics(self) -> dict[str, str]:
+        """Restricted figures over all units; nothing about one of them."""
+        seen = max(1, self._optimizer.rows_seen)
+        found = {"clippedShare": decimal_text(self._optimizer.rows_clipped / seen)}
+        if self._filter is not None:
+            share = self._filter.dropped / max(1, len(self._task.inputs[0]))
+            found["filteredOutShare"] = decimal_text(share)
+        return found
+
+    def _taking_part(
+        self, rows: torch.Tensor, drawn: torch.Tensor
+    ) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """Charges all rows of a virtual batch by their norms; the drawn ones that can pay count."""
+        filters, bound = self._filter, self._task.mechanism.max_grad_norm
+        if filters is None:
+            return None
+        import torch
+
+        def decide(norms: torch.Tensor) -> torch.Tensor:
+            ratios = (norms.detach().double() / bound).cpu().numpy()
+            admitted = torch.from_numpy(filters.admit(rows.numpy(), ratios))
+            return (admitted & torch.isin(rows, drawn)).to(norms.device)
+
+        return decide
 
     def _backward(self, rows: torch.Tensor) -> None:
         if not len(rows):  # An empty Poisson batch still gets its noise.
@@ -153,6 +192,20 @@ class _Run:
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             losses = self._task.loss(self._wrapped, *batch)
             losses.sum().backward()
+
+
+def _unit_filters(task: TrainingTask) -> RenyiFilter | None:
+    from primum_pipelines.optimization.individual_filter import RenyiFilter
+
+    rule = task.mechanism.individual
+    if rule is None:
+        return None
+    return RenyiFilter(
+        units=len(task.inputs[0]),
+        sample_rate=task.mechanism.sample_rate,
+        noise_multiplier=task.mechanism.noise_multiplier,
+        rule=rule,
+    )
 
 
 def _check(task: TrainingTask) -> None:

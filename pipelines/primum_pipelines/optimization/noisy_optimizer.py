@@ -8,6 +8,7 @@ the bound.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from opacus.optimizers.optimizer import DPOptimizer, _check_processed_flag, _mark_as_processed
@@ -20,6 +21,9 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus has no types
 
     ``p.grad`` holds the noisy *sum* after ``pre_step``; dividing by the public expected batch size
     is the caller's, so that no realized batch size can slip in.
+
+    ``takes_part`` decides from the unclipped norms ``(B,)`` of a virtual batch which of its rows
+    are summed; it must look at nothing else of the data. ``None`` sums all.
     """
 
     def __init__(
@@ -38,23 +42,26 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc] # Opacus has no types
             loss_reduction="sum",
         )
         self._source = source
+        self.takes_part: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.rows_seen = 0
         self.rows_clipped = 0
 
     def clip_and_accumulate(self) -> None:
-        """Drop rows without a finite gradient, count clipped ones, clip and sum as Opacus does."""
+        """Drop rows that take no part or have no finite gradient; clip and sum the others."""
         samples = self.grad_samples
         squares = [
             sample.reshape(len(sample), math.prod(sample.shape[1:])).square().sum(dim=1)
             for sample in samples
         ]
         total = torch.stack(squares, dim=1).sum(dim=1).sqrt()
-        finite = torch.isfinite(total)
-        if not bool(finite.all()):
+        summed = torch.isfinite(total)
+        if self.takes_part is not None:
+            summed &= self.takes_part(total)
+        if not bool(summed.all()):
             for sample in samples:
-                sample[~finite] = 0.0
-        self.rows_seen += len(total)
-        self.rows_clipped += int((total > self.max_grad_norm).sum())
+                sample[~summed] = 0.0
+        self.rows_seen += int(summed.sum())
+        self.rows_clipped += int((total[summed] > self.max_grad_norm).sum())
         super().clip_and_accumulate()
 
     def add_noise(self) -> None:

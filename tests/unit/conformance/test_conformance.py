@@ -36,6 +36,24 @@ PLAIN = {
         "neighbors": "AddOrRemoveOne",
     },
 }  # epsilon 0.93 at psi 1/4; 2.05 at psi 1/2
+POISSON = {
+    **PLAIN,
+    "noiseStandardDeviation": 4.012018,
+    "sampling": "Poisson",
+    "sampleRate": 0.05,
+    "steps": 50,
+    "claim": {**PLAIN["claim"], "epsilon": 1.001},
+}
+SCALE_GROUP = {"epsilon": 1, "share": 1, "clip": 1}
+SCALE = {"method": "Scale", "groups": [SCALE_GROUP]}
+# One in ten members asks for 1, the others agreed on 0.25: privacy-theory.md 7.4 in small.
+SAMPLE = {
+    "method": "Sample",
+    "groups": [
+        {"epsilon": 1, "share": 0.1, "sampleRate": 0.142298},
+        {"epsilon": 0.25, "share": 0.9, "sampleRate": 0.0397476},
+    ],
+}
 OPACUS = {
     "history": [[4, 0.1, 50]],
     "mechanism": "rdp",
@@ -251,6 +269,24 @@ FOUND = {
         Code.CONTRADICTION,
         B,
         UNSUPPORTED,
+    ),
+    "a group above its budget": (
+        changed(POISSON, individualBudgets={**SCALE, "groups": [{**SCALE_GROUP, "epsilon": 0.2}]}),
+        Code.INDIVIDUAL_BUDGET_EXCEEDED,
+        W,
+        WEAKER,
+    ),
+    "budgets by sampling": (
+        changed(POISSON, individualBudgets=SAMPLE),
+        Code.COLLUSION,
+        N,
+        SUPPORTED,
+    ),
+    "more excess than promised": (
+        changed(POISSON, individualBudgets={**SAMPLE, "excessBound": 0.005}),
+        Code.EXCESS_ABOVE_BOUND,
+        W,
+        WEAKER,
     ),
     "just too low": (changed(PLAIN, claim__epsilon=0.7), Code.EPSILON_UNDERSTATED, W, WEAKER),
 }
@@ -543,3 +579,146 @@ def test_a_certificate_that_was_really_issued_is_rechecked(make):
     enough = make.plan(epsilon=report.found.total.epsilon)
     statement = make.certificate(private, plan=enough)
     assert judged(statement).verdict is Verdict.SUPPORTED
+
+
+def test_with_budgets_by_clipping_nobody_depends_on_the_others():
+    report = judged(changed(POISSON, individualBudgets=SCALE))
+
+    assert report.verdict is Verdict.SUPPORTED
+    assert report.findings == ()
+    told = report.to_json()["individualBudgets"]
+    assert told["method"] == "Scale"
+    assert [group["excess"] for group in told["groups"]] == ["0"]
+
+
+def test_the_excess_of_budgets_by_sampling_stands_beside_its_cap():
+    report = judged(changed(POISSON, individualBudgets={**SAMPLE, "excessBound": 0.006}))
+
+    assert report.verdict is Verdict.SUPPORTED
+    assert codes(report) == {Code.COLLUSION}
+    member, other = report.to_json()["individualBudgets"]["groups"]
+    assert float(member["excess"]) == pytest.approx(0.005937, rel=5e-3)
+    assert float(member["excessCap"]) == pytest.approx(0.177752, rel=1e-5)
+    assert float(member["advantage"]) > float(member["advantageReference"])
+    assert float(other["excess"]) < 1e-4
+    assert float(member["trueEpsilon"]) == pytest.approx(1, rel=1e-3)
+    assert report.to_json()["individualBudgets"]["excessBound"] == "0.006"
+
+
+def test_the_claim_is_judged_by_the_most_exposed_group():
+    report = judged(changed(POISSON, claim__epsilon=0.5, individualBudgets=SAMPLE))
+
+    assert report.verdict is Verdict.WEAKER
+    assert float(report.guarantee.epsilon) == pytest.approx(1, rel=1e-3)
+
+
+SAMPLE_ONE, SAMPLE_TWO = SAMPLE["groups"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"sampling": "Full"}, "individualBudgets must be absent unless single units"),
+        ({"microbatch": 2}, "individualBudgets must be absent unless single units"),
+        ({"mechanism": "Laplace"}, "individualBudgets must be absent unless single units"),
+        (
+            {"claim__neighbors": "ReplaceOne"},
+            "individualBudgets must be absent unless single units",
+        ),
+        ({"individualBudgets": {**SAMPLE, "method": "Lottery"}}, "method must be one of"),
+        ({"individualBudgets": {**SAMPLE, "names": []}}, "names must be a known field"),
+        ({"individualBudgets": {**SAMPLE, "groups": []}}, "groups must be 1 to 8"),
+        ({"individualBudgets": {**SAMPLE, "groups": [SAMPLE_ONE]}}, "share must sum to 1"),
+        (
+            {"individualBudgets": {**SAMPLE, "groups": [{**SAMPLE_ONE, "share": 1}]}},
+            "must have the mean 0.05",
+        ),
+        (
+            {"individualBudgets": {**SAMPLE, "groups": [{**SAMPLE_ONE, "epsilon": 0}, SAMPLE_TWO]}},
+            "epsilon must be above 0",
+        ),
+        (
+            {"individualBudgets": {**SAMPLE, "groups": [{"epsilon": 1, "share": 1}]}},
+            "sampleRate must be present",
+        ),
+        (
+            {"individualBudgets": {**SCALE, "groups": [{**SCALE_GROUP, "clip": 0}]}},
+            "clip must be above 0",
+        ),
+        (
+            {"individualBudgets": {**SCALE, "groups": [{**SCALE_GROUP, "patient": "Doe"}]}},
+            "patient must be a known field",
+        ),
+    ],
+)
+def test_damaged_individual_budgets_are_refused(changes, named):
+    with pytest.raises(InvalidValue, match=named):
+        judged(changed(POISSON, **{"individualBudgets": SAMPLE, **changes}))
+
+
+def test_a_group_of_a_run_without_a_bound_has_none():
+    report = judged(changed(POISSON, individualBudgets=SCALE, divisor="Realized"))
+
+    assert report.verdict is Verdict.UNSUPPORTED
+    assert report.exposures == ()
+
+
+FILTERED = {"event": "IndividuallyFiltered", "bound": EVENT, "orders": [2, 4, 8, 16, 32, 64]}
+
+
+def study_with(event, **facts):
+    receipt = {**STUDY["receipts"][0], "event": event}
+    return {**STUDY, "receipts": [{**receipt, "facts": {**receipt["facts"], **facts}}]}
+
+
+def test_a_study_with_individual_filters_gets_the_renyi_bound_of_what_was_reserved():
+    plain = judged(STUDY)
+    report = judged(changed(study_with(FILTERED, steps=80), claim__epsilon="1.3"))
+
+    assert report.verdict is Verdict.SUPPORTED
+    assert report.findings == ()
+    assert report.found.total.accountant == "RDP"
+    assert "individual Renyi filters" in report.found.total.basis
+    assert plain.found.renyi <= report.found.total.epsilon <= plain.found.renyi * 2
+    assert report.to_json()["guarantee"]["epsilonOneStep"] is None
+
+
+@pytest.mark.parametrize(
+    ("record", "code"),
+    [
+        (study_with(FILTERED, steps=49), Code.CONTRADICTION),
+        (changed(study_with(FILTERED, steps=80), claim__epsilon="0.1"), Code.EPSILON_UNDERSTATED),
+        (study_with(FILTERED, steps=80, sampling="Shuffled"), Code.SAMPLING_UNKNOWN),
+    ],
+    ids=["fewer steps than the bound", "understated", "not Poisson"],
+)
+def test_what_is_wrong_behind_filters_is_found(record, code):
+    assert code in codes(judged(record))
+
+
+def test_filters_promise_nothing_to_who_is_replaced():
+    record = changed(study_with(FILTERED, steps=80), claim__neighbors="ReplaceOne")
+    report = judged(record)
+
+    assert report.verdict is Verdict.UNSUPPORTED
+    assert "ReplaceOne" in report.to_json()["guarantee"]["basis"]
+
+
+def test_filters_beside_laplace_noise_have_no_bound_of_ours():
+    both = study_with(FILTERED, steps=80)
+    laplace = {"event": "Laplace", "noiseMultiplier": "3"}
+    both["receipts"] += study_with(laplace, steps=1)["receipts"]
+    report = judged(both)
+
+    assert report.verdict is Verdict.UNSUPPORTED
+    assert "Gaussian noise" in report.to_json()["guarantee"]["basis"]
+
+
+def test_filters_of_two_receipts_count_where_both_count():
+    other = {**FILTERED, "orders": [4, 8, 16, 33]}
+    both = study_with(FILTERED, steps=80)
+    both["receipts"] += study_with(other, steps=80)["receipts"]
+    assert judged(both).record.filter_orders == (4, 8, 16)
+    both["receipts"] += study_with({**FILTERED, "orders": [3]}, steps=80)["receipts"]
+    with pytest.raises(InvalidValue, match="filters that share an order"):
+        judged(both)

@@ -85,6 +85,17 @@ class Zone:
         self.private, self.public = signing.generate()
         if self.plan is None:
             self.plan = TrainKind().declare(self.study, make_context(self.facts))
+        if self.facts.blocks:
+            self.plan = replace(self.plan, blocks={self.facts.budget: self.facts.blocks})
+
+    @property
+    def division(self):
+        """How the dataset is divided, as tokens and contexts say it."""
+        layout = self.facts.dataset.layout
+        return {
+            "layout": {} if layout is None else layout.to_json(),
+            "blocks": list(self.facts.blocks),
+        }
 
     def token(self, access):
         dataset = self.facts.dataset
@@ -95,6 +106,7 @@ class Zone:
             "uri": dataset.uri,
             "unit": dataset.unit.value,
             "options": dict(dataset.options),
+            **self.division,
             "studyUid": self.study.uid,
             "generation": self.study.generation,
             "reservationId": "reservation-1",
@@ -122,6 +134,7 @@ class Zone:
                     "unit": dataset.unit.value,
                     "units": self.facts.units,
                     "options": dict(dataset.options),
+                    **self.division,
                     "disclosures": list(self.facts.disclosures),
                 }
             },

@@ -126,22 +126,15 @@ def test_released_data_alone_costs_nothing_and_inherits_the_edge(study, planning
     assert "no charge" in KIND.headline(plan)
 
 
-def test_alternatives_fit_into_what_is_left(study, planning):
-    greedy = study(epsilon=Decimal("7.9"))
-    context = planning()
-    found = KIND.alternatives(greedy, context, Decimal("2.5"))
-    assert {item.change for item in found} == {"noise multiplier", "epochs"}
-    assert all(item.epsilon <= Decimal("2.5") for item in found)
-    noise = next(item for item in found if item.change == "noise multiplier")
-    assert KIND.with_noise(greedy, context, Decimal(noise.value)).epsilon == noise.epsilon
-    epochs = next(item for item in found if item.change == "epochs")
-    planned = Decimal(KIND.declare(greedy, context).mechanism["noiseMultiplier"])
-    fewer = study(job={**greedy.job, "epochs": int(epochs.value)})
-    assert KIND.with_noise(fewer, context, planned).epsilon == epochs.epsilon
-
-
-def test_nothing_fits_into_nothing(study, planning):
-    assert KIND.alternatives(study(), planning(), Decimal(0)) == ()
+@pytest.mark.parametrize("lever", KIND.levers)
+def test_less_of_a_lever_costs_less_under_the_planned_noise(study, planning, lever):
+    greedy, context = study(epsilon=Decimal("7.9")), planning()
+    plan = KIND.declare(greedy, context)
+    noise = Decimal(plan.mechanism["noiseMultiplier"])
+    less = study(job={**greedy.job, lever: greedy.job[lever] // 2})
+    cheaper = KIND.with_noise(less, context, noise)
+    assert cheaper.epsilon < plan.epsilon
+    assert cheaper.mechanism["noiseMultiplier"] == plan.mechanism["noiseMultiplier"]
 
 
 def test_an_unknown_plugin_group_entry_is_not_found():

@@ -1,9 +1,9 @@
 """The self-test of a training algorithm: subsampled Gaussian, seen from outside (methods, 6.4).
 
 Catches a wrong noise scale, noise on part of the coordinates or steps, reused or shared noise,
-missing or per-tensor clipping, noise per micro-batch, shuffled, fixed-size or block batches, and
-reports that differ from the plan. Accepted false-alarm rate of one whole self-test:
-``FALSE_ALARM_RATE``.
+missing or per-tensor clipping, noise per micro-batch, shuffled, fixed-size or block batches,
+individual filters that are not enforced, and reports that differ from the plan. Accepted
+false-alarm rate of one whole self-test: ``FALSE_ALARM_RATE``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from scipy import stats
 from primum.domain.governance.evidence import Verdict
 from primum_pipelines.audits.low_tail import tpr_bounds
 from primum_pipelines.audits.self_test import statistics
+from primum_pipelines.audits.self_test.filters import filter_checks, unseen_filters
 from primum_pipelines.audits.self_test.statistics import Array, BoundAt, Check
 from primum_pipelines.audits.self_test.toy import (
     Observed,
@@ -67,7 +68,8 @@ def mechanism_self_test(
 
     Args:
         algorithm: What the Study trained with; its own ``fit`` is run.
-        mechanism: The Study's planned noise multiplier (above 0), sampling rate and clipping bound.
+        mechanism: The Study's planned noise multiplier (above 0), sampling rate, clipping bound and
+            individual filters if it has any.
 
     Returns:
         The result. An algorithm that raises or hides its steps is Inconclusive, which no gate takes
@@ -84,6 +86,7 @@ def mechanism_self_test(
     )
     try:
         seen = observe(algorithm, toy_mechanism, shape=shape, runs=RUNS)
+        filtered = filter_checks(algorithm, mechanism, runs=RUNS)
     except UnobservableError as problem:
         return _unseen(str(problem))
     except Exception as problem:  # noqa: BLE001 - a plug-in may raise anything; none of it is a pass
@@ -93,9 +96,10 @@ def mechanism_self_test(
         *_sampling_checks(seen, toy_mechanism, shape),
         *_curve_checks(seen, toy_mechanism),
         _report_check(seen, toy_mechanism),
+        *filtered,
     ]
     failed = tuple(check.name for check in checks if check.p_value < LEVEL)
-    unresolved = _unresolved(toy_mechanism, shape)
+    unresolved = (*_unresolved(toy_mechanism, shape), *unseen_filters(mechanism, runs=RUNS))
     verdict = Verdict.INCONCLUSIVE if unresolved else Verdict.PASS
     return SelfTestResult(
         verdict=Verdict.FAIL if failed else verdict,

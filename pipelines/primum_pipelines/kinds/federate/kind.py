@@ -14,12 +14,12 @@ from decimal import ROUND_CEILING, Decimal
 
 from primum import extensions
 from primum.domain.accounting.accountant import Guarantee
-from primum.domain.accounting.calibration import least_noise_multiplier, most_steps
+from primum.domain.accounting.calibration import least_noise_multiplier
 from primum.domain.accounting.events import Event, Repeated, SubsampledGaussian, decimal_text
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue
 from primum.domain.quantities import Neighbors
-from primum.domain.study.jobs import Alternative, PlanningContext
+from primum.domain.study.jobs import PlanningContext
 from primum.domain.study.plan import DatasetFacts, Plan
 from primum.domain.study.spec import DataRole, StudySpec
 from primum_pipelines.datasets.driver import describe
@@ -85,6 +85,11 @@ class FederateKind:
 
     name = "Federate"
     steps: Sequence[str] = ("validate", "job", "evaluate", "audit")
+    levers: Mapping[str, str] = {
+        "rounds": "{} rounds",
+        "localEpochs": "{} local epochs",
+        "batchSize": "batch size {}",
+    }
 
     def declare(self, study: StudySpec, context: PlanningContext) -> Plan:
         """Declare every site's accesses and calibrate every site's noise by itself.
@@ -115,31 +120,6 @@ class FederateKind:
         sites = _sites(study, context, wanted)
         noise = {site.facts.budget: noise_multiplier for site in sites}
         return _plan(study, context, wanted, sites, noise=noise)
-
-    def alternatives(
-        self, study: StudySpec, context: PlanningContext, epsilon_left: Decimal
-    ) -> Sequence[Alternative]:
-        """Fewer rounds under the planned noise, as many as fit every site."""
-        if epsilon_left <= 0:
-            return ()
-        wanted, claim = _read(study), declaring.requested_claim(study)
-        sites, planned = _sites(study, context, wanted), self.declare(study, context)
-        target = Guarantee(epsilon_left, claim.delta)
-        noise = _noise_of(planned)
-        rounds = min(_rounds_within(site, context, target, noise) for site in sites)
-        if not 1 <= rounds < wanted.rounds:
-            return ()
-        epsilon = max(
-            context.accountant.epsilon(
-                _SitePlan(site.facts, site.sample_rate, site.local_steps, rounds).event(
-                    noise[site.facts.budget]
-                ),
-                claim.delta,
-                site.facts.neighbors,
-            )
-            for site in sites
-        )
-        return (Alternative("rounds", str(rounds), epsilon),)
 
     def entry(self, step: str) -> str:
         """The heavy function of a step."""
@@ -226,19 +206,6 @@ def _least_noise(site: _SitePlan, context: PlanningContext, claim: Claim) -> Dec
         target=Guarantee(claim.epsilon, claim.delta),
         neighbors=site.facts.neighbors,
     )
-
-
-def _rounds_within(
-    site: _SitePlan, context: PlanningContext, target: Guarantee, noise: Mapping[str, Decimal]
-) -> int:
-    step = SubsampledGaussian(noise[site.facts.budget], site.sample_rate)
-    steps = most_steps(
-        accountant=context.accountant,
-        event_at=lambda count: Repeated(step, count),
-        target=target,
-        neighbors=site.facts.neighbors,
-    )
-    return steps // site.local_steps
 
 
 def _plan(

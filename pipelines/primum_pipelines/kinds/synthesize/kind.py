@@ -16,7 +16,7 @@ from primum.domain.accounting.calibration import least_noise_multiplier
 from primum.domain.accounting.events import Gaussian, NoEvent, decimal_text
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue
-from primum.domain.study.jobs import Alternative, PlanningContext
+from primum.domain.study.jobs import PlanningContext
 from primum.domain.study.plan import Access, DatasetFacts, Plan, Treatment
 from primum.domain.study.spec import StudySpec
 from primum_pipelines.datasets.driver import describe
@@ -63,6 +63,7 @@ class SynthesizeKind:
 
     name = "Synthesize"
     steps: Sequence[str] = ("validate", "job", "evaluate", "audit")
+    levers: Mapping[str, str] = {}  # Only noise changes the cost of one release.
 
     def declare(self, study: StudySpec, context: PlanningContext) -> Plan:
         """Declare every access and calibrate the one release.
@@ -93,15 +94,6 @@ class SynthesizeKind:
         """The same Study under a given noise multiplier."""
         facts = _one_dataset(study, context)
         return _plan(study, context, _read(study), facts, noise_multiplier=noise_multiplier)
-
-    def alternatives(
-        self,
-        study: StudySpec,  # noqa: ARG002 - part of the protocol
-        context: PlanningContext,  # noqa: ARG002 - part of the protocol
-        epsilon_left: Decimal,  # noqa: ARG002 - part of the protocol
-    ) -> Sequence[Alternative]:
-        """Nothing: only noise changes the cost of one release, and the planner tries that."""
-        return ()
 
     def entry(self, step: str) -> str:
         """The heavy function of a step."""

@@ -8,27 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, Decimal
 
 from primum import extensions
 from primum.domain.accounting.accountant import Guarantee
-from primum.domain.accounting.calibration import least_noise_multiplier, most_steps
+from primum.domain.accounting.calibration import least_noise_multiplier
 from primum.domain.accounting.events import (
     Event,
+    IndividuallyFiltered,
     Repeated,
     SubsampledGaussian,
     decimal_text,
 )
+from primum.domain.accounting.individual import FILTER_ORDERS
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue
 from primum.domain.quantities import Neighbors, PrivacyUnit, parse_decimal
-from primum.domain.study.jobs import Alternative, PlanningContext
+from primum.domain.study.jobs import PlanningContext
 from primum.domain.study.plan import DatasetFacts, Plan
 from primum.domain.study.spec import DataRole, StudySpec
 from primum_pipelines.datasets.driver import describe
 from primum_pipelines.kinds import declaring
 from primum_pipelines.kinds.declaring import Parameters
 from primum_pipelines.models.registry import model_named
+from primum_pipelines.optimization.algorithm import filters_individually
 
 ALGORITHM_GROUP = "primum.training_algorithms"
 ALGORITHM_DEFAULT = "DPSGD"
@@ -45,6 +48,7 @@ _NAMES = (
     "optimizer",
     "algorithm",
     "noiseMultiplier",
+    "individualFilter",
 )
 _EPOCHS_MAX = 10_000
 _BATCH_MAX = 1_000_000
@@ -52,6 +56,10 @@ _RATE_PLACES = Decimal(
     "1E-6"
 )  # Rates are multiples of 1e-6, rounded up: executed is what was planned.
 _WHY_TRAIN = "Noisy sums of clipped per-unit gradients decide the weights."
+_WHY_FILTERED = (
+    "Noisy sums of clipped per-unit gradients decide the weights; a unit that has used up its own "
+    "loss takes no further part."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +76,35 @@ class _Request:
     optimizer: str
     algorithm: str
     noise_multiplier: Decimal | None
+    filtered_epochs: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Schedule:
-    """How often units are looked at: all of it public."""
+    """How often units are looked at: all of it public.
+
+    Args:
+        sample_rate: Probability that a unit is drawn for a step.
+        steps: Steps that a unit may take part in whatever its gradients are.
+        filtered_steps: With individual filters the steps that are run in all, more than ``steps``.
+    """
 
     sample_rate: Decimal
     steps: int
+    filtered_steps: int | None = None
 
     def event(self, noise_multiplier: Decimal) -> Event:
         """What the whole training does to the units."""
-        return Repeated(SubsampledGaussian(noise_multiplier, self.sample_rate), self.steps)
+        step = SubsampledGaussian(noise_multiplier, self.sample_rate)
+        bound = Repeated(step, self.steps)
+        if self.filtered_steps is None:
+            return bound
+        return IndividuallyFiltered(bound, FILTER_ORDERS)
+
+    @property
+    def executed(self) -> int:
+        """Steps that are run."""
+        return self.steps if self.filtered_steps is None else self.filtered_steps
 
 
 class TrainKind:
@@ -92,6 +117,7 @@ class TrainKind:
 
     name = "Train"
     steps: Sequence[str] = ("validate", "job", "evaluate", "audit")
+    levers: Mapping[str, str] = {"epochs": "{} epochs", "batchSize": "batch size {}"}
 
     def declare(self, study: StudySpec, context: PlanningContext) -> Plan:
         """Declare every access and calibrate the noise.
@@ -131,42 +157,6 @@ class TrainKind:
         wanted, facts = _read(study), _one_dataset(study, context)
         return _plan(study, context, wanted, facts, noise_multiplier=noise_multiplier)
 
-    def alternatives(
-        self, study: StudySpec, context: PlanningContext, epsilon_left: Decimal
-    ) -> Sequence[Alternative]:
-        """More noise, or fewer epochs under the planned noise, that cost at most what is left."""
-        if _synthetic_only(study) or epsilon_left <= 0:
-            return ()
-        wanted, claim = _read(study), declaring.requested_claim(study)
-        facts = _one_dataset(study, context)
-        schedule = _schedule(wanted, facts)
-        target = Guarantee(epsilon_left, claim.delta)
-        found = []
-        accountant, neighbors = context.accountant, facts.neighbors
-        try:
-            noise = least_noise_multiplier(
-                accountant=accountant, event_at=schedule.event, target=target, neighbors=neighbors
-            )
-        except InvalidValue:
-            noise = None  # No amount of noise reaches so little: that is an answer, not a fault.
-        if noise is not None:
-            epsilon = accountant.epsilon(schedule.event(noise), claim.delta, neighbors)
-            found.append(Alternative("noise multiplier", decimal_text(noise), epsilon))
-        planned = Decimal(str(self.declare(study, context).mechanism["noiseMultiplier"]))
-        step = SubsampledGaussian(planned, schedule.sample_rate)
-        steps = most_steps(
-            accountant=accountant,
-            event_at=lambda count: Repeated(step, count),
-            target=target,
-            neighbors=neighbors,
-        )
-        epochs = int((steps * schedule.sample_rate).to_integral_value(ROUND_FLOOR))
-        if 1 <= epochs < wanted.epochs:
-            fewer = Repeated(step, _steps(epochs, schedule.sample_rate))
-            epsilon = accountant.epsilon(fewer, claim.delta, neighbors)
-            found.append(Alternative("epochs", str(epochs), epsilon))
-        return tuple(found)
-
     def entry(self, step: str) -> str:
         """The heavy function of a step."""
         if step == "job":
@@ -180,6 +170,9 @@ class TrainKind:
         if "noiseMultiplier" not in facts:
             return f"{line}, on released synthetic data alone, no charge"
         noise = Decimal(str(facts["noiseMultiplier"])).quantize(Decimal("0.01"), ROUND_CEILING)
+        filtered = facts.get("individualFilter")
+        if isinstance(filtered, Mapping):
+            line += f" (individual filters, run for {filtered['epochs']})"
         line += f", noise multiplier {noise} ({facts['accountant']})"
         return f"{line}, {facts['canaries']} canaries" if facts["canaries"] else line
 
@@ -207,7 +200,22 @@ def _read(study: StudySpec) -> _Request:
         noise_multiplier=(
             parameters.positive("noiseMultiplier") if "noiseMultiplier" in study.job else None
         ),
+        filtered_epochs=_filtered_epochs(study.job),
     )
+
+
+def _filtered_epochs(job: Mapping[str, JSON]) -> int | None:
+    if "individualFilter" not in job:
+        return None
+    section = f"{_SECTION}.individualFilter"
+    given = job["individualFilter"]
+    if not isinstance(given, Mapping):
+        raise InvalidValue(section, "must be an object", type(given).__name__)
+    parameters = Parameters(section, given)
+    parameters.require_known(("epochs",))
+    planned = job.get("epochs")
+    least = planned + 1 if isinstance(planned, int) else 1
+    return parameters.whole("epochs", low=least, high=_EPOCHS_MAX)
 
 
 def _momentum(value: JSON) -> Decimal:
@@ -253,7 +261,32 @@ def _schedule(wanted: _Request, facts: DatasetFacts) -> _Schedule:
             wanted.batch_size,
         )
     rate = (Decimal(wanted.batch_size) / facts.train_units).quantize(_RATE_PLACES, ROUND_CEILING)
-    return _Schedule(sample_rate=rate, steps=_steps(wanted.epochs, rate))
+    if wanted.filtered_epochs is None:
+        return _Schedule(sample_rate=rate, steps=_steps(wanted.epochs, rate))
+    _require_filters(wanted, facts)
+    return _Schedule(
+        sample_rate=rate,
+        steps=_steps(wanted.epochs, rate),
+        filtered_steps=_steps(wanted.filtered_epochs, rate),
+    )
+
+
+def _require_filters(wanted: _Request, facts: DatasetFacts) -> None:
+    """Individual filters need an algorithm that has them, and neighbors that they speak of."""
+    if not filters_individually(extensions.load(ALGORITHM_GROUP, wanted.algorithm)):
+        raise InvalidValue(
+            f"{_SECTION}.individualFilter",
+            "must be absent for an algorithm without individual filters",
+            wanted.algorithm,
+            f"Use {ALGORITHM_DEFAULT}, or leave it out.",
+        )
+    if facts.neighbors is not Neighbors.ADD_OR_REMOVE_ONE:
+        raise InvalidValue(
+            f"{_SECTION}.individualFilter",
+            "must be absent unless the budget's neighbors are AddOrRemoveOne",
+            facts.neighbors.value,
+            "A filter counts what a unit's presence costs, not what its replacement does.",
+        )
 
 
 def _plan(
@@ -277,19 +310,26 @@ def _plan(
         "noiseMultiplier": decimal_text(noise_multiplier),
         "sampleRate": decimal_text(schedule.sample_rate),
         "sampling": "Poisson",
-        "steps": schedule.steps,
+        "steps": schedule.executed,
         "maxGradNorm": decimal_text(wanted.max_grad_norm),
         "accountant": context.accountant.name,
         "canaries": canaries,
     }
+    if wanted.filtered_epochs is not None:
+        mechanism["individualFilter"] = {
+            "epochs": wanted.filtered_epochs,
+            "boundSteps": schedule.steps,
+            "orders": list(FILTER_ORDERS),
+        }
     audited = declaring.audits_on_data(study)
     unit, neighbors = declaring.shared_relation((facts,))
+    why = _WHY_TRAIN if wanted.filtered_epochs is None else _WHY_FILTERED
     return Plan(
         study_uid=study.uid,
         generation=study.generation,
         kind=TrainKind.name,
         accesses=(
-            declaring.charged("train", facts, event, why=_WHY_TRAIN),
+            declaring.charged("train", facts, event, why=why),
             *declaring.standing_accesses(facts, audited=audited),
         ),
         epsilon=context.accountant.epsilon(event, delta, facts.neighbors),
@@ -326,6 +366,13 @@ def _post_processing(study: StudySpec, context: PlanningContext, wanted: _Reques
             "must be absent where all data is synthetic",
             ", ".join(audit.attack for audit in study.audits),
             "Audit the Study that made the Release.",
+        )
+    if wanted.filtered_epochs is not None:
+        raise InvalidValue(
+            f"{_SECTION}.individualFilter",
+            "must be absent where all data is synthetic",
+            wanted.filtered_epochs,
+            "Nothing is charged there; give more epochs.",
         )
     mechanism: dict[str, JSON] = {
         "model": wanted.model,

@@ -17,7 +17,13 @@ import torch
 from torch import nn
 
 from primum import extensions
-from primum.domain.accounting.events import Composed, Event, Repeated, SubsampledGaussian
+from primum.domain.accounting.events import (
+    Composed,
+    Event,
+    IndividuallyFiltered,
+    Repeated,
+    SubsampledGaussian,
+)
 from primum.domain.canonical import JSON, decimal_text
 from primum.domain.governance.evidence import Evidence, EvidenceKind
 from primum.domain.study.plan import Access, Treatment
@@ -30,6 +36,7 @@ from primum_pipelines.models.artifact import ModelSpec, scale
 from primum_pipelines.models.registry import build
 from primum_pipelines.optimization import canaries
 from primum_pipelines.optimization.algorithm import (
+    IndividualFilter,
     MechanismParameters,
     TrainingAlgorithm,
     TrainingReport,
@@ -218,6 +225,7 @@ def _fit_privately(
             sample_rate=_number(parameters, "sampleRate"),
             steps=_whole(parameters, "steps"),
             max_grad_norm=_number(parameters, "maxGradNorm"),
+            individual=_individual(parameters),
         ),
         learning_rate=_number(parameters, "learningRate"),
         optimizer=str(parameters["optimizer"]),
@@ -228,6 +236,14 @@ def _fit_privately(
         "primum.training_algorithms", str(parameters["algorithm"])
     )()
     return _Trained(report=algorithm.fit(task), sealed=sealed)
+
+
+def _individual(parameters: Mapping[str, JSON]) -> IndividualFilter | None:
+    if "individualFilter" not in parameters:
+        return None
+    rule = records.mapping(parameters["individualFilter"])
+    orders = tuple(int(order) for order in records.texts(rule["orders"]))
+    return IndividualFilter(bound_steps=_whole(rule, "boundSteps"), orders=orders)
 
 
 def _told(progress: Progress) -> Callable[[int, int], None]:
@@ -255,7 +271,9 @@ def executed_event(report: TrainingReport, parameters: Mapping[str, JSON]) -> Ev
 
     Guarantees:
         A figure equal to the planned one is stated as planned; any other is stated exactly as
-        executed, digit by digit.
+        executed, digit by digit. Filters are stated where the algorithm says that it enforced them,
+        with one noise multiplier and rate throughout, and more steps ran than the bound has;
+        otherwise every step counts for every unit.
 
     Args:
         report: The algorithm's report.
@@ -268,6 +286,9 @@ def executed_event(report: TrainingReport, parameters: Mapping[str, JSON]) -> Ev
             _exact(rate, planned=str(parameters["sampleRate"])),
         )
         events.append(Repeated(step, count))
+    rule = report.individual
+    if rule is not None and len(events) == 1 and events[0].count > rule.bound_steps:
+        return IndividuallyFiltered(Repeated(events[0].event, rule.bound_steps), rule.orders)
     return events[0] if len(events) == 1 else Composed(tuple(events))
 
 

@@ -14,6 +14,7 @@ from decimal import Decimal
 from primum.domain.accounting import accountant as accountants
 from primum.domain.accounting.events import (
     Event,
+    IndividuallyFiltered,
     Laplace,
     NonPrivate,
     RandomizedResponse,
@@ -67,7 +68,8 @@ class BasicAccountant:
             if isinstance(leaf, NonPrivate):
                 return f"{describe(leaf)} has no finite privacy cost."
             if not is_pure(leaf):
-                return f"{describe(leaf)} has no pure guarantee; use RDP or PLD accounting."
+                other = "RDP" if isinstance(leaf, IndividuallyFiltered) else "RDP or PLD"
+                return f"{describe(leaf)} has no pure guarantee; use {other} accounting."
             if isinstance(leaf, RandomizedResponse) and neighbors is Neighbors.ADD_OR_REMOVE_ONE:
                 return (
                     f"{describe(leaf)} reveals who answered; it is private under ReplaceOne only."

@@ -63,16 +63,18 @@ class Charge:
         return all(amount == 0 for _, amount in self.amounts)
 
     def __add__(self, other: Charge) -> Charge:
-        same_keys(self, other)
-        pairs = zip(self.amounts, other.amounts, strict=True)
-        return Charge(tuple([(key, left + right) for (key, left), (_, right) in pairs]))
+        pairs = zip(self.amounts, other.amounts, strict=False)
+        total = [(key, left + right) for (key, left), (same, right) in pairs if key == same]
+        if not len(total) == len(self.amounts) == len(other.amounts):
+            same_keys(self, other)
+        return Charge(tuple(total))
 
     def to_json(self) -> dict[str, str]:
         """Amounts as strings of digits: JSON readers that use floats must not round them."""
         return {key: str(amount) for key, amount in self.amounts}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, str]) -> Charge:
+    def from_json(cls, value: Mapping[str, object]) -> Charge:
         """The charge that ``to_json`` gave.
 
         Raises:

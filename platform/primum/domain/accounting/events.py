@@ -15,165 +15,47 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeAlias
 
+from primum.domain.accounting.mechanisms import (
+    NOISE_MULTIPLIER_MAX,
+    NOISE_MULTIPLIER_MIN,
+    Gaussian,
+    Laplace,
+    NoEvent,
+    NonPrivate,
+    RandomizedResponse,
+    SubsampledGaussian,
+    decimal_text,
+    require_int,
+)
 from primum.domain.errors import InvalidValue, UnsupportedEvent
 
-NOISE_MULTIPLIER_MIN = Decimal("1E-6")  # Below it a mechanism hides nothing, and squares overflow.
-NOISE_MULTIPLIER_MAX = Decimal("1E+12")  # Above it the release is all noise.
-SAMPLE_RATE_MIN = Decimal("1E-12")  # One record of the largest imaginable data set.
+__all__ = [
+    "NOISE_MULTIPLIER_MAX",
+    "NOISE_MULTIPLIER_MIN",
+    "Composed",
+    "Event",
+    "Gaussian",
+    "IndividuallyFiltered",
+    "Laplace",
+    "Leaf",
+    "NoEvent",
+    "NonPrivate",
+    "RandomizedResponse",
+    "Repeated",
+    "SubsampledGaussian",
+    "covers",
+    "decimal_text",
+    "describe",
+    "event_from_json",
+    "flatten",
+    "worst_case",
+]
+
 COUNT_MAX = 10**9  # Steps of one plan; far above any training run.
 PARTS_MAX = 1000  # Parts of one composition: a plan is read by people.
 DEPTH_MAX = 16  # Nesting of compositions, so that a hostile JSON cannot exhaust the stack.
-DIGITS_MAX = 40  # Significant digits of a parameter.
-BUCKETS_MAX = 10**6  # Possible answers of a randomized response.
-
-
-def _require_decimal(field: str, value: object, *, low: Decimal, high: Decimal) -> None:
-    if not isinstance(value, Decimal):
-        raise InvalidValue(field, "must be an exact decimal", value, "Use decimal.Decimal.")
-    if not value.is_finite():
-        raise InvalidValue(field, "must be finite", str(value))
-    if value <= 0:
-        raise InvalidValue(field, "must be above 0", str(value))
-    if len(value.as_tuple().digits) > DIGITS_MAX:
-        raise InvalidValue(field, f"must have at most {DIGITS_MAX} digits", str(value))
-    if not low <= value <= high:
-        raise InvalidValue(field, f"must be from {low} to {high}", str(value))
-
-
-def _require_int(field: str, value: object, *, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InvalidValue(field, f"must be a whole number from {low} to {high}", value)
-
-
-def decimal_text(value: Decimal) -> str:
-    """The one canonical text of a decimal: plain notation, no trailing zeros, exact.
-
-    Args:
-        value: Any finite decimal.
-
-    Returns:
-        Such as ``1.31``; equal decimals give equal texts.
-    """
-    text = format(value, "f")
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
-
-
-@dataclass(frozen=True, slots=True)
-class NoEvent:
-    """Nothing touched private data."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Canonical JSON form."""
-        return {"event": "NoEvent"}
-
-
-@dataclass(frozen=True, slots=True)
-class NonPrivate:
-    """Private data was used without any protection: no finite amount pays for it."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Canonical JSON form."""
-        return {"event": "NonPrivate"}
-
-
-@dataclass(frozen=True, slots=True)
-class Gaussian:
-    """One release with Gaussian noise over all records.
-
-    Args:
-        noise_multiplier: Standard deviation of the noise over the L2 sensitivity under add-or-
-            remove-one.
-    """
-
-    noise_multiplier: Decimal
-
-    def __post_init__(self) -> None:
-        _require_noise_multiplier(self.noise_multiplier)
-
-    def to_json(self) -> dict[str, Any]:
-        """Canonical JSON form."""
-        return {"event": "Gaussian", "noiseMultiplier": decimal_text(self.noise_multiplier)}
-
-
-@dataclass(frozen=True, slots=True)
-class SubsampledGaussian:
-    """One release with Gaussian noise over a Poisson sample.
-
-    Each unit independently at ``sample_rate``.
-
-    Args:
-        noise_multiplier: Standard deviation of the noise over the L2 sensitivity under add-or-
-            remove-one.
-        sample_rate: Probability that a unit takes part; above 0, at most 1. Not for shuffled
-            batches.
-    """
-
-    noise_multiplier: Decimal
-    sample_rate: Decimal
-
-    def __post_init__(self) -> None:
-        _require_noise_multiplier(self.noise_multiplier)
-        _require_decimal("sample_rate", self.sample_rate, low=SAMPLE_RATE_MIN, high=Decimal(1))
-
-    def to_json(self) -> dict[str, Any]:
-        """Canonical JSON form."""
-        return {
-            "event": "SubsampledGaussian",
-            "noiseMultiplier": decimal_text(self.noise_multiplier),
-            "sampleRate": decimal_text(self.sample_rate),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Laplace:
-    """One release with Laplace noise.
-
-    Args:
-        noise_multiplier: Scale of the noise over the L1 sensitivity under add-or-remove-one.
-    """
-
-    noise_multiplier: Decimal
-
-    def __post_init__(self) -> None:
-        _require_noise_multiplier(self.noise_multiplier)
-
-    def to_json(self) -> dict[str, Any]:
-        """Canonical JSON form."""
-        return {"event": "Laplace", "noiseMultiplier": decimal_text(self.noise_multiplier)}
-
-
-@dataclass(frozen=True, slots=True)
-class RandomizedResponse:
-    """Each unit's answer, replaced at ``flip_probability`` by a uniform draw from all buckets.
-
-    The uniform draw may give the true answer again, so the truth is reported with probability
-    ``1 - flip_probability + flip_probability / buckets``.
-
-    Args:
-        flip_probability: Above 0, below 1.
-        buckets: Number of possible answers, at least 2.
-    """
-
-    flip_probability: Decimal
-    buckets: int
-
-    def __post_init__(self) -> None:
-        _require_decimal(
-            "flip_probability", self.flip_probability, low=Decimal("1E-12"), high=Decimal(1)
-        )
-        if self.flip_probability == 1:
-            raise InvalidValue("flip_probability", "must be below 1", str(self.flip_probability))
-        _require_int("buckets", self.buckets, low=2, high=BUCKETS_MAX)
-
-    def to_json(self) -> dict[str, Any]:
-        """Canonical JSON form."""
-        return {
-            "event": "RandomizedResponse",
-            "flipProbability": decimal_text(self.flip_probability),
-            "buckets": self.buckets,
-        }
+ORDERS_MAX = 64  # Renyi orders that a filter counts at.
+ORDER_MAX = 4096  # As in ``rdp``: the sum of a whole order has as many terms.
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +72,7 @@ class Repeated:
 
     def __post_init__(self) -> None:
         _require_event("event", self.event)
-        _require_int("count", self.count, low=0, high=COUNT_MAX)
+        require_int("count", self.count, low=0, high=COUNT_MAX)
         _require_depth(self)
 
     def to_json(self) -> dict[str, Any]:
@@ -222,17 +104,63 @@ class Composed:
         return {"event": "Composed", "events": [event.to_json() for event in self.events]}
 
 
+@dataclass(frozen=True, slots=True)
+class IndividuallyFiltered:
+    """Gaussian steps in which each unit took part only while its own Renyi filter let it.
+
+    At every order of ``orders`` the sum of a unit's own costs, by the norm that its contribution
+    would have had at that step, stayed at most the cost of ``bound``; from the first step that
+    would have passed it at any order the unit was left out for good (Feldman & Zrnic 2021). How
+    many steps were run is no part of the cost.
+
+    Args:
+        bound: What a unit that saturates the clipping bound in every step may pay at most:
+            Gaussian steps, sampled or not. At least one.
+        orders: Whole Renyi orders at which the filter counts; rising, each above 1.
+    """
+
+    bound: Event
+    orders: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _require_event("bound", self.bound)
+        steps = flatten(self.bound)
+        if not steps or not all(isinstance(leaf, _GAUSSIANS) for leaf, _ in steps):
+            raise InvalidValue(
+                "bound", "must be Gaussian steps, at least one", describe(self.bound)
+            )
+        if not isinstance(self.orders, tuple) or not 1 <= len(self.orders) <= ORDERS_MAX:
+            rule = f"must be a tuple of 1 to {ORDERS_MAX} whole numbers"
+            raise InvalidValue("orders", rule, str(self.orders)[:80])
+        for order in self.orders:
+            require_int("orders", order, low=2, high=ORDER_MAX)
+        if list(self.orders) != sorted(set(self.orders)):
+            raise InvalidValue("orders", "must rise", str(self.orders))
+        _require_depth(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Canonical JSON form."""
+        return {
+            "event": "IndividuallyFiltered",
+            "bound": self.bound.to_json(),
+            "orders": list(self.orders),
+        }
+
+
 Leaf: TypeAlias = (
-    NoEvent | NonPrivate | Gaussian | SubsampledGaussian | Laplace | RandomizedResponse
+    NoEvent
+    | NonPrivate
+    | Gaussian
+    | SubsampledGaussian
+    | Laplace
+    | RandomizedResponse
+    | IndividuallyFiltered
 )
 Event: TypeAlias = Leaf | Repeated | Composed
 
-_LEAVES = (NoEvent, NonPrivate, Gaussian, SubsampledGaussian, Laplace, RandomizedResponse)
+_GAUSSIANS = (Gaussian, SubsampledGaussian)
+_LEAVES = (*_GAUSSIANS, NoEvent, NonPrivate, Laplace, RandomizedResponse, IndividuallyFiltered)
 _EVENTS = (*_LEAVES, Repeated, Composed)
-
-
-def _require_noise_multiplier(value: object) -> None:
-    _require_decimal("noise_multiplier", value, low=NOISE_MULTIPLIER_MIN, high=NOISE_MULTIPLIER_MAX)
 
 
 def _require_event(field: str, value: object) -> None:
@@ -245,7 +173,7 @@ def _depth(event: Event) -> int:
         return 1 + _depth(event.event)
     if isinstance(event, Composed):
         return 1 + max((_depth(part) for part in event.events), default=0)
-    return 1
+    return 1 + _depth(event.bound) if isinstance(event, IndividuallyFiltered) else 1
 
 
 def _require_depth(event: Event) -> None:
@@ -271,6 +199,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "RandomizedResponse": ("flipProbability", "buckets"),
     "Repeated": ("of", "count"),
     "Composed": ("events",),
+    "IndividuallyFiltered": ("bound", "orders"),
 }
 
 
@@ -335,6 +264,13 @@ def _build(name: str, value: Mapping[Any, Any], *, depth: int) -> Event:  # noqa
             if not isinstance(parts, list | tuple) or len(parts) > PARTS_MAX:
                 raise InvalidValue("events", f"must be a list of at most {PARTS_MAX} events", parts)
             return Composed(tuple(_from_json(part, depth=depth + 1) for part in parts))
+        case "IndividuallyFiltered":
+            orders = value["orders"]
+            if not isinstance(orders, list | tuple):
+                raise InvalidValue("orders", "must be a list of whole numbers", orders)
+            return IndividuallyFiltered(
+                _from_json(value["bound"], depth=depth + 1), tuple(orders[: ORDERS_MAX + 1])
+            )
         case "NonPrivate":
             return NonPrivate()
         case _:
@@ -371,6 +307,9 @@ def describe(event: Event) -> str:  # noqa: PLR0911 - one per event
             )
         case Composed():
             return " + ".join(describe(part) for part in event.events) or "nothing"
+        case IndividuallyFiltered():
+            orders = f"orders {event.orders[0]} to {event.orders[-1]}"
+            return f"per-unit Renyi filter within ({describe(event.bound)}) at {orders}"
         case NonPrivate():
             return "use of private data without protection"
         case _:
@@ -403,6 +342,29 @@ def flatten(event: Event) -> tuple[tuple[Leaf, int], ...]:
     return tuple(counts.items())
 
 
+def worst_case(event: Event) -> Event:
+    """What a unit pays that no filter spares: every filtered part replaced by its bound.
+
+    For readers of the mechanism's parameters; it is not what was run, and a guarantee of it beyond
+    Renyi orders is none of the filtered mechanism.
+
+    Args:
+        event: Any event.
+
+    Returns:
+        The same event without ``IndividuallyFiltered``.
+    """
+    match event:
+        case Repeated():
+            return Repeated(worst_case(event.event), event.count)
+        case Composed():
+            return Composed(tuple(worst_case(part) for part in event.events))
+        case IndividuallyFiltered():
+            return event.bound
+        case _:
+            return event
+
+
 def covers(planned: Event, executed: Event) -> bool:
     """Whether what was executed is provably no more than what was planned.
 
@@ -410,8 +372,9 @@ def covers(planned: Event, executed: Event) -> bool:
         If true, every valid accountant gives ``executed`` at most the cost of ``planned``: each
         executed mechanism is matched with a planned one of at least its count that has no more
         noise and no lower sampling rate. More noise is post-processing; a lower Poisson rate is a
-        mixture with the world without the unit, so joint convexity of the divergence applies. False
-        may mean "cannot tell".
+        mixture with the world without the unit, so joint convexity of the divergence applies. A
+        plan with individual filters covers its own bound without them, and a filter of the same
+        or more orders under a bound that is covered. False may mean "cannot tell".
 
     Args:
         planned: What was reserved.
@@ -425,20 +388,33 @@ def covers(planned: Event, executed: Event) -> bool:
         return True
     demand = dict(flatten(executed))
     for leaf in list(demand):  # Equal mechanisms first: the usual case, and never worse.
-        used = min(demand[leaf], supply.get(leaf, 0))
-        demand[leaf] -= used
-        if leaf in supply:
-            supply[leaf] -= used
-    for leaf, wanted in demand.items():
-        missing = wanted
+        _match(demand, leaf, supply, leaf)
+    for filtered in [leaf for leaf in demand if isinstance(leaf, IndividuallyFiltered)]:
+        for filters in [leaf for leaf in supply if isinstance(leaf, IndividuallyFiltered)]:
+            if _filters_as_much(filtered, filters):
+                _match(demand, filtered, supply, filters)
+    for filters in [leaf for leaf in supply if isinstance(leaf, IndividuallyFiltered)]:
+        left = supply.pop(filters)  # A filter that nobody wants is at least its bound.
+        for leaf, count in flatten(filters.bound):
+            supply[leaf] = supply.get(leaf, 0) + left * count
+    for leaf in list(demand):
         for offer in sorted(supply, key=_strength):
-            if missing and _at_most(leaf, offer):
-                used = min(missing, supply[offer])
-                supply[offer] -= used
-                missing -= used
-        if missing:
-            return False
-    return True
+            if _at_most(leaf, offer):
+                _match(demand, leaf, supply, offer)
+    return not any(demand.values())
+
+
+def _filters_as_much(executed: IndividuallyFiltered, planned: IndividuallyFiltered) -> bool:
+    """More orders make the chords between them lower, a smaller bound the whole curve."""
+    return set(planned.orders) <= set(executed.orders) and covers(planned.bound, executed.bound)
+
+
+def _match(demand: dict[Leaf, int], leaf: Leaf, supply: dict[Leaf, int], offer: Leaf) -> None:
+    """Use up as much of an offer as is wanted of a mechanism."""
+    used = min(demand[leaf], supply.get(offer, 0))
+    demand[leaf] -= used
+    if offer in supply:
+        supply[offer] -= used
 
 
 def _strength(leaf: Leaf) -> tuple[Decimal, Decimal]:

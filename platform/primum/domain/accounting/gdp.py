@@ -14,7 +14,14 @@ from decimal import ROUND_CEILING, Decimal, localcontext
 
 from primum.domain.accounting import accountant as accountants
 from primum.domain.accounting import profile
-from primum.domain.accounting.events import Event, Gaussian, SubsampledGaussian, describe, flatten
+from primum.domain.accounting.events import (
+    Event,
+    Gaussian,
+    IndividuallyFiltered,
+    SubsampledGaussian,
+    describe,
+    flatten,
+)
 from primum.domain.quantities import Neighbors
 
 _DIGITS = 80  # Every intermediate sum is exact or rounded up at this many digits.
@@ -36,6 +43,11 @@ def unsupported_by_gdp(event: Event, neighbors: Neighbors) -> str | None:
             continue
         if isinstance(leaf, SubsampledGaussian) and leaf.sample_rate == 1:
             continue
+        if isinstance(leaf, IndividuallyFiltered):
+            return (
+                f"{describe(leaf)} is bounded at Renyi orders only, which gives no mu; "
+                "use RDP accounting."
+            )
         return f"{describe(leaf)} is not a Gaussian mechanism over all records; use RDP accounting."
     return None
 

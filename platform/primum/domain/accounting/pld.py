@@ -16,6 +16,7 @@ from primum.domain.accounting import accountant as accountants
 from primum.domain.accounting.events import (
     Event,
     Gaussian,
+    IndividuallyFiltered,
     Laplace,
     Leaf,
     NonPrivate,
@@ -55,6 +56,13 @@ def unsupported_by_pld(event: Event, neighbors: Neighbors) -> str | None:
     for leaf, _ in flatten(event):
         if isinstance(leaf, NonPrivate):
             return f"{describe(leaf)} has no finite privacy cost."
+        if isinstance(leaf, IndividuallyFiltered):
+            # Whole loss distributions are no valid filter (privacy-theory.md 1.13): a unit that is
+            # stopped by what it saw may cross the bound's distribution where its orders do not.
+            return (
+                f"{describe(leaf)} is bounded at Renyi orders only, not in its whole loss "
+                "distribution; use RDP accounting."
+            )
         if isinstance(leaf, RandomizedResponse) and neighbors is Neighbors.ADD_OR_REMOVE_ONE:
             return f"{describe(leaf)} reveals who answered; it is private under ReplaceOne only."
     return None

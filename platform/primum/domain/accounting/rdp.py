@@ -21,6 +21,7 @@ from primum.domain.accounting import accountant as accountants
 from primum.domain.accounting.events import (
     Event,
     Gaussian,
+    IndividuallyFiltered,
     Laplace,
     Leaf,
     NonPrivate,
@@ -73,6 +74,11 @@ def unsupported_by_rdp(event: Event, neighbors: Neighbors) -> str | None:
                 return (
                     f"{describe(leaf)} has no Renyi curve under ReplaceOne here; "
                     "use AddOrRemoveOne, or the PLD accountant."
+                )
+            case IndividuallyFiltered() if neighbors is not Neighbors.ADD_OR_REMOVE_ONE:
+                return (
+                    f"{describe(leaf)} counts what a unit's presence costs; it promises nothing "
+                    "under ReplaceOne. Use AddOrRemoveOne."
                 )
             case RandomizedResponse() if neighbors is Neighbors.ADD_OR_REMOVE_ONE:
                 return (
@@ -131,8 +137,39 @@ def leaf_curve(leaf: Leaf, orders: tuple[float, ...], neighbors: Neighbors) -> t
         case RandomizedResponse():
             flip = float(leaf.flip_probability)
             return tuple(_response_rdp(flip, leaf.buckets, order) for order in orders)
+        case IndividuallyFiltered():
+            return _filtered_curve(leaf, orders)
         case _:
             return (0.0,) * len(orders)
+
+
+def _filtered_curve(leaf: IndividuallyFiltered, orders: tuple[float, ...]) -> tuple[float, ...]:
+    """A bound on the curve of a mechanism with individual Renyi filters.
+
+    At each order at which the filters count, every unit's own sum is at most the bound's cost on
+    every path, so the whole mechanism has that Renyi divergence (Feldman & Zrnic 2021: composition
+    with adaptively chosen costs whose sum is bounded), at all those orders at once, because
+    stopping a unit early for another order's sake only takes terms out of the sum. A minimum over
+    these orders is therefore a guarantee of one plan, as for any curve fixed in advance. Between
+    two orders (order - 1) x divergence = log E_Q[(P/Q)^order] is convex in the order and 0 at
+    order 1, hence below the chord. Beyond the last order nothing is promised.
+    """
+    moments = {1: 0.0}
+    grid = tuple(float(order) for order in leaf.orders)
+    costs = rdp_curve(leaf.bound, grid, Neighbors.ADD_OR_REMOVE_ONE)
+    moments.update({o: (o - 1) * cost for o, cost in zip(leaf.orders, costs, strict=True)})
+    known = sorted(moments)
+    found = []
+    for order in orders:
+        above = next((o for o in known if o >= order), None)
+        if above is None:
+            found.append(math.inf)
+            continue
+        below = max(o for o in known if o <= order)
+        part = 0.0 if above == below else (order - below) / (above - below)
+        moment = moments[below] + part * (moments[above] - moments[below])
+        found.append(moment / (order - 1))
+    return tuple(found)
 
 
 def laplace_rdp(*, order: float, pure_epsilon: float) -> float:

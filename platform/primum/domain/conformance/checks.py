@@ -23,6 +23,7 @@ from primum.domain.conformance.records import (
     Weighting,
 )
 from primum.domain.quantities import Neighbors
+from primum.domain.risk.collusion import Exposure, Method
 from primum.domain.risk.composition import clt_mu_poisson
 from primum.domain.risk.gaussian import gaussian_epsilon
 
@@ -59,6 +60,9 @@ class Code(enum.StrEnum):
     NEIGHBORS_MISMATCH = "NeighborsMismatch"
     NO_NOISE = "NoNoise"
     CONTRADICTION = "RecordContradictsItself"
+    INDIVIDUAL_BUDGET_EXCEEDED = "IndividualBudgetExceeded"
+    COLLUSION = "CollusionVulnerability"
+    EXCESS_ABOVE_BOUND = "ExcessAboveBound"
     EPSILON_UNDERSTATED = "EpsilonUnderstated"
 
 
@@ -83,11 +87,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """A record, what was recomputed, and whether the claim's number holds as stated."""
+    """A record, what was recomputed, and whether the claim's numbers hold as stated."""
 
     record: RunRecord
     found: Recomputed
     holds: bool
+    exposures: tuple[Exposure, ...] = ()
 
     @property
     def epsilon(self) -> str:
@@ -390,6 +395,54 @@ def _contradiction(now: Situation) -> Finding | None:
     )
 
 
+def _individual(now: Situation) -> Finding | None:
+    over = [item for item in now.exposures if not item.within]
+    if not over:
+        return None
+    worst = max(over, key=lambda item: item.epsilon / float(item.group.epsilon))
+    return Finding(
+        Code.INDIVIDUAL_BUDGET_EXCEEDED,
+        Severity.WEAKENS,
+        f"{len(over)} of {len(now.exposures)} groups get less than their individual budget.",
+        f"epsilon {worst.group.epsilon} for {worst.group.share} of the members",
+        f"epsilon {worst.epsilon:.6g}",
+    )
+
+
+def _collusion(now: Situation) -> Finding | None:
+    budgets = now.record.individual
+    if budgets is None or budgets.method is not Method.SAMPLE or not now.exposures:
+        return None
+    worst = max(now.exposures, key=lambda item: item.excess)
+    return Finding(
+        Code.COLLUSION,
+        Severity.WARNS,
+        "Budgets carried by sampling rates: a member keeps its (epsilon, delta), but how "
+        "vulnerable it is elsewhere on the curve is decided by what the others choose. With Scale "
+        "(clipping bounds) it is not. The excess is how much an adversary's error falls against "
+        "Scale.",
+        f"epsilon {worst.group.epsilon} for {worst.group.share} of the members, whatever others do",
+        f"excess {worst.excess:.4g} here, up to {worst.cap:.4g} by others' choices; membership "
+        f"advantage {worst.advantage:.4g} instead of {worst.advantage_reference:.4g}",
+    )
+
+
+def _excess(now: Situation) -> Finding | None:
+    bound = now.record.individual.excess_bound if now.record.individual else None
+    over = [item for item in now.exposures if bound is not None and item.excess > float(bound)]
+    if not over:
+        return None
+    worst = max(over, key=lambda item: item.excess)
+    return Finding(
+        Code.EXCESS_ABOVE_BOUND,
+        Severity.WEAKENS,
+        "A member was promised a bound on the excess that others' choices bring, and this run is "
+        "above it. Raise the noise, or use Scale.",
+        f"excess at most {bound}",
+        f"excess {worst.excess:.4g} for budget {worst.group.epsilon}",
+    )
+
+
 CHECKS: tuple[Callable[[Situation], Finding | None], ...] = (
     _poisson,
     _neighbors,
@@ -409,6 +462,9 @@ CHECKS: tuple[Callable[[Situation], Finding | None], ...] = (
     _steps,
     _no_noise,
     _contradiction,
+    _individual,
+    _collusion,
+    _excess,
 )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
+from primum.domain.conformance.budgets import individual_budgets
 from primum.domain.conformance.fields import Fields, decoded, number, whole
 from primum.domain.conformance.receipts import study_records
 from primum.domain.conformance.records import (
@@ -337,13 +338,18 @@ def _plain(run: Fields, name: str) -> RunRecord:
     units, batch = run.whole_or_none("datasetSize"), run.whole_or_none("batchSize")
     _fits(run, units, batch)
     assumed = Sampling.FULL if sampling is Sampling.FULL else Sampling.POISSON
+    claim, rate = _claim(run), _rate(run, sampling, units, batch)
+    relative, individual = noise / clip, None
+    if "individualBudgets" in run:
+        _require_individual(run, claim, mechanism, sampling)
+        individual = individual_budgets(run.child("individualBudgets"), noise, clip, rate)
+        relative = min(group.noise_multiplier for group in individual.groups)
+        rate = max(group.sample_rate for group in individual.groups)
     record = RunRecord(
         name=run.text("name", name),
         source=RecordFormat.PLAIN,
-        claim=_claim(run),
-        phases=(
-            Phase(noise / clip, _rate(run, sampling, units, batch), run.whole("steps"), mechanism),
-        ),
+        claim=claim,
+        phases=(Phase(relative, rate, run.whole("steps"), mechanism),),
         unit=run.choice("unit", Unit),
         sampling=sampling,
         assumed_sampling=run.choice("assumedSampling", Sampling, assumed),
@@ -352,11 +358,24 @@ def _plain(run: Fields, name: str) -> RunRecord:
         units=units,
         batch_size=batch,
         weighting=run.choice("weighting", Weighting, Weighting.EQUAL),
+        individual=individual,
         **_conduct(run),
     )
     run.text("comment", "")
     run.finish()
     return record
+
+
+def _require_individual(
+    run: Fields, claim: Claim, mechanism: Mechanism, sampling: Sampling
+) -> None:
+    """Budgets of groups are rechecked for what their theory is about, and refused elsewhere."""
+    plain = run.whole_or_none("microbatch") in (None, 1)
+    poisson = mechanism is Mechanism.GAUSSIAN and sampling is Sampling.POISSON
+    if not (plain and poisson and claim.neighbors is Neighbors.ADD_OR_REMOVE_ONE):
+        rule = "must be absent unless single units were sampled by Poisson under AddOrRemoveOne"
+        found = f"{mechanism.value}, {sampling.value}, {claim.neighbors.value}"
+        raise InvalidValue(run.name("individualBudgets"), rule, found)
 
 
 def _rate(run: Fields, sampling: Sampling, units: int | None, batch: int | None) -> Decimal:

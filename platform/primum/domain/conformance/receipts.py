@@ -12,12 +12,14 @@ from typing import Any
 from primum.domain.accounting.events import (
     Event,
     Gaussian,
+    IndividuallyFiltered,
     Laplace,
     Leaf,
     SubsampledGaussian,
     describe,
     event_from_json,
     flatten,
+    worst_case,
 )
 from primum.domain.conformance.fields import Fields, number, printable, whole
 from primum.domain.conformance.records import (
@@ -122,14 +124,16 @@ def _certified(predicate: Mapping[str, Any]) -> Claim:
 
 def _record(receipts: list[Mapping[str, Any]], claim: Claim, name: str) -> RunRecord | None:
     phases: list[Phase] = []
+    filters: list[IndividuallyFiltered] = []
     sampling, unit, mismatches = Sampling.FULL, claim.unit, []  # type: Sampling, Unit, list[str]
     for receipt in receipts:
         event = event_from_json(receipt.get("event"))
         facts = Fields(receipt.get("facts", {}), "receipt.facts")
-        made = [_phase(leaf, count) for leaf, count in flatten(event)]
+        made = [_phase(leaf, count) for leaf, count in flatten(worst_case(event))]
         if not made:
             continue
         phases += made
+        filters += [leaf for leaf, _ in flatten(event) if isinstance(leaf, IndividuallyFiltered)]
         if any(phase.sample_rate < 1 for phase in made):
             sampling = _worse(sampling, _sampling(facts))
         if "clippedPer" in facts:
@@ -145,8 +149,19 @@ def _record(receipts: list[Mapping[str, Any]], claim: Claim, name: str) -> RunRe
         unit=unit,
         sampling=sampling,
         assumed_sampling=Sampling.POISSON if sampling is not Sampling.FULL else Sampling.FULL,
+        filter_orders=_shared_orders(filters),
         mismatches=tuple(mismatches),
     )
+
+
+def _shared_orders(filters: list[IndividuallyFiltered]) -> tuple[int, ...]:
+    """Orders at which every filter counts; a part without filters has its curve everywhere."""
+    if not filters:
+        return ()
+    shared = set.intersection(*(set(item.orders) for item in filters))
+    if not shared:
+        raise InvalidValue("receipt.event", "must have filters that share an order", "none")
+    return tuple(sorted(shared))
 
 
 def _worse(first: Sampling, second: Sampling) -> Sampling:
@@ -183,5 +198,10 @@ def _mismatches(event: Event, facts: Fields) -> list[str]:
     said = facts.raw("steps")
     rows = said if isinstance(said, list) else [said]
     steps = sum(whole(facts.name("steps"), row, low=0) for row in rows)
-    counted = sum(count for _, count in flatten(event))
+    leaves = flatten(event)
+    counted = sum(count for _, count in flatten(worst_case(event)))
+    if any(isinstance(leaf, IndividuallyFiltered) for leaf, _ in leaves):
+        # Filters let a training run for more steps than any unit may pay in full.
+        more = f"facts say {steps} steps, fewer than the bound of the filters has: {counted}"
+        return [] if steps >= counted else [more]
     return [] if steps == counted else [f"facts say {steps} steps, the event says {counted}"]

@@ -25,6 +25,7 @@ from primum.domain.accounting.events import (
     Composed,
     Event,
     Gaussian,
+    IndividuallyFiltered,
     Laplace,
     Repeated,
     SubsampledGaussian,
@@ -106,10 +107,28 @@ def recompute(record: RunRecord) -> Recomputed:
     if why:
         return Recomputed(None, None, None, neighbors, None, why)
     delta = record.claim.delta
+    if record.filter_orders:
+        return _filtered(record, delta, neighbors)
     first = replace(record.phases[0], steps=1)
     total, renyi, psi = _bound(record, record.executed, delta, neighbors)
     one, _, _ = _bound(record, (first,), delta, neighbors)
     return Recomputed(total, one, renyi, neighbors, psi, "")
+
+
+def _filtered(record: RunRecord, delta: Decimal, neighbors: Neighbors) -> Recomputed:
+    """Behind individual filters only the Renyi curve of their bound is proved."""
+    bound = _sampled(record.phases)
+    laplace = any(phase.mechanism is Mechanism.LAPLACE for phase in record.phases)
+    if bound is None or laplace or record.microbatch > 1:
+        why = "individual filters are proved for single units and Gaussian noise"
+        return Recomputed(None, None, None, neighbors, None, why)
+    event = IndividuallyFiltered(bound, record.filter_orders)
+    reason = rdp.unsupported_by_rdp(event, neighbors)
+    if reason is not None:
+        return Recomputed(None, None, None, neighbors, None, reason)
+    epsilon = rdp.RdpAccountant().epsilon(event, delta, neighbors)
+    total = Bound(epsilon, "RDP", "Poisson sampling, individual Renyi filters")
+    return Recomputed(total, None, epsilon, neighbors, None, "")
 
 
 def uncovered(record: RunRecord) -> str:

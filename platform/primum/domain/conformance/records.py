@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from primum.domain.quantities import Neighbors
+from primum.domain.risk.collusion import IndividualBudgets
 
 
 class RecordFormat(enum.StrEnum):
@@ -159,6 +160,10 @@ class RunRecord:
         executed_steps: Steps that really ran, if counted apart from the accounting.
         noise_reused: Whether two parts of the run drew from the same noise stream.
         calibrated_with: The accountant that chose the noise, if stated.
+        individual: Budgets of groups of units, if the record declares any. ``phases`` then state
+            the mechanism of the most exposed group, which bounds everybody.
+        filter_orders: Renyi orders of individual filters; empty without. ``phases`` then state
+            what a unit pays at most, and its Renyi curve at these orders is all that is proved.
         mismatches: Contradictions that the reader found inside the record.
     """
 
@@ -180,6 +185,8 @@ class RunRecord:
     executed_steps: int | None = None
     noise_reused: bool = False
     calibrated_with: Accounting = Accounting.UNSTATED
+    individual: IndividualBudgets | None = None
+    filter_orders: tuple[int, ...] = ()
     mismatches: tuple[str, ...] = ()
 
     @property

@@ -18,6 +18,7 @@ from primum.domain.conformance.checks import CHECKS, Code, Finding, Severity, Si
 from primum.domain.conformance.recomputing import Bound, Recomputed
 from primum.domain.conformance.records import RunRecord
 from primum.domain.quantities import EPSILON_MAX
+from primum.domain.risk.collusion import Exposure, exposures
 
 ROUNDING = Decimal("1E-6")  # Reported epsilons are multiples of it, rounded up.
 
@@ -39,12 +40,14 @@ class Report:
         found: What was recomputed.
         verdict: The verdict.
         findings: Why, the gravest first.
+        exposures: What each group with a budget of its own is exposed to; empty without such.
     """
 
     record: RunRecord
     found: Recomputed
     verdict: Verdict
     findings: tuple[Finding, ...]
+    exposures: tuple[Exposure, ...] = ()
 
     @property
     def guarantee(self) -> Bound | None:
@@ -88,6 +91,29 @@ class Report:
                 }
                 for finding in self.findings
             ],
+            "individualBudgets": self._individual(),
+        }
+
+    def _individual(self) -> JSON:
+        budgets = self.record.individual
+        if budgets is None:
+            return None
+        bound = budgets.excess_bound
+        return {
+            "method": budgets.method.value,
+            "excessBound": None if bound is None else decimal_text(bound),
+            "groups": [
+                {
+                    "epsilon": decimal_text(item.group.epsilon),
+                    "share": decimal_text(item.group.share),
+                    "trueEpsilon": decimal_text(item.epsilon),
+                    "excess": decimal_text(item.excess),
+                    "excessCap": decimal_text(item.cap),
+                    "advantage": decimal_text(item.advantage),
+                    "advantageReference": decimal_text(item.advantage_reference),
+                }
+                for item in self.exposures
+            ],
         }
 
 
@@ -114,7 +140,10 @@ def check(record: RunRecord) -> Report:
     # A bound for another relation or another unit says nothing about this claim.
     comparable = found.neighbors is claim.neighbors and record.unit is claim.unit
     enough = bound is not None and bound.epsilon <= claim.epsilon + ROUNDING
-    now = Situation(record, found, comparable and enough and not record.mismatches)
+    exposed = _exposures(record)
+    kept = all(item.within for item in exposed) and not _above_promise(record, exposed)
+    holds = comparable and enough and not record.mismatches and kept
+    now = Situation(record, found, holds, exposed)
     findings = [item for item in (test(now) for test in CHECKS) if item is not None]
     if not now.holds and all(item.severity is Severity.WARNS for item in findings):
         findings.append(
@@ -128,7 +157,20 @@ def check(record: RunRecord) -> Report:
         )
     order = list(Severity)
     findings.sort(key=lambda item: order.index(item.severity))
-    return Report(record, found, _verdict(now, findings, bound), tuple(findings))
+    return Report(record, found, _verdict(now, findings, bound), tuple(findings), exposed)
+
+
+def _exposures(record: RunRecord) -> tuple[Exposure, ...]:
+    """Nothing where the run itself has no bound: then no group has one."""
+    if record.individual is None or recomputing.uncovered(record):
+        return ()
+    steps = sum(phase.steps for phase in record.executed)
+    return exposures(record.individual, delta=float(record.claim.delta), steps=steps)
+
+
+def _above_promise(record: RunRecord, exposed: tuple[Exposure, ...]) -> bool:
+    bound = record.individual.excess_bound if record.individual else None
+    return bound is not None and any(item.excess > float(bound) for item in exposed)
 
 
 def _verdict(now: Situation, findings: list[Finding], bound: Bound | None) -> Verdict:
