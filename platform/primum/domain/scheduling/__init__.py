@@ -1,7 +1,7 @@
 """Who gets budget next: blocks, claims, unlocking, schedulers, and workloads to compare them on.
 
 Values in, values out: no clock, no randomness of its own, nothing read or written. The one core for
-the operator, the embedded loop and ``primum ledger replay``. It must not be read as what the live
-ledger does today: admission of a single Study stays first come, first served until blocks reach the
-ledger. Its modules need numpy, so whoever starts fast imports them inside functions.
+the live ledger (``domain.budget.queueing`` and ``unlocking``) and for ``primum ledger replay``. It
+must not decide anything for good: what a round grants is weighed anew before it is written. Its
+modules need numpy, so whoever starts fast imports them inside functions.
 """

@@ -1,8 +1,7 @@
 """Blocks of data with a budget each, and the rules by which a block's budget becomes available.
 
-A rule only says how much more to unlock; every unlock is a value (``Unlock``) that can become a
-ledger entry. Nothing here changes the live ledger: admission of a single Study stays first come,
-first served until blocks reach it. No rule may take back what it unlocked.
+A rule only says how much more to unlock; every unlock is a value that becomes a ledger entry. No
+rule may take back what it unlocked.
 
 Amounts are whole units of 1e-12 (``domain.accounting.charges``). A key whose capacity is not
 positive is held at ``NEVER``, so that it certifies nothing, not even a demand of 0.
