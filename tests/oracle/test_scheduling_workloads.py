@@ -16,6 +16,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 import yaml
+from scheduling_instances import unlocked
 
 from primum.domain.accounting import rdp
 from primum.domain.accounting.charges import AMOUNT_MAX, Charge
@@ -24,13 +25,12 @@ from primum.domain.quantities import Neighbors
 from primum.domain.scheduling.accounts import accounting_named
 from primum.domain.scheduling.blocks import (
     Block,
-    Extent,
     FilterShape,
     Hardening,
     Immediate,
     PerClaim,
 )
-from primum.domain.scheduling.claims import Claim, Selector
+from primum.domain.scheduling.claims import Claim
 from primum.domain.scheduling.replays import Setting, replay
 from primum.domain.scheduling.schedulers import (
     DPF,
@@ -80,14 +80,12 @@ def test_private_kube_scheduler_leaves_the_blocks_as_published():
     first = blocks_json[0]["spec"]["initialBudget"]["renyi"]
     keys = tuple(sorted(str(entry["alpha"]) for entry in first))
     shape = FilterShape(keys, tuple(range(len(keys))))
-    blocks = {}
+    blocks, starts = {}, {}
     for value in blocks_json:
-        start, end = (int(d["numericValue"]) for d in value["spec"]["dimensions"])
         name = value["metadata"]["name"]
         capacity = Charge.of(_units(value["spec"]["initialBudget"]["renyi"], keys))
-        blocks[name] = Block.new(
-            block_id=name, extent=Extent("amazon", "", start, end), shape=shape, capacity=capacity
-        )
+        blocks[name] = Block.new(block_id=name, shape=shape, capacity=capacity)
+        starts[name] = int(value["spec"]["dimensions"][0]["numericValue"])
     rule, granted_blocks = PerClaim(5, Hardening.PUBLISHED), {}
     for number, value in enumerate(claims_json):
         (request,) = value["spec"]["requests"]
@@ -96,38 +94,35 @@ def test_private_kube_scheduler_leaves_the_blocks_as_published():
         # Their claim leaves two orders out, and a claim has no room there; ours says so.
         demand = Charge.of(dict.fromkeys(keys, AMOUNT_MAX) | _units(budget, keys))
         # Their condition is on the start of a block, both ends included.
-        chosen = [b for b in blocks.values() if low <= b.extent.start <= high]
-        claim = Claim.on(chosen, demand, claim_id=value["metadata"]["name"], arrival=number)
-        for one in chosen:
-            unlock = one.unlock_for_claim(rule, demand=demand, claim_id=claim.claim_id)
-            blocks[one.block_id] = one.with_unlock(unlock)
+        chosen = [name for name in blocks if low <= starts[name] <= high]
+        demands = tuple((name, demand) for name in chosen)
+        claim = Claim(value["metadata"]["name"], number, demands)
+        for name in chosen:
+            blocks[name] = unlocked(blocks[name], rule, demand=demand)
         table = BlockTable.of(list(blocks.values()))
         decided = schedule(DPF(), table, ClaimTable.of([claim], table))
         assert decided.grants == (claim.claim_id,)
         (response,) = value["status"]["responses"]
         acquired = {name.partition("/")[2] for name in value["status"]["acquiredBudgets"]}
-        assert (response["state"], acquired) == ("success", set(claim.by_block))
-        for name in claim.by_block:
+        assert (response["state"], acquired) == ("success", set(chosen))
+        for name in chosen:
             now = blocks[name]
             granted_blocks[name] = granted_blocks.get(name, 0) + 1
             used = {
                 key: min(a + b, AMOUNT_MAX)
                 for (key, a), (_, b) in zip(now.used.amounts, demand.amounts, strict=True)
             }
-            blocks[name] = Block(
-                name, now.extent, shape, now.capacity, now.unlocked, Charge.of(used)
-            )
+            blocks[name] = Block(name, shape, now.capacity, now.unlocked, Charge.of(used))
     for value in blocks_json:
         now = blocks[value["metadata"]["name"]]
         locked = _units(value["status"]["pendingBudget"]["renyi"], keys)
         left = _units(value["status"]["availableBudget"]["renyi"], keys)
-        capacity, unlocked, used = (c.as_dict for c in (now.capacity, now.unlocked, now.used))
+        capacity, open_to, used = (c.as_dict for c in (now.capacity, now.unlocked, now.used))
         for key in keys:
-            assert capacity[key] - unlocked[key] == pytest.approx(locked[key], rel=1e-11)
+            assert capacity[key] - open_to[key] == pytest.approx(locked[key], rel=1e-11)
         for key, amount in left.items():
-            assert unlocked[key] - used[key] == pytest.approx(amount, rel=1e-11)
+            assert open_to[key] - used[key] == pytest.approx(amount, rel=1e-11)
         assert len(value["status"]["acquiredBudgetMap"]) == granted_blocks[now.block_id]
-    assert len(Selector(start=2, end=4).choose(list(blocks.values()))) == 2
 
 
 def _knapsacks():
@@ -138,8 +133,8 @@ def _as_round(instance):
     """One block with one key; sizes rounded up and the capacity down to 1e-12."""
     shape = FilterShape(("size",), (0,))
     room = Charge.of({"size": math.floor(instance["capacity"] * 1e12)})
-    new = Block.new(block_id="b", extent=Extent("", "", 0, 1), shape=shape, capacity=room)
-    block = new.with_unlock(new.unlock_for_time(Immediate(), elapsed=0))
+    new = Block.new(block_id="b", shape=shape, capacity=room)
+    block = unlocked(new, Immediate(), elapsed=0)
     claims = [
         Claim(
             f"item-{item['id']:03d}",

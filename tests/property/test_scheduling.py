@@ -20,6 +20,7 @@ from scheduling_instances import (
     most_weight,
     packed,
     plain_greedy,
+    unlocked,
 )
 
 from primum.domain.accounting.charges import NEVER, Charge
@@ -88,14 +89,11 @@ def test_P6_unlocking_is_monotone(capacity, rule, happenings):
     for demand, elapsed in happenings:
         asked = charge(shape, [demand] * len(capacity))
         for by_claim in (True, False):
-            unlock = (
-                now.unlock_for_claim(rule, demand=asked, claim_id="c")
-                if by_claim
-                else now.unlock_for_time(rule, elapsed=elapsed)
-            )
-            assert all(amount >= 0 for _, amount in unlock.amounts.amounts)
-            now = now.with_unlock(unlock)  # Refuses to pass the capacity.
-    whole = now.with_unlock(now.unlock_for_time(rule, elapsed=12))
+            before = now.unlocked.as_dict
+            # A block refuses to pass its capacity.
+            now = unlocked(now, rule, demand=asked, elapsed=None if by_claim else elapsed)
+            assert all(amount >= before[key] for key, amount in now.unlocked.amounts)
+    whole = unlocked(now, rule, elapsed=12)
     if not isinstance(rule, PerClaim):
         assert whole.unlocked == whole.capacity
 
@@ -103,8 +101,7 @@ def test_P6_unlocking_is_monotone(capacity, rule, happenings):
 def _arrive(blocks, claim, rule):
     named = {b.block_id: b for b in blocks}
     for name, demand in claim.demands:
-        unlock = named[name].unlock_for_claim(rule, demand=demand, claim_id=claim.claim_id)
-        named[name] = named[name].with_unlock(unlock)
+        named[name] = unlocked(named[name], rule, demand=demand)
     return list(named.values())
 
 
@@ -213,7 +210,7 @@ def test_P9_dynamic_envy_freeness(instance, hardening):
         )
         for waiting in (c for c in present if c.claim_id not in granted):
             for lucky in (c for c in present if c.claim_id in granted):
-                theirs = lucky.by_block
+                theirs = dict(lucky.demands)
                 preferred = all(
                     name in theirs
                     and all(
@@ -300,7 +297,7 @@ def test_P15_zero_capacity_never_certifies(instance, scheduler):
     width = len(blocks[0].shape.keys)
     dead = block(blocks[0].block_id, blocks[0].shape, [0] * width)
     granted = set(schedule(scheduler, *packed([dead, *blocks[1:]], claims)).grants)
-    assert not [c for c in claims if dead.block_id in c.by_block and c.claim_id in granted]
+    assert not [c for c in claims if dead.block_id in dict(c.demands) and c.claim_id in granted]
 
 
 @given(instances())

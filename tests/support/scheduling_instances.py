@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
+import numpy as np
 from hypothesis import strategies as st
 
 from primum.domain.accounting.charges import Charge
-from primum.domain.scheduling.blocks import Block, Extent, FilterShape
+from primum.domain.scheduling.blocks import Block, FilterShape
 from primum.domain.scheduling.claims import Claim
 from primum.domain.scheduling.tables import BlockTable, ClaimTable
 
-EXTENT = Extent("all", "here", 0, 1)
 SHAPES = (
     FilterShape(("a",), (0,)),
     FilterShape(("a", "b"), (0, 0)),
@@ -25,16 +26,28 @@ def charge(shape, amounts):
 
 
 def block(name, shape, capacity, *, unlocked=None, used=None):
-    new = Block.new(block_id=name, extent=EXTENT, shape=shape, capacity=charge(shape, capacity))
+    new = Block.new(block_id=name, shape=shape, capacity=charge(shape, capacity))
     open_to = new.capacity if unlocked is None else charge(shape, unlocked)
     return Block(
         name,
-        EXTENT,
         shape,
         new.capacity,
         open_to,
         new.used if used is None else charge(shape, used),
     )
+
+
+def unlocked(block, rule, *, demand=None, elapsed=None):
+    """The block after a rule looked at a claim's demand, or at its age."""
+    capacity, open_to, asked = (
+        np.array([[amount for _, amount in part.amounts]], dtype=np.int64)
+        for part in (block.capacity, block.unlocked, demand or block.used)
+    )
+    if elapsed is None:
+        more = rule.on_claim(capacity, open_to, asked)
+    else:
+        more = rule.on_time(capacity, open_to, elapsed)
+    return replace(block, unlocked=block.unlocked + charge(block.shape, more[0].tolist()))
 
 
 @st.composite

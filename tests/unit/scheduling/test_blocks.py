@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scheduling_instances import EXTENT, SHAPES, block, charge
+from scheduling_instances import SHAPES, block, charge, unlocked
 
 from primum.domain.accounting.accountant import Guarantee
 from primum.domain.accounting.charges import NEVER, Charge
@@ -22,7 +22,6 @@ from primum.domain.scheduling.blocks import (
     PerClaim,
     PerTime,
     Rounds,
-    Unlock,
 )
 
 GUARANTEE = Guarantee(Decimal(8), Decimal("1E-5"))
@@ -54,51 +53,45 @@ def test_groups_by_policy():
 
 
 def test_new_block_has_everything_locked_and_useless_keys_at_never():
-    new = Block.new(
-        block_id="b", extent=EXTENT, shape=SHAPES[2], capacity=charge(SHAPES[2], [5, 0, NEVER])
-    )
+    new = Block.new(block_id="b", shape=SHAPES[2], capacity=charge(SHAPES[2], [5, 0, NEVER]))
     assert new.unlocked.as_dict == {"a": 0, "b": NEVER, "c": NEVER}
-    unlock = new.unlock_for_time(Immediate(), elapsed=0)
-    assert unlock == Unlock("b", charge(SHAPES[2], [5, 0, 0]), "Immediate 0")
-    assert new.with_unlock(unlock).unlocked.as_dict == {"a": 5, "b": NEVER, "c": NEVER}
+    assert unlocked(new, Immediate(), elapsed=0).unlocked.as_dict == {
+        "a": 5,
+        "b": NEVER,
+        "c": NEVER,
+    }
 
 
-def test_unlock_is_refused_for_another_block_and_beyond_the_capacity():
-    one = block("one", SHAPES[0], [10], unlocked=[8])
-    with pytest.raises(InvalidValue, match="must be of block one"):
-        one.with_unlock(Unlock("two", charge(SHAPES[0], [1]), ""))
+def test_more_than_the_capacity_cannot_be_unlocked():
     with pytest.raises(InvalidValue, match="must be at most 10"):
-        one.with_unlock(Unlock("one", charge(SHAPES[0], [3]), ""))
+        block("one", SHAPES[0], [10], unlocked=[11])
 
 
 @pytest.mark.parametrize(
-    ("hardening", "demand", "unlocked"),
+    ("hardening", "demand", "expected"),
     [(Hardening.DEMAND, 3, 3), (Hardening.DEMAND, 50, 25), (Hardening.PUBLISHED, 3, 25)],
 )
-def test_per_claim_unlocks_fair_share_or_demand(hardening, demand, unlocked):
+def test_per_claim_unlocks_fair_share_or_demand(hardening, demand, expected):
     locked = block("b", SHAPES[0], [100], unlocked=[0])
-    asked = charge(SHAPES[0], [demand])
-    unlock = locked.unlock_for_claim(PerClaim(4, hardening), demand=asked, claim_id="c-1")
-    assert unlock.amounts.as_dict == {"a": unlocked}
-    assert unlock.cause == "PerClaim c-1"
+    after = unlocked(locked, PerClaim(4, hardening), demand=charge(SHAPES[0], [demand]))
+    assert after.unlocked.as_dict == {"a": expected}
 
 
 def test_per_time_is_even_and_ignores_a_clock_that_goes_back():
     rule, now = PerTime(10), block("b", SHAPES[0], [10**18 + 1], unlocked=[0])
     seen = []
     for elapsed in (3, 2, 5, 10, 99):
-        now = now.with_unlock(now.unlock_for_time(rule, elapsed=elapsed))
+        now = unlocked(now, rule, elapsed=elapsed)
         seen.append(now.unlocked.as_dict["a"])
     assert seen == [3 * 10**17, 3 * 10**17, 5 * 10**17, 10**18 + 1, 10**18 + 1]
 
 
 def test_rounds_with_slack_are_faster_at_first():
-    rule, now, seen = Rounds(12, Decimal("0.4")), block("b", SHAPES[0], [1200], unlocked=[0]), []
+    rule, now, seen = Rounds(12, Decimal("0.4")), block("b", SHAPES[0], [1200], unlocked=[0]), [0]
     for number in range(1, 13):
-        unlock = now.unlock_for_time(rule, elapsed=number)
-        seen.append(unlock.amounts.as_dict["a"])
-        now = now.with_unlock(unlock)
-    assert seen == [140] * 6 + [60] * 6
+        now = unlocked(now, rule, elapsed=number)
+        seen.append(now.unlocked.as_dict["a"])
+    assert np.diff(seen).tolist() == [140] * 6 + [60] * 6
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,11 @@ class WaitingClaim:
         """Its place in the queue."""
         return self.parts[0].fence
 
+    @property
+    def until(self) -> str:
+        """How long it waits; all of it, also where its reservations came one after another."""
+        return min(part.lease_until for part in self.parts)
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
@@ -186,13 +191,12 @@ def _agreed(
 
 def _round(account: Account, claims: Sequence[WaitingClaim]) -> tuple[set[str], RoundView]:
     """One account's scheduler over the claims that wait for it."""
-    from primum.domain.scheduling.blocks import Block, Extent, FilterShape
+    from primum.domain.scheduling.blocks import Block, FilterShape
     from primum.domain.scheduling.claims import Claim
     from primum.domain.scheduling.schedulers import schedule
     from primum.domain.scheduling.tables import BlockTable, ClaimTable
 
     shape, capacity = FilterShape.of(account.filter), account.capacity
-    extent = Extent("", "", 0, 1)  # Which data a block holds was decided when blocks were chosen.
     wanted = sorted(
         {
             b
@@ -204,7 +208,7 @@ def _round(account: Account, claims: Sequence[WaitingClaim]) -> tuple[set[str], 
     )
     blocks = []
     for name in wanted:
-        fresh = Block.new(block_id=name, extent=extent, shape=shape, capacity=capacity)
+        fresh = Block.new(block_id=name, shape=shape, capacity=capacity)
         holding = account.blocks[name]
         room = account.available(holding).as_dict
         unlocked = [
@@ -273,7 +277,7 @@ def grant(book: Book, proposal: Proposal, *, lease_seconds: float, now: str) -> 
         claim = claims.get(name)
         if claim is None or any(accounts[p.account_id].frozen for p in claim.parts):
             continue
-        if claim.parts[0].lease_until > now and _hold(tally, claim, accounts):
+        if claim.until > now and _hold(tally, claim, accounts):
             drafts += [_granted(part, lease_until) for part in claim.parts]
     for name in proposal.hopeless:
         claim = claims.get(name)
@@ -336,8 +340,17 @@ def withdrawn(book: Book, part: ReservationView, asked: Mapping[str, JSON]) -> D
     return Decision(Result(ResultCode.ACCEPTED), tuple(drafts))
 
 
-def expired(part: ReservationView) -> Draft:
-    """A claim that waited as long as it may."""
-    asked: dict[str, JSON] = {"reason": f"It waited until {part.lease_until}."}
-    key = f"expire/{part.reservation_id}"
-    return Draft(part.account_id, EntryKind.EXPIRED, part.reservation_id, key, {"asked": asked})
+def expired(book: Book, *, now: str) -> list[Draft]:
+    """Claims that waited as long as they may; each ends on all of its accounts."""
+    return [
+        Draft(
+            part.account_id,
+            EntryKind.EXPIRED,
+            part.reservation_id,
+            f"expire/{part.reservation_id}",
+            {"asked": {"reason": f"It waited until {claim.until}."}},
+        )
+        for claim in waiting(book)
+        if claim.until <= now
+        for part in claim.parts
+    ]

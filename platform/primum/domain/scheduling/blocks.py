@@ -9,7 +9,7 @@ positive is held at ``NEVER``, so that it certifies nothing, not even a demand o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
@@ -91,48 +91,11 @@ def _group_name(policy: str, key: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
-    """Which data a block holds.
-
-    Args:
-        cohort: Name of the cohort.
-        site: Name of the site.
-        start: First moment, in whole units that all blocks share, such as days since an epoch.
-        end: First moment after it.
-    """
-
-    cohort: str
-    site: str
-    start: int
-    end: int
-
-    def __post_init__(self) -> None:
-        if self.start >= self.end:
-            raise InvalidValue("end", f"must be after start ({self.start})", self.end)
-
-
-@dataclass(frozen=True, slots=True)
-class Unlock:
-    """Budget that became available; never taken back.
-
-    Args:
-        block_id: Of the block.
-        amounts: How much more, by key.
-        cause: The rule and what made it act, such as ``PerClaim claim-7``.
-    """
-
-    block_id: str
-    amounts: Charge
-    cause: str
-
-
-@dataclass(frozen=True, slots=True)
 class Block:
     """One block of data and its budget.
 
     Args:
         block_id: Unique.
-        extent: Which data it holds.
         shape: When its guarantee still holds.
         capacity: What the guarantee has room for; ``NEVER`` where a key is of no use.
         unlocked: What has become available so far.
@@ -140,7 +103,6 @@ class Block:
     """
 
     block_id: str
-    extent: Extent
     shape: FilterShape
     capacity: Charge
     unlocked: Charge
@@ -156,41 +118,12 @@ class Block:
                 raise InvalidValue(f"unlocked[{key}]", f"must be at most {most}", amount)
 
     @classmethod
-    def new(cls, *, block_id: str, extent: Extent, shape: FilterShape, capacity: Charge) -> Block:
+    def new(cls, *, block_id: str, shape: FilterShape, capacity: Charge) -> Block:
         """A block of which nothing is unlocked or used."""
         locked = {key: 0 if amount > 0 else NEVER for key, amount in capacity.amounts}
         useful = {key: amount if amount > 0 else NEVER for key, amount in capacity.amounts}
         nothing = Charge.of(dict.fromkeys(locked, 0))
-        return cls(block_id, extent, shape, Charge.of(useful), Charge.of(locked), nothing)
-
-    def with_unlock(self, unlock: Unlock) -> Block:
-        """The block after an unlock.
-
-        Raises:
-            InvalidValue: If it belongs to another block or would pass the capacity.
-        """
-        if unlock.block_id != self.block_id:
-            raise InvalidValue("unlock", f"must be of block {self.block_id}", unlock.block_id)
-        return replace(self, unlocked=self.unlocked + unlock.amounts)
-
-    def unlock_for_claim(self, rule: UnlockingRule, *, demand: Charge, claim_id: str) -> Unlock:
-        """What a rule unlocks because a claim arrived."""
-        same_keys(self.capacity, demand)
-        more = rule.on_claim(_row(self.capacity), _row(self.unlocked), _row(demand))
-        return self._unlock(more, f"{type(rule).__name__} {claim_id}")
-
-    def unlock_for_time(self, rule: UnlockingRule, *, elapsed: int) -> Unlock:
-        """What a rule unlocks because the block got older; ``elapsed`` counts from its creation."""
-        more = rule.on_time(_row(self.capacity), _row(self.unlocked), elapsed)
-        return self._unlock(more, f"{type(rule).__name__} {elapsed}")
-
-    def _unlock(self, more: Amounts, cause: str) -> Unlock:
-        amounts = dict(zip(self.shape.keys, more[0].tolist(), strict=True))
-        return Unlock(self.block_id, Charge.of(amounts), cause)
-
-
-def _row(charge: Charge) -> Amounts:
-    return np.array([[amount for _, amount in charge.amounts]], dtype=np.int64)
+        return cls(block_id, shape, Charge.of(useful), Charge.of(locked), nothing)
 
 
 class UnlockingRule(Protocol):

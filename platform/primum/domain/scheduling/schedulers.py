@@ -1,8 +1,9 @@
 """The schedulers, and the one function that runs a scheduling round.
 
 A round decides; it changes nothing. In the live ledger its grants are weighed anew and become
-reservations. Whatever the scheduler, a claim is granted on all of its blocks or on none, nothing that is locked
-or used is granted, and no claim that would still fit is left waiting (ledger.md P1, P5, P10).
+reservations. Whatever the scheduler, a claim is granted on all of its blocks or on none, nothing
+that is locked or used is granted, and no claim that would still fit is left waiting (ledger.md P1,
+P5, P10).
 """
 
 from __future__ import annotations
