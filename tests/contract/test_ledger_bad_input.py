@@ -218,6 +218,21 @@ def test_a_foreign_unit_never_shares_a_balance(ledger, account, change):
 
 
 @pytest.mark.parametrize(
+    "change",
+    [{"unit": PrivacyUnit.IMAGE}, {"neighbors": Neighbors.REPLACE_ONE}],
+    ids=["unit", "neighbors"],
+)
+def test_a_plan_for_a_foreign_unit_is_refused(ledger, account, change):
+    before = state_of_everything(ledger)
+    result = reserve(ledger, claim(account, "r", 1, **change))
+    assert result.code is ResultCode.UNIT_MISMATCH
+    assert terms().unit.value in result.message
+    assert state_of_everything(ledger) == before
+    same = {"unit": terms().unit, "neighbors": terms().neighbors}
+    assert reserve(ledger, claim(account, "r", 1, **same)).stands
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"study_uid": ""},
@@ -467,3 +482,11 @@ def test_an_account_nobody_opened_moves_nothing(ledger, account):
     ):
         assert result.code is ResultCode.ACCOUNT_UNKNOWN
     assert state_of_everything(ledger) == before
+
+
+def test_a_made_up_block_is_named_shortly_and_printably(ledger):
+    account = opened(ledger)
+    result = reserve(ledger, request(account, blocks=("\n" + "x" * 10_000,)))
+    assert result.code is ResultCode.BLOCK_UNKNOWN
+    assert len(result.message) < 300
+    assert "\n" not in result.message

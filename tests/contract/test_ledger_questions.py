@@ -1,4 +1,4 @@
-"""``primum ledger burndown | forecast | spending | refusals``: answers on a terminal, nothing spent."""
+"""``primum ledger burndown | forecast | spending | refusals``: answers, and nothing spent."""
 
 from __future__ import annotations
 

@@ -525,6 +525,21 @@ def test_a_proposal_that_is_out_of_date_grants_nothing_wrong(ledger, account, st
     assert held(ledger, account) == (cost(10) if grants else 0, 0)
 
 
+def test_an_older_copy_grants_nothing_to_who_waits(stores, ledger, account):
+    """A restored backup is recognized by its anchor."""
+    stores.broken = True
+    for name in ("a", "b"):
+        reserve(ledger, claim(account, name, 10))
+    stores.anchor.write(ledger.head()[0] + 3, "f" * 64)
+    before = state_of_everything(ledger)
+    scheduled(ledger)
+    stores.clock.advance(WAIT)
+    assert ledger.expire(actor="loop") == ()
+    assert give_back(ledger, "a").code is ResultCode.ROLLED_BACK
+    assert configure(ledger, account, "q").code is ResultCode.ROLLED_BACK
+    assert state_of_everything(ledger) == before
+
+
 # Rules: what is recorded, and what becomes available when.
 
 
@@ -601,7 +616,7 @@ def test_two_requests_at_once_unlock_one_after_the_other(ledger):
     assert unlocked(ledger, account) == 2 * cost(half)
     refused = reserve(ledger, claim(account, "c", ALL), claim(account, "d", ALL))
     assert refused.code is ResultCode.OVER_BUDGET
-    assert unlocked(ledger, account) == capacity()
+    assert unlocked(ledger, account) == 2 * cost(half)  # What no unlocking helps unlocks nothing.
 
 
 def test_an_elephant_waits_until_enough_has_arrived(ledger):
@@ -822,3 +837,22 @@ def test_a_queue_needs_a_budget_that_lets_wait(ledger):
     configure(ledger, account, scheduling=Scheduling(SchedulerName.DPF))
     assert reserve(ledger, claim(account, "a", 10)).code is ResultCode.ACCEPTED
     assert block(ledger, account).reserved.as_dict == {"mu2": cost(10)}
+
+
+def test_a_round_on_a_ledger_that_was_rolled_back_says_that_nothing_was_granted():
+    anchor = MemoryAnchor()
+    ledger = MemoryLedgerStore(clock=ManualClock(), anchor=anchor)
+    account = opened(ledger)
+    configure(ledger, account, scheduling=queueing())
+    reserve(ledger, claim(account, "a", 10))
+    anchor.write(ledger.head()[0] + 5, "f" * 64)
+    (seen,) = ledger.schedule(lease_seconds=LEASE, actor="loop")
+    assert (seen.waiting, seen.granted) == (1, 0)
+    assert states(ledger, "a") == ["Queued"]
+
+
+def test_a_round_counts_what_it_granted(ledger, account):
+    for name in ("a", "b"):
+        reserve(ledger, claim(account, name, 10))
+    (seen,) = ledger.schedule(lease_seconds=LEASE, actor="loop")
+    assert (seen.waiting, seen.granted, seen.gap) == (2, 2, 0)

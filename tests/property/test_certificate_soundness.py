@@ -67,9 +67,6 @@ def worst(policy, epsilon, delta):
         (RdpPolicy(), "10", "1e-7", 0.39),
         (RdpPolicy(), "3", "1e-7", 0.45),
         (RdpPolicy(), "3", "1e-3", 0.5),
-        (RdpPolicy(), "8", "1e-5", 0.35),
-        (WEIGHTED, "10", "1e-7", 0.1),
-        (SINGLE, "10", "1e-7", 0.99),
         (SINGLE, "3", "1e-3", 0.99),
         (GdpPolicy(), "10", "1e-7", 0.99),
         (GdpPolicy(), "3", "1e-3", 0.99),
@@ -113,7 +110,7 @@ def test_p17_catches_a_capacity_a_hundredth_too_large():
     st.lists(st.sampled_from(PRIVATE_KUBE), min_size=1, max_size=4, unique=True),
     st.lists(st.integers(1, 9), min_size=4, max_size=4),
 )
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_p17_holds_for_any_grid_and_weights(epsilon, delta, orders, parts):
     """P17 over what an administrator could have chosen."""
     chosen = sorted(Decimal(order) for order in orders)

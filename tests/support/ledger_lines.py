@@ -87,6 +87,11 @@ class Long:
         self.head = replace(self.head, seq=entry.seq, hash=entry.hash)
         return lines.line_of(entry)
 
+    def taken(self):
+        """The reservations made so far, and forgets them: so that a long one stays small."""
+        found, self.reservations = self.reservations, {}
+        return found
+
     def cached(self):
         """What a store holds after the last line."""
         return Cached(

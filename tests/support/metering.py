@@ -59,6 +59,11 @@ def memory_mb(home):
     return found
 
 
+def own_memory_mb():
+    """Resident memory of this process in MB."""
+    return int((PROC / "self" / "statm").read_text().split()[1]) * _PAGE / 1e6
+
+
 def _role(command):
     for role, pattern in {
         "control": r"-m primum up|primum up",

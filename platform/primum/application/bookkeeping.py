@@ -180,14 +180,15 @@ class Bookkeeping:
         if self._rows.read(lambda pages: queueing.due_unlocks(pages, now=_time(pages, now))):
             self._decide(lambda pen, later: queueing.unlock(pen, now=later), actor)
         proposal = self._rows.read(queueing.propose)
-        if proposal.granted or proposal.hopeless:
-            self._decide(
-                lambda pen, later: queueing.grant(
-                    pen, proposal, lease_seconds=lease_seconds, now=later
-                ),
-                actor,
-            )
-        return proposal.rounds
+        if not proposal.granted and not proposal.hopeless:
+            return proposal.rounds
+        decision, result = self._decide(
+            lambda pen, later: queueing.grant(
+                pen, proposal, lease_seconds=lease_seconds, now=later
+            ),
+            actor,
+        )
+        return queueing.came_to(proposal, decision.drafts if result.stands else ())
 
     def expire(self, *, actor: str) -> Sequence[str]:
         """Resolve every lease that ran out; returns their ids."""
@@ -337,7 +338,8 @@ class Bookkeeping:
             if not decision.drafts:
                 return decision, decision.result
             head = _write(pen, decision, head=head, actor=actor, time=now)
-            return decision, replace(decision.result, seq=head.seq)
+            told = decision.result
+            return decision, Result(told.code, told.message, head.seq, told.shortfall)
 
         return self._rows.write(work, foreseen=foreseen, durable=self._anchored)
 

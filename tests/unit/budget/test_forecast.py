@@ -80,7 +80,7 @@ def test_one_large_charge_among_small_ones_widens_the_interval():
         ((), 30, "0 charges in 30 days"),
         ((10, 20), 30, "2 charges in 30 days"),
         ((0.1, 0.2, 0.3, 0.4), 0.5, "4 charges in 12 hours"),
-        ((0.0001,), 0.0007, "1 charge in 1 minutes"),
+        ((0.0001,), 0.0007, "1 charge in 1 minute;"),
     ],
 )
 def test_too_little_history_gives_no_number(days, now, said):

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
 
@@ -34,6 +34,7 @@ HASH_OF_NOTHING = "0" * 64  # What the first entry follows.
 OPEN_STATES = (ReservationState.RESERVED, ReservationState.EXPOSED)  # They hold budget.
 LIVE_STATES = (ReservationState.QUEUED, *OPEN_STATES)  # They may still change.
 RULES_AT_FIRST = canonical_json(Rules().to_json()).decode()
+_NAME_SHOWN = 64  # Characters of a name that somebody made up, in a message.
 _POLICIES_CACHED = 256  # Recorded policies kept parsed; a platform has a handful.
 # Charges and events kept parsed: a plan's come back when it is charged, and most plans are repeats.
 _VALUES_CACHED = 1024
@@ -126,7 +127,7 @@ class Account:
     @property
     def capacity(self) -> Charge:
         """What its guarantee has room for in each block."""
-        return _capacity(self.policy, self.guarantee)
+        return _capacity(self.policy, self.terms.epsilon, self.terms.delta)
 
     def available(self, holding: Holding) -> Charge:
         """What of a block's capacity has become available."""
@@ -146,7 +147,7 @@ class Account:
         chosen = tuple(sorted(set(wanted))) if wanted else tuple(sorted(self.blocks))
         unknown = [name for name in chosen if name not in self.blocks]
         if unknown or not chosen:
-            found = unknown[0] if unknown else "none"
+            found = repr(unknown[0][:_NAME_SHOWN]) if unknown else "none"
             raise NotFound(f"blocks must exist in account {self.account_id}; found {found}.")
         return chosen
 
@@ -207,8 +208,8 @@ def recorded_rules(text: str) -> Rules:
 
 
 @functools.lru_cache(maxsize=_POLICIES_CACHED)
-def _capacity(policy: str, guarantee: Guarantee) -> Charge:
-    return recorded_policy(policy).capacity(guarantee)
+def _capacity(policy: str, epsilon: Decimal, delta: Decimal) -> Charge:
+    return recorded_policy(policy).capacity(Guarantee(epsilon, delta))
 
 
 def sealed(draft: Draft, *, head: Head, actor: str, time: str) -> Entry:
@@ -235,7 +236,19 @@ def sealed(draft: Draft, *, head: Head, actor: str, time: str) -> Entry:
         payload=draft.payload,
         hash="",
     )
-    return replace(entry, hash=hash_of(entry))
+    # Written out: ``replace`` takes four times as long.
+    return Entry(
+        entry.seq,
+        entry.prev_hash,
+        entry.account_id,
+        entry.kind,
+        entry.reservation_id,
+        entry.idempotency_key,
+        entry.actor,
+        entry.time,
+        entry.payload,
+        hash_of(entry),
+    )
 
 
 def hash_of(entry: Entry) -> str:
@@ -292,11 +305,11 @@ def identities_of(terms: AccountTerms) -> tuple[str, ...]:
 
 def charge_from(value: JSON) -> Charge:
     """A charge from its JSON form."""
-    return _charge_of(tuple((key, str(amount)) for key, amount in mapping(value).items()))
+    return _charge_of(tuple(mapping(value).items()))
 
 
 @functools.lru_cache(maxsize=_VALUES_CACHED)
-def _charge_of(amounts: tuple[tuple[str, str], ...]) -> Charge:
+def _charge_of(amounts: tuple[tuple[str, JSON], ...]) -> Charge:
     return Charge.from_json(dict(amounts))
 
 

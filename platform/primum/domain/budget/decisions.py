@@ -6,6 +6,7 @@ Pure values and checks; nothing here looks at a balance.
 from __future__ import annotations
 
 import datetime
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ URI_LENGTH_MAX = 2048  # The usual limit of what tools accept as an address.
 TEXT_LENGTH_MAX = 1024
 REQUESTS_MAX = 256  # Accounts of one reservation: sites of a federation, blocks of a budget.
 LEASE_SECONDS_MAX = 90 * 86400.0  # A reservation that nobody minds for a season is a mistake.
+_EVENTS_CACHED = 1024  # Most plans are repeats.
 EVENT_BYTES_MAX = 262144  # Canonical JSON of one event; a thousand parts fit.
 
 
@@ -142,6 +144,8 @@ def check_name(field: str, value: str, *, length_max: int = NAME_LENGTH_MAX) -> 
 
 def prose(text: str) -> str:
     """Text for people, shortened and without what a database or a terminal would choke on."""
+    if len(text) <= TEXT_LENGTH_MAX and text.isprintable():  # Nearly always.
+        return text
     shown = "".join(letter if letter.isprintable() else " " for letter in text[:TEXT_LENGTH_MAX])
     return shown.encode("utf-8", "replace").decode()
 
@@ -152,9 +156,14 @@ def check_event(event: Event) -> None:
     Raises:
         InvalidValue: If so.
     """
-    size = len(canonical_json(event.to_json()))
+    size = _size_of(event)
     if size > EVENT_BYTES_MAX:
         raise InvalidValue("event", f"must have at most {EVENT_BYTES_MAX} bytes as JSON", size)
+
+
+@functools.lru_cache(maxsize=_EVENTS_CACHED)
+def _size_of(event: Event) -> int:
+    return len(canonical_json(event.to_json()))
 
 
 def check_lease(seconds: float) -> float:

@@ -254,6 +254,9 @@ class ReserveRequest:
     Args:
         blocks: Names of the blocks; empty for all that exist.
         group: The group that the requester asks for.
+        unit: The privacy unit that the event is meant for; ``None`` for the account's, whatever it
+            is.
+        neighbors: Likewise the neighbors relation.
     """
 
     reservation_id: str
@@ -266,6 +269,8 @@ class ReserveRequest:
     event: Event = field(default_factory=NoEvent)
     blocks: tuple[str, ...] = ()
     group: str = ""
+    unit: PrivacyUnit | None = None
+    neighbors: Neighbors | None = None
 
 
 _STANDING = (

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
-from primum.domain.accounting import policies
+from primum.domain.accounting import charges, policies
 from primum.domain.accounting.charges import Charge
+from primum.domain.accounting.events import Event
 from primum.domain.budget import book as books
 from primum.domain.budget.book import OPEN_STATES, RULES_AT_FIRST, Account, Holding, mapping
 from primum.domain.budget.entries import Entry, EntryKind, ReservationState, ReservationView
@@ -100,6 +101,32 @@ def _exposed(reservation: ReservationView, access: str) -> ReservationView:
         reservation.executed,
         (*reservation.exposed, access),
         reservation.reason,
+        reservation.blocks,
+        reservation.requester,
+        reservation.group,
+        reservation.purpose,
+    )
+
+
+def _charged(
+    reservation: ReservationView, charged: Charge, executed: Event | None, *, reason: str
+) -> ReservationView:
+    """The reservation after it was charged; written out for the same reason."""
+    return ReservationView(
+        reservation.reservation_id,
+        reservation.account_id,
+        reservation.study_uid,
+        reservation.generation,
+        reservation.study,
+        ReservationState.CHARGED,
+        reservation.fence,
+        reservation.lease_until,
+        reservation.event,
+        reservation.charge,
+        charged,
+        executed,
+        reservation.exposed,
+        reason,
         reservation.blocks,
         reservation.requester,
         reservation.group,
@@ -266,13 +293,8 @@ def _fold_open(
                 )
             charged = books.charge_from(entry.payload["charged"])
             executed = entry.payload["executed"]
-            after = replace(
-                reservation,
-                state=ReservationState.CHARGED,
-                charged=charged,
-                executed=None if executed is None else books.event_from(executed),
-                reason=str(entry.payload["why"]),
-            )
+            done = None if executed is None else books.event_from(executed)
+            after = _charged(reservation, charged, done, reason=str(entry.payload["why"]))
             return _moved(account, reservation, freed=reservation.charge, spent=charged), after
         case EntryKind.RETURNED:
             if reservation.state is not ReservationState.RESERVED:
@@ -388,9 +410,10 @@ def less(left: Charge, right: Charge) -> Charge:
     Raises:
         Tampered: If more would be given back than is held; a balance is never negative.
     """
-    amounts = left.as_dict
-    for key, amount in right.amounts:
-        amounts[key] = amounts.get(key, 0) - amount
-        if amounts[key] < 0:
-            raise Tampered(f"A balance must not fall below 0; found {amounts[key]} at {key}.")
-    return Charge.of(amounts)
+    charges.same_keys(left, right)
+    pairs = zip(left.amounts, right.amounts, strict=True)
+    amounts = [(key, held - amount) for (key, held), (_, amount) in pairs]
+    for key, amount in amounts:
+        if amount < 0:
+            raise Tampered(f"A balance must not fall below 0; found {amount} at {key}.")
+    return Charge(tuple(amounts))

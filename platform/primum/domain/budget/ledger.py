@@ -15,7 +15,7 @@ from primum.domain.accounting.charges import Charge
 from primum.domain.accounting.events import Event, covers, describe
 from primum.domain.budget import book as books
 from primum.domain.budget import decisions, queueing, unlocking
-from primum.domain.budget.book import LIVE_STATES, OPEN_STATES, Account, Book, Draft
+from primum.domain.budget.book import OPEN_STATES, Account, Book, Draft
 from primum.domain.budget.decisions import Decision
 from primum.domain.budget.entries import (
     EntryKind,
@@ -256,13 +256,12 @@ def expire(book: Book, *, now: str) -> Decision:
 
     A claim that waited as long as it may has expired.
     """
-    drafts: list[Draft] = []
-    for reservation in book.lapsed(now):
+    lapsed = book.lapsed(now)
+    waited = any(reservation.state is ReservationState.QUEUED for reservation in lapsed)
+    drafts = queueing.expired(book, now=now) if waited else []
+    for reservation in lapsed:
         account = book.account(reservation.account_id)
-        if account is None or reservation.state not in LIVE_STATES:
-            continue
-        if reservation.state is ReservationState.QUEUED:
-            drafts.append(queueing.expired(reservation))
+        if account is None or reservation.state not in OPEN_STATES:
             continue
         key = f"expire/{reservation.reservation_id}"
         asked: dict[str, JSON] = {"reason": f"The lease ran out at {reservation.lease_until}."}
@@ -300,7 +299,8 @@ def outlook(
         return Outlook(0, now=False, reason=unsupported)
     chosen = account.named_blocks(blocks)
     one = account.filter.charge(event, neighbors)
-    times = min(times_that_fit(account, one, used=account.blocks[name].used) for name in chosen)
+    held = {account.blocks[name].used for name in chosen}  # Blocks often hold the same.
+    times = min(times_that_fit(account, one, used=used) for used in held)
     # A claim that waits has unlocked its share when it came.
     came = isinstance(asker, ReservationView) and asker.state is ReservationState.QUEUED
     account = unlocking.due(account, chosen, now=now) if came else account

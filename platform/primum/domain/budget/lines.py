@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from json.encoder import encode_basestring as _quoted
 from typing import NamedTuple
 
@@ -67,12 +66,13 @@ def entry_of(line: Line) -> Entry:
         Tampered: If it cannot be read, or its payload is not in canonical form.
     """
     try:
-        payload = _DECODER.decode(line.payload)
+        # What stands behind the value, or before it, is not in its canonical form.
+        payload, _ = _DECODER.raw_decode(line.payload)
         canonical = _ENCODER.encode(payload)
-        kind = EntryKind(line.kind)
-    except (TypeError, ValueError, RecursionError) as error:
+        kind = _KINDS[line.kind]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise Tampered(f"Entry {line.seq} must be readable; found damaged text.") from error
-    if not isinstance(payload, Mapping) or canonical != line.payload:
+    if type(payload) is not dict or canonical != line.payload:
         raise Tampered(f"Entry {line.seq} must be readable; found text in another form.")
     return Entry(
         line.seq,
@@ -169,4 +169,7 @@ def _no_float(text: str) -> object:
 # Built once, for a verification reads a million payloads. What these parse holds no float, so that
 # the encoder gives what ``canonical_json`` would.
 _DECODER = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float)
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, check_circular=False
+)
+_KINDS = {kind.value: kind for kind in EntryKind}

@@ -286,9 +286,31 @@ def grant(book: Book, proposal: Proposal, *, lease_seconds: float, now: str) -> 
     return Decision(Result(ResultCode.ACCEPTED), tuple(drafts))
 
 
+def came_to(proposal: Proposal, drafts: Sequence[Draft]) -> tuple[RoundView, ...]:
+    """The rounds of a proposal with what was granted of it in the end.
+
+    Args:
+        proposal: From ``propose``.
+        drafts: The entries that ``grant`` came to and that stand.
+    """
+    granted: dict[str, set[str]] = {}
+    for draft in drafts:
+        if draft.kind is EntryKind.RESERVED:
+            asked = books.mapping(draft.payload["asked"])
+            claim = f"{asked['studyUid']}/{asked['generation']}"
+            granted.setdefault(draft.account_id, set()).add(claim)
+    return tuple(
+        replace(view, granted=len(granted.get(view.account_id, ()))) for view in proposal.rounds
+    )
+
+
 def _granted(part: ReservationView, lease_until: str) -> Draft:
     payload: dict[str, JSON] = {
-        "asked": {"place": part.fence},
+        "asked": {
+            "place": part.fence,
+            "studyUid": part.study_uid,
+            "generation": part.generation,
+        },
         "charge": books.charge_json(part.charge),
         "leaseUntil": lease_until,
     }

@@ -50,7 +50,8 @@ def reserve(
     """
     _check_requests(requests)
     lease_until = decisions.later(now, decisions.check_lease(lease_seconds))
-    ordered = sorted(requests, key=lambda request: (request.account_id, request.reservation_id))
+    readable = [_as_written(request) for request in requests]
+    ordered = sorted(readable, key=lambda request: (request.account_id, request.reservation_id))
     together = [request.reservation_id for request in ordered]
     asked = [_asked(request, together) for request in ordered]
     keyed = [(r, f"reserve/{r.reservation_id}", a) for r, a in zip(ordered, asked, strict=True)]
@@ -63,6 +64,10 @@ def reserve(
         if account is None:
             return Decision(decisions.no_account(request.account_id))
         accounts[request.account_id] = account
+    for request in ordered:
+        foreign = _foreign(request, accounts[request.account_id])
+        if foreign:
+            return Decision(foreign)
     for account in accounts.values():
         if account.frozen:
             return Decision(decisions.frozen(account))
@@ -127,7 +132,9 @@ def _admitted(
         return _queued(held, charges, unlocks, queues, missing=missing, now=now)
     if missing:
         refused = _denied(held, charges, missing, weighing.together(missing)[0])
-        return replace(refused, drafts=(*unlocks, *refused.drafts))
+        # A claim that no unlocking could help unlocks nothing (ledger.md trap T4).
+        locked = all(lacks.code is ResultCode.LOCKED for lacks in missing.values())
+        return replace(refused, drafts=(*unlocks, *refused.drafts)) if locked else refused
     drafts = [
         Draft(
             item.request.account_id,
@@ -189,6 +196,19 @@ def _queued(
     return Decision(Result(ResultCode.QUEUED, message), (*drafts, *unlocks))
 
 
+def _foreign(request: ReserveRequest, account: Account) -> Result | None:
+    """Refused: what was planned protects somebody else than the account does."""
+    terms = account.terms
+    asked = request.unit or terms.unit, request.neighbors or terms.neighbors
+    if asked == (terms.unit, terms.neighbors):
+        return None
+    message = (
+        f"unit and neighbors must be {terms.unit.value} and {terms.neighbors.value}, which account "
+        f"{account.account_id} protects; found {asked[0].value} and {asked[1].value}."
+    )
+    return Result(ResultCode.UNIT_MISMATCH, message)
+
+
 def _check_requests(requests: Sequence[ReserveRequest]) -> None:
     if not 1 <= len(requests) <= decisions.REQUESTS_MAX:
         raise InvalidValue("requests", f"must be 1 to {decisions.REQUESTS_MAX}", len(requests))
@@ -204,12 +224,20 @@ def _check_requests(requests: Sequence[ReserveRequest]) -> None:
         raise InvalidValue("requests", "must have distinct reservation ids", len(requests))
 
 
+def _as_written(request: ReserveRequest) -> ReserveRequest:
+    """The request with its prose as the entry will have it: quotas count by what is written."""
+    told = [decisions.prose(text) for text in (request.study, request.purpose, request.group)]
+    if told == [request.study, request.purpose, request.group]:  # Nearly always.
+        return request
+    return replace(request, study=told[0], purpose=told[1], group=told[2])
+
+
 def _asked(request: ReserveRequest, together: Sequence[str]) -> dict[str, JSON]:
     found: dict[str, JSON] = {
         "studyUid": request.study_uid,
         "generation": request.generation,
-        "study": decisions.prose(request.study),
-        "purpose": decisions.prose(request.purpose),
+        "study": request.study,
+        "purpose": request.purpose,
         "requester": request.requester,
         "event": request.event.to_json(),
         "together": list(together),
@@ -217,7 +245,7 @@ def _asked(request: ReserveRequest, together: Sequence[str]) -> dict[str, JSON]:
     if request.blocks:
         found["blocks"] = sorted(set(request.blocks))
     if request.group:
-        found["group"] = decisions.prose(request.group)
+        found["group"] = request.group
     return found
 
 

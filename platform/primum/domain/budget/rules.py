@@ -108,6 +108,8 @@ def _check_given(
     wanted: bool,
     rule: UnlockingRule,
 ) -> None:
+    if isinstance(value, bool | float):
+        raise InvalidValue(f"unlocking.{name}", "must be an exact number", value)
     if not Decimal(value).is_finite():
         raise InvalidValue(f"unlocking.{name}", "must be finite", value)
     if wanted and not least <= value <= most:

@@ -53,11 +53,15 @@ def on_arrival(
 
     rule = PerClaim(unlocking.claims, Hardening.DEMAND)
     grown = {}
+    # Blocks often hold the same, and looking it up costs a hundredth.
+    known: dict[tuple[Charge, Charge], tuple[Charge, Charge]] = {}
     for name in blocks:
         holding = account.blocks[name]
-        arrived = _row(rule, account, holding.arrived, charge)
-        target = holding.arrived + arrived
-        grown[name] = _up_to(account, holding, target), arrived
+        state = holding.arrived, holding.unlocked
+        if state not in known:
+            arrived = _row(rule, account, holding.arrived, charge)
+            known[state] = _up_to(account, holding, holding.arrived + arrived), arrived
+        grown[name] = known[state]
     return _draft(account, grown, f"{key}/unlock", f"{unlocking.rule.value}: a claim arrived")
 
 
@@ -131,10 +135,17 @@ def by_time(
     if unlocking.rule not in _BY_TIME:
         return None
     grown, steps = {}, 0
+    ages: dict[str, int] = {}
+    known: dict[tuple[Charge, int], Charge] = {}
     for name in blocks or account.blocks:
         holding = account.blocks[name]
-        age = _steps(unlocking, holding.added, now)
-        more = _of_time(unlocking, account, holding.unlocked, age)
+        if holding.added not in ages:
+            ages[holding.added] = _steps(unlocking, holding.added, now)
+        age = ages[holding.added]
+        state = holding.unlocked, age
+        if state not in known:
+            known[state] = _of_time(unlocking, account, *state)
+        more = known[state]
         if not more.is_zero:
             steps = max(steps, age)
             grown[name] = more, _nothing(more)

@@ -7,7 +7,6 @@ full only accounts and open reservations.
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from primum.domain.budget.book import HASH_OF_NOTHING, LIVE_STATES, Account, Hea
 from primum.domain.budget.checkpoints import Checkpoint
 from primum.domain.budget.entries import Entry, EntryKind, ReservationView
 from primum.domain.budget.lines import Line, entry_of, hash_of
+from primum.domain.budget.recounting import Recount
 from primum.domain.budget.weighing import Tally
 from primum.domain.errors import PrimumError
 
 FAULTS_MAX = 1000  # Sentences kept: a destroyed ledger needs no longer list.
 _JUDGED_AT_ONCE = 500  # Reservations per look into the store; any database takes so many.
-_WORD_BYTES = 16  # Two of 10^9 different keys agree by chance once in 10^20 ledgers.
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +129,7 @@ class Replay:
         self._open: dict[str, ReservationView] = {}
         self._ended: list[ReservationView] = []
         self._made = _Once()
+        self._recount = Recount()
         self._judge = judge
         self._digest = checkpoints.AccountsDigest()
         self._stated: dict[int, list[Stated]] = {}
@@ -190,6 +190,8 @@ class Replay:
             self._check_room(entry, before, reservation)
         if account is not None:
             self.accounts[account.account_id] = account
+            if entry.kind is EntryKind.CONFIGURED:
+                self._check_counts(entry, account)
         if reservation is None:
             return
         if known is None:
@@ -198,6 +200,7 @@ class Replay:
             self._open[name] = reservation
         else:
             self._open.pop(name, None)
+            self._recount.take(reservation)
             self._end(reservation)
 
     def _end(self, reservation: ReservationView) -> None:
@@ -219,6 +222,14 @@ class Replay:
         missing = Tally().missing(before, reservation, reservation.blocks, reservation.charge)
         if missing is not None:
             self.faults.append(f"Entry {entry.seq} must fit what its account had left; found more.")
+
+    def _check_counts(self, entry: Entry, after: Account) -> None:
+        """Were new quotas given all that was taken before them?"""
+        if not self._recount.agrees(after, self._open.values()):
+            self.faults.append(
+                f"Entry {entry.seq} must give quotas what was taken before them; "
+                "found other counts."
+            )
 
     def _meet(self) -> None:
         """Compare with what was stated about this place."""
@@ -322,20 +333,23 @@ def _reservation_fault(stored: ReservationView | None, replayed: ReservationView
 
 
 class _Once:
-    """Words that may come once each; kept as 16 bytes, so that a million take 24 MB."""
+    """Words that may come once each; kept as 16 bytes, so that a million take 24 MB.
+
+    Equal words always have equal hashes; Python's are keyed, so that nobody can make up others.
+    """
 
     def __init__(self) -> None:
         self._seqs = array("q")
-        self._words = bytearray()
+        self._words = array("q")
 
     def add(self, seq: int, word: str) -> None:
-        text = word.encode("utf-8", "surrogatepass")
-        self._words += hashlib.blake2b(text, digest_size=_WORD_BYTES).digest()
+        self._words.append(hash(word))
+        self._words.append(hash(f"{word}\0"))
         self._seqs.append(seq)
 
     def repeated(self) -> Iterator[tuple[int, int]]:
         """(Number of the entry, number of the entry that had the word before it)."""
-        words = np.frombuffer(self._words, dtype="<u8").reshape(-1, 2)
+        words = np.frombuffer(self._words, dtype=np.int64).reshape(-1, 2)
         order = np.lexsort((np.arange(len(words)), words[:, 1], words[:, 0]))
         same = (words[order[1:]] == words[order[:-1]]).all(axis=1)
         for place in np.flatnonzero(same):

@@ -91,9 +91,12 @@ class Tally:
         self, account: Account, asker: Asker, blocks: Sequence[str], charge: Charge
     ) -> Missing | None:
         for scope, quota in account.sharing.quotas_of(asker):
+            room = _quota_room(account, quota)
             for block in blocks:
                 used = self._of(account, block, scope)
-                if not _quota_admits(account, quota, used, charge):
+                if room is None or not account.filter.admits(
+                    capacity=room, used=used, request=charge
+                ):
                     text = quota_shortfall(
                         account, scope=scope, epsilon=quota.epsilon, used=used, request=charge
                     )
@@ -116,12 +119,12 @@ def _recorded(account: Account, block: str, scope: str) -> Charge:
     return Charge(tuple([(key, 0) for key, _ in account.capacity.amounts]))
 
 
-def _quota_admits(account: Account, quota: Quota, used: Charge, charge: Charge) -> bool:
+def _quota_room(account: Account, quota: Quota) -> Charge | None:
+    """What a quota has room for in each block; ``None`` where it shuts out."""
     if quota.epsilon <= 0:
-        return False
+        return None
     guarantee = Guarantee(min(quota.epsilon, account.terms.epsilon), account.terms.delta)
-    policy = account.filter
-    return policy.admits(capacity=policy.capacity(guarantee), used=used, request=charge)
+    return account.filter.capacity(guarantee)
 
 
 def named(block: str, text: str) -> str:

@@ -1,0 +1,195 @@
+"""A clinic: the simulated hospital's people and steps, with its resources and runs on a cluster.
+
+Ledger, evidence and serving are in memory, and the auditor's own copy is compared at the end. What
+Kubernetes does, a real API server does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator
+
+from control_plane import ControlPlane
+from kubelet import Kubelet
+from manifests import manifest, path
+from simulated.jobs import ATTACK, KIND
+from simulated.world import BUDGETS, World
+
+from primum.adapters.kube.api import KubeApi
+from primum.adapters.kube.compute import PodCompute
+from primum.adapters.kube.events import EventRecorder
+from primum.adapters.kube.jobs import KubeJobRunner
+from primum.adapters.kube.lease import LeaderLease
+from primum.adapters.kube.pods import JobSettings
+from primum.adapters.kube.resources import KubeResourceStore
+from primum.adapters.system import SystemClock
+from primum.domain.study.steps import StepContext, StepStatus
+from primum.entrypoints.cluster import Cluster, ClusterSettings
+from primum_operators.metrics import OperatorMetrics
+from primum_operators.operator import Operator
+from primum_operators.settings import OperatorSettings
+
+IMAGE = "registry.example.org/primum/worker@sha256:" + "0" * 64
+JOBS = JobSettings(image=IMAGE, cpu="100m", memory="64Mi")
+
+
+class Clinic(World):
+    """The world of one test, in one namespace of a control plane."""
+
+    def __init__(self, plane: ControlPlane, namespace: str) -> None:
+        super().__init__(0)
+        self.plane, self.namespace, self.api = plane, namespace, plane.api
+        self.moods: dict[str, str] = {}
+        self._step = threading.local()
+        self._worker._moods = self
+        self.operators: list[Operator] = []
+        self.requests: list[tuple[str, int]] = []
+        self.kubelet = Kubelet(
+            plane.api, self.container, namespace=namespace, manages=plane.manages
+        )
+
+    def choice(self, _options):
+        """What a body does: well, unless the test wants something else of its step."""
+        return self.moods.get(self._step.now, "well")
+
+    def container(self, steps: list[StepContext]) -> bool:
+        """What a run's pod does: its steps in order, up to the first that fails."""
+        for context in steps:
+            self._step.now = context.step
+            if self._execute(context).status is not StepStatus.SUCCEEDED:
+                return False
+        return True
+
+    def replica(self, identity: str, kubeconfig: str = "", **changes: object) -> Operator:
+        """An operator of this clinic, not started yet."""
+        config = kubeconfig or self.plane.kubeconfig
+        api = KubeApi(config, observe=lambda *seen: self.requests.append(seen))
+        clock, where = SystemClock(), (self.namespace,)
+        events = EventRecorder(api, instance=identity, now=clock.now)
+        resources = KubeResourceStore(api, announce=events.transitions, namespaces=where)
+        runner = KubeJobRunner(api, JOBS, clock=clock, namespaces=where)
+        lease = LeaderLease(
+            api, namespace=self.namespace, name="primum-operator", identity=identity, clock=clock
+        )
+        platform = dataclasses.replace(
+            self.platform,
+            ledger=self.ledger,
+            evidence=self.evidence,
+            publisher=self.publisher,
+            resources=resources,
+            runner=runner,
+            compute=PodCompute(),
+        )
+        settings = OperatorSettings(
+            cluster=ClusterSettings(config, where, self.namespace, identity, JOBS),
+            workers=2,
+            resync_seconds=5,
+            run_seconds=1,
+            probe_port=0,
+        )
+        parts = Cluster(platform, api, resources, runner, lease)
+        settings = dataclasses.replace(settings, **changes)
+        return Operator(parts, settings, metrics=OperatorMetrics(), flush_lineage=lambda: 0)
+
+    @contextlib.contextmanager
+    def working(self, *identities: str, **changes: object) -> Iterator[list[Operator]]:
+        """Operators and a kubelet at work."""
+        replicas = [self.replica(name, **changes) for name in identities or ("replica-a",)]
+        threads = [threading.Thread(target=replica.run, daemon=True) for replica in replicas]
+        with self.kubelet:
+            for thread in threads:
+                thread.start()
+            try:
+                yield replicas
+            finally:
+                for replica in replicas:
+                    replica.stop()
+                for thread in threads:
+                    thread.join(60)
+                    assert not thread.is_alive()
+        assert self.kubelet.faults == []
+
+    def budget(self, name: str = "scans") -> None:
+        """Declare a budget."""
+        uri, accounting, _ = BUDGETS[name]
+        spec = {
+            "dataset": {"uri": uri, "unit": "Patient"},
+            "guarantee": {"epsilon": "3.0", "delta": "1e-5"},
+            "accounting": {"policy": accounting},
+            "disclosures": ["Utility"],
+        }
+        self.api.post(path("PrivacyBudget", self.namespace), manifest("PrivacyBudget", name, spec))
+
+    def study(self, name: str = "one", *, endpoint: str = "risk", steps: str = "10") -> str:
+        """Declare a Study; gives its uid."""
+        spec = {
+            "purpose": "Try everything",
+            "data": [{"role": "Private", "budget": "scans"}],
+            "privacy": {"epsilon": "2.0", "delta": "1e-5"},
+            "job": {"kind": KIND, "parameters": {"steps": steps, "noise": "4"}},
+            "audits": [{"kind": "Membership", "attack": ATTACK}],
+        }
+        if endpoint:
+            spec["release"] = {"endpoint": endpoint}
+        made = self.api.post(path("Study", self.namespace), manifest("Study", name, spec))
+        return made["metadata"]["uid"]
+
+    def get(self, kind: str, name: str):
+        """An object, or None."""
+        return self.api.get(path(kind, self.namespace, name))
+
+    def shown(self, kind: str, name: str, condition: str) -> str:
+        """A condition as 'Status Reason', or nothing."""
+        found = self.get(kind, name) or {}
+        for item in found.get("status", {}).get("conditions", ()):
+            if item["type"] == condition:
+                return f"{item['status']} {item['reason']}"
+        return ""
+
+    def states(self, uid: str) -> list[str]:
+        """The states of a Study's reservations."""
+        return [held.state.value for held in self.ledger.reservations(study_uid=uid)]
+
+    def delete(self, kind: str, name: str) -> None:
+        """Ask for the deletion of an object."""
+        self.api.delete(path(kind, self.namespace, name))
+
+    def wait(self, holds, *, seconds: float = 60.0, message: str = "") -> None:
+        """Wait until something holds."""
+        end = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > end:
+                raise AssertionError(message or f"it never came: {self.state()}")
+            time.sleep(0.1)
+
+    def wait_ended(self, *names: str, seconds: float = 60.0) -> None:
+        """Wait until Studies have ended."""
+        for name in names:
+            self.wait(
+                lambda n=name: (
+                    self.shown("Study", n, "Succeeded").split(" ")[0] in ("True", "False")
+                ),
+                seconds=seconds,
+            )
+
+    def state(self) -> list[str]:
+        """Every condition of every Study, for a failing test."""
+        found = self.api.get(path("Study", self.namespace))["items"]
+        return [
+            f"{item['metadata']['name']}: {c['type']}={c['status']} {c['reason']} {c['message']}"
+            for item in found
+            for c in item.get("status", {}).get("conditions", ())
+        ]
+
+    def audit_everything(self) -> None:
+        """Ask the auditor; nothing may have been spent, run or published that must not."""
+        client = KubeApi(self.plane.kubeconfig)
+        releases = KubeResourceStore(client, namespaces=(self.namespace,)).list("Release")
+        client.close()
+        self.auditor.check(self.ledger.entries(limit=10_000), releases)
+        self.auditor.ended(self.publisher.published)
+        assert self.ledger.verify() == ()
+        assert len(self.kubelet.started) == len(set(self.kubelet.started)), "a run started twice"
