@@ -619,6 +619,15 @@ def test_a_quote_spends_nothing(apply, primum, tmp_path):
     assert state(primum) == before
 
 
+def test_a_quote_says_how_long_individual_filters_let_a_training_run(apply, primum, tmp_path):
+    file = tmp_path / "filtered.yaml"
+    clip = 'maxGradNorm: "1.0"'
+    file.write_text(study("x", (clip, f"individualFilter: {{epochs: 60}}\n      {clip}")))
+    done = primum("quote", "-f", file)
+    assert done.code == 0, done
+    assert "20 epochs (individual filters, run for 60)" in " ".join(done.out.split())
+
+
 def test_a_quote_needs_a_study(primum):
     done = primum("quote", "-f", EXAMPLES / "breast-cancer" / "budget.yaml")
     assert done.code == 2

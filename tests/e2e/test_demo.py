@@ -32,7 +32,7 @@ pytestmark = [
 FOLDER = EXAMPLES / "breast-cancer"
 DEMO = r"""
 \$ primum up --detach
-up in \.primum: API http://127\.0\.0\.1:\d+, endpoints http://127\.0\.0\.1:\d+
+up in \.primum: page and API http://127\.0\.0\.1:\d+, endpoints http://127\.0\.0\.1:\d+
 
 \$ primum apply -f examples/breast-cancer/budget\.yaml -f examples/breast-cancer/study\.yaml
 PrivacyBudget oncology/wisconsin   epsilon 8\.0, delta 1e-5, unit Patient +Ready
@@ -56,7 +56,7 @@ Study oncology/everything
   Plan     Train Logistic, 60 epochs, noise multiplier \d\.\d\d \(RDP\) +ok
   Reserve  Denied +failed
 Study oncology/everything  Denied at Reserve: budget wisconsin has \d\.\d\d left, .* needs 9\.40\.
-  What would fit: noise multiplier \d\.\d+ \(epsilon \d\.\d\d\), or \d+ epochs \(epsilon \d\.\d\d\)
+  What would fit: noise multiplier \d\.\d+ \(epsilon \d\.\d\d\), or \d+ epochs \(epsilon \d\.\d\d\), or batch size \d+ \(epsilon \d\.\d\d\)
 
 The platform keeps running: .*
 """

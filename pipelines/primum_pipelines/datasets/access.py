@@ -25,7 +25,9 @@ from primum_pipelines.datasets.driver import driver_for, load_blocks
 if TYPE_CHECKING:
     from primum_pipelines.datasets.table import UnitTable
 
-_TOKEN_LENGTH_MAX = 64 * 1024  # A token has about 1 kB; a hostile one must not fill memory.
+# A token has about 1 kB, and 3.6 MB with every block of the largest layout: what was paid for must
+# open. A hostile one must not fill memory.
+_TOKEN_LENGTH_MAX = 4 * 2**20
 
 
 def open_private(request: WorkRequest, access: str) -> UnitTable:

@@ -38,7 +38,8 @@ line, the last one about the last entry), public-key.pem, manifest.json, this fi
    and `accounts` must be "sha256:" and the SHA-256 of the canonical JSON
    {account id: {"charged": {...}, "reserved": {...}}} of the balances after that entry, amounts as
    strings of digits and none that are 0, with "unlocked": {...} beside them where any is unlocked,
-   and for a divided account {account id: {"blocks": {name: {...}}}}. `keyId` is the SHA-256 of the key's 32 raw bytes.
+   and for a divided account {account id: {"blocks": {name: {...}}}}. `keyId` is the SHA-256 of the
+   key's 32 raw bytes.
 7. The last checkpoint must be about the last entry. A checkpoint that you kept from an earlier day
    must hold for this bundle in the same way: if its entry is missing or has another hash, the
    ledger was rolled back or rewritten since.

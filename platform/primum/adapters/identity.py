@@ -74,6 +74,20 @@ def issue(home: Path, *, name: str, roles: tuple[Role, ...]) -> str:
     return token
 
 
+def holders(home: Path) -> tuple[Identity, ...]:
+    """Everybody who holds a token, in the order in which they got it."""
+    return tuple(
+        Identity(str(item["name"]), frozenset(Role(role) for role in item["roles"]))
+        for item in _known(home)
+    )
+
+
+def withdraw(home: Path, name: str) -> None:
+    """End every token of a name; a no-op for nobody's."""
+    kept = [item for item in _known(home) if item["name"] != name]
+    _write_private(home / TOKENS, json.dumps(kept, indent=1))
+
+
 def identify(home: Path, token: str) -> Identity:
     """Whose token it is; ``NOBODY`` where it is nobody's."""
     given = _digest(token)

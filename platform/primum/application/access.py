@@ -16,6 +16,7 @@ from primum import signing
 from primum.application.platform import Platform
 from primum.application.ports import Clock, EvidenceStore, LedgerStore, Signer
 from primum.domain.budget.entries import ReservationView, ResultCode
+from primum.domain.budget.layout import WHOLE
 from primum.domain.canonical import JSON, canonical_json
 from primum.domain.errors import InvalidValue, Refused
 from primum.domain.names import derived_uuid
@@ -62,7 +63,7 @@ def mint_ticket(
     Raises:
         Refused: If the reservation does not pay for the very blocks that are to be read.
     """
-    if facts.dataset.layout is not None and set(facts.blocks) != set(reservation.blocks):
+    if set(facts.blocks or (WHOLE,)) != set(reservation.blocks):
         raise Refused(f"access {access.name} must read the blocks that are paid for; found others")
     held: dict[str, JSON] = {
         "reservationId": reservation.reservation_id,

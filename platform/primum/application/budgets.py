@@ -28,6 +28,10 @@ from primum.resources import conversion, status
 from primum.resources.stored import StoredResource
 
 REGISTRATION = "Registration"
+_RULES_OF_ANOTHER = (
+    "another PrivacyBudget of the same data was declared or changed later, and its rules of "
+    "unlocking, scheduling and quotas hold; declare the same in both"
+)
 REGISTRAR = "steward/registration"  # Registering is the steward's act, in the steward's zone.
 
 
@@ -221,7 +225,7 @@ def _opened(
     ready = status.condition(stored.status, ConditionType.READY)
     known = ready is not None and ready.observed_generation == stored.generation
     if account_id and known and stored.status.get("newestBlock", "") == newest:
-        return _readiness(platform, account_id, Result(ResultCode.ACCEPTED))
+        return _readiness(platform, spec, account_id, Result(ResultCode.ACCEPTED))
     account_id, result = platform.ledger.open_account(_terms(spec, registration), actor=ACTOR)
     if result.stands:
         key = f"register/{_registration_key(spec, newest)}"
@@ -229,7 +233,7 @@ def _opened(
             account_id, access="register", study_uid=spec.uid, key=key, actor=REGISTRAR
         )
         result = _shared_out(platform, spec, account_id)
-    return _readiness(platform, account_id, result)
+    return _readiness(platform, spec, account_id, result)
 
 
 def _shared_out(platform: Platform, spec: BudgetSpec, account_id: str) -> Result:
@@ -248,7 +252,7 @@ def _shared_out(platform: Platform, spec: BudgetSpec, account_id: str) -> Result
 
 
 def _readiness(
-    platform: Platform, account_id: str, result: Result
+    platform: Platform, spec: BudgetSpec, account_id: str, result: Result
 ) -> tuple[Condition, AccountView | None]:
     if not result.stands:
         return Condition(
@@ -261,20 +265,36 @@ def _readiness(
         return Condition(
             ConditionType.READY, Status.FALSE, Reason.BUDGET_FROZEN, account.frozen
         ), account
-    return Condition(ConditionType.READY, Status.TRUE, Reason.REGISTERED), account
+    # The latest declaration holds: two budgets must not fight over one account at every look.
+    others = "" if account.rules == spec.rules else _RULES_OF_ANOTHER
+    return Condition(ConditionType.READY, Status.TRUE, Reason.REGISTERED, others), account
 
 
 def _remove_when_settled(platform: Platform, stored: StoredResource) -> None:
     """Deleting a budget removes the declaration; what was spent stays in the ledger for good.
 
-    Claims that wait for it are taken back: there is nothing left to wait for.
+    Claims that wait for it are taken back: there is nothing left to wait for. Those of another
+    namespace wait for a budget of their own on the same account, and so may those of this one.
     """
     account_id = str(stored.status.get("accountId", ""))
     open_states = (ReservationState.RESERVED, ReservationState.EXPOSED)
     held = platform.ledger.reservations(account_id=account_id) if account_id else ()
+    shared = _has_a_twin(platform, stored, account_id)
     for waiting in held:
-        if waiting.state is ReservationState.QUEUED:
+        mine = waiting.study.partition("/")[0] == stored.key.namespace and not shared
+        if waiting.state is ReservationState.QUEUED and mine:
             reason = f"{stored.key} is being deleted"
             platform.ledger.give_back(waiting.reservation_id, reason=reason, actor=ACTOR)
     if not any(reservation.state in open_states for reservation in held):
         platform.resources.remove(stored.key, stored.uid)
+
+
+def _has_a_twin(platform: Platform, stored: StoredResource, account_id: str) -> bool:
+    """Whether another budget of the namespace, which stays, has the same account."""
+    return any(
+        other.uid != stored.uid
+        and not other.deleting
+        and other.key.namespace == stored.key.namespace
+        and other.status.get("accountId") == account_id
+        for other in platform.resources.list("PrivacyBudget")
+    )

@@ -70,7 +70,8 @@ def reserve_plan(platform: Platform, spec: StudySpec, plan: Plan) -> Refusal | N
         message = quoting.frozen(platform, context) or result.message
         return Refusal("Reserve", Reason.BUDGET_FROZEN, message)
     fit = _what_would_fit(platform, spec)
-    return Refusal("Reserve", Reason.DENIED, f"{missing or result.message}{fit}")
+    said = (missing or result.message).rstrip(".")
+    return Refusal("Reserve", Reason.DENIED, f"{said}{fit}")
 
 
 def _left_the_queue(
@@ -82,7 +83,8 @@ def _left_the_queue(
         if held is None or held.state not in _WAITED_IN_VAIN:
             continue
         reason = _WAITED_IN_VAIN[held.state]
-        return Refusal("Reserve", reason, f"{held.reason}{_what_would_fit(platform, spec)}")
+        said = held.reason.rstrip(".")
+        return Refusal("Reserve", reason, f"{said}{_what_would_fit(platform, spec)}")
     return None
 
 

@@ -11,6 +11,7 @@ from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from primum.application import planning
 from primum.application.platform import Platform
 from primum.domain.accounting.events import NoEvent
+from primum.domain.budget import decisions
 from primum.domain.budget.entries import Outlook
 from primum.domain.errors import InvalidValue
 from primum.domain.study.jobs import JobKind, PlanningContext
@@ -65,7 +66,7 @@ def quote(platform: Platform, spec: StudySpec) -> Quote | Refusal:
     left = min((_left(platform, fact) for fact in context.datasets.values()), default=Decimal(0))
     outlooks = _outlooks(platform, spec, context, planned)
     waits = "; ".join(
-        f"budget {name}: {_waits(look.unlocks)}" for name, look in outlooks.items() if look.unlocks
+        f"budget {name}: {until(look.unlocks)}" for name, look in outlooks.items() if look.unlocks
     )
     missing = "" if times else frozen(platform, context) or shortfall(platform, context, planned)
     refusal = missing or " ".join(look.reason for look in outlooks.values() if not look.now)
@@ -98,10 +99,10 @@ def _outlooks(
     }
 
 
-def _waits(unlocks: str) -> str:
+def until(unlocks: str) -> str:
     """A time for people, or the sentence that the ledger has instead of one."""
     if unlocks[:1].isdigit():
-        return f"wait until {unlocks[:16].replace('T', ' ')} UTC, if nobody else takes it"
+        return f"wait until {unlocks[:19].replace('T', ' ')} UTC, if nobody else takes it"
     return f"wait {unlocks}" if unlocks.startswith("when") else unlocks
 
 
@@ -121,7 +122,7 @@ def asker_of(platform: Platform, spec: StudySpec) -> Asking:
     known = stored is not None and stored.uid == spec.uid
     label = stored.labels.get(REQUESTER_LABEL, "") if stored is not None and known else ""
     study = f"{spec.key.namespace}/{spec.key.name}"
-    return Asking(label or study, spec.key.namespace, study, spec.purpose)
+    return Asking(label or study, spec.key.namespace, study, decisions.prose(spec.purpose))
 
 
 def frozen(platform: Platform, context: PlanningContext) -> str:

@@ -262,7 +262,7 @@ def _answers(settings: Settings) -> bool:
 
 def _addresses(settings: Settings) -> str:
     return (
-        f"up in {_shown(settings.home)}: API http://{settings.host}:{settings.api_port}, "
+        f"up in {_shown(settings.home)}: page and API http://{settings.host}:{settings.api_port}, "
         f"endpoints http://{settings.host}:{settings.serving_port}"
     )
 

@@ -84,10 +84,24 @@ class ControlLoop:
             self._checkpoint()
 
     def _schedule(self) -> None:
-        """One round over every claim that waits; what it grants is launched in the same look."""
-        rounds = self._platform.ledger.schedule(
-            lease_seconds=self._platform.conduct.lease_seconds, actor=ACTOR
-        )
+        """One round over every claim that waits; what it grants is launched in the same look.
+
+        A round that fails stops nothing else: runs go on, and so do their leases.
+        """
+        try:
+            rounds = self._platform.ledger.schedule(
+                lease_seconds=self._platform.conduct.lease_seconds, actor=ACTOR
+            )
+        except Unavailable:
+            raise  # Everything else would ask the same store.
+        except PrimumError as error:
+            log.warning("scheduling round failed", error=str(error))
+            return
+        except Exception as error:
+            # The text of a foreign exception may hold a value from the data; its type may not.
+            log.warning("scheduling round failed", error=type(error).__name__)
+            log.debug("scheduling round failed", exc_info=True)
+            return
         self.rounds = {**self.rounds, **{view.account_id: view for view in rounds}}
         for view in rounds:
             if view.granted:

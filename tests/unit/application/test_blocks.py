@@ -282,8 +282,10 @@ def test_a_ticket_for_blocks_that_nobody_pays_for_is_not_minted(wing):
     (held,) = ward.ledger.reservations(study_uid=spec.uid)
     assert held.blocks == ("icu",)
     more = replace(facts, blocks=("icu", "surgery"))
-    with pytest.raises(Refused, match="must read the blocks that are paid for"):
-        access.mint_ticket(ward.platform, spec, plan.accesses[0], more, held)
+    whole = replace(facts, blocks=(), dataset=replace(facts.dataset, layout=None))
+    for other in (more, whole):
+        with pytest.raises(Refused, match="must read the blocks that are paid for"):
+            access.mint_ticket(ward.platform, spec, plan.accesses[0], other, held)
     with pytest.raises(Refused, match="must name blocks exactly of a divided dataset"):
         access.mint_audit_ticket(
             ward.platform,

@@ -20,6 +20,7 @@ from primum.application import planning, refusals, reports, searching
 from primum.application.reports import Grouping, Reports, Sought
 from primum.application.searching import Detail, Order, Search, find
 from primum.application.verifying import Verifications, altered
+from primum.domain.accounting.events import Gaussian
 from primum.domain.budget.entries import EntryKind
 from primum.domain.budget.forecast import Prospect
 from primum.domain.errors import Conflict, NotFound
@@ -416,3 +417,51 @@ def test_spending_counts_only_who_took_from_the_block(ports, divided):
     assert shares("north") == {"p0": Decimal("0.5"), "p1": Decimal("0.5")}
     assert shares("south") == {"p1": Decimal(1)}
     assert shares("west") == {}
+
+
+def test_a_dataset_without_blocks_yet_has_nothing_to_show(ports):
+    from primum.domain.budget.layout import BlockLayout, Division
+    from primum.domain.canonical import canonical_json
+
+    layout = canonical_json(BlockLayout(Division.SITE, "site", ("north",)).fixed).decode()
+    account, _ = ports.ledger.open_account(
+        terms(dataset_uri="file:///new", dataset_digest="", layout=layout), actor="steward"
+    )
+    asked = Reports(ports)
+    with pytest.raises(NotFound, match="has no block yet"):
+        asked.burndown(account)
+    assert asked.forecast(account) == ()
+
+
+@pytest.mark.parametrize(("policy", "bound"), [("Basic", False), ("Mixture", True)])
+def test_a_running_bound_that_is_not_defined_is_not_shown(ports, policy, bound):
+    """(epsilon, delta) points have none; in advance the Renyi accountant speaks for all."""
+    account, _ = ports.ledger.open_account(
+        terms(dataset_uri="file:///x", dataset_digest="", policy=policy), actor="steward"
+    )
+    event = HALF if policy == "Mixture" else Gaussian(Decimal(4))
+    spend(ports, account, "r0", event=event)
+    found = Reports(ports).burndown(account)
+    assert 0 < found.in_advance < found.points[-1].charged
+    assert (found.points[-1].running_bound is not None) is bound
+    (share,) = Reports(ports).spending(account, by=Grouping.STUDY).shares
+    assert share.share == 1
+
+
+def test_a_claim_that_waited_too_long_is_a_refusal_too(ports):
+    from primum.domain.budget.rules import Rules, Scheduling, Unlocking, UnlockingRule
+
+    account, _ = ports.ledger.open_account(
+        terms(dataset_uri="file:///slow", dataset_digest=""), actor="steward"
+    )
+    slow = Rules(
+        Unlocking(UnlockingRule.PER_TIME, days=Decimal(1000)), Scheduling(wait_days=Decimal(1))
+    )
+    ports.ledger.configure(account, slow, key="rules", actor="steward")
+    assert reserve(ports.ledger, request(account, "late", event=HALF)).stands
+    ports.clock.advance(2 * DAY)
+    ports.ledger.expire(actor="loop")
+    (item,) = refusals.refused_claims(ports, account_id=account).items
+    assert item.code == "Expired"
+    assert "waited until" in item.reason
+    assert item.told == ""

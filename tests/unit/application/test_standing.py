@@ -29,6 +29,7 @@ from primum.domain.errors import Conflict, InvalidValue, NotFound, PrimumError, 
 from primum.domain.names import ResourceKey
 from primum.domain.study.lifecycle import Action, Refusal
 from primum.entrypoints import loop
+from primum.resources import conversion
 
 AUDIT = {"kind": "Membership", "attack": ATTACK}
 
@@ -113,6 +114,7 @@ def test_an_account_that_cannot_be_read_is_a_fault(ward):
     with pytest.raises(PrimumError, match="was opened and cannot be read"):
         budgets._readiness(
             ward.with_port(ledger=SimpleNamespace(account=lambda _: None)),
+            conversion.budget_spec(ward.get("PrivacyBudget", "scans")),
             "a",
             Result(ResultCode.ACCEPTED),
         )

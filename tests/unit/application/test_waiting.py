@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from primum.domain.budget.entries import ReservationState
+from primum.domain.names import ResourceKey
 from primum.domain.study.lifecycle import Action
 
 LEASE = 600.0
@@ -105,6 +106,61 @@ def test_deleting_a_budget_takes_back_the_claims_that_wait_for_it(queue):
     assert queue.states(key) == ["Withdrawn"]
     assert queue.advance(key) is Action.DONE
     assert queue.shown(key, "Succeeded").startswith("False BudgetNotFound")
+
+
+def twin(ward, name="twin", **changes):
+    """Another budget of the same data, so of the same account."""
+    spec = dict(ward.get("PrivacyBudget", "scans").spec) | changes
+    ward.resources.apply(ward.key("PrivacyBudget", name), spec, labels={})
+    ward.look_at_budgets()
+
+
+def test_deleting_another_budget_of_the_same_account_takes_nothing_back(queue):
+    """Who may delete a declaration of their own must not end what waits for somebody else's."""
+    twin(queue)
+    away = ResourceKey("PrivacyBudget", "elsewhere", "twin")
+    queue.resources.apply(away, queue.get("PrivacyBudget", "twin").spec, labels={})
+    queue.look_at_budgets()
+    key = queue.study()
+    queue.advance(key)
+    for deleted in (queue.key("PrivacyBudget", "twin"), away):
+        queue.resources.request_deletion(deleted)
+        queue.look_at_budgets()
+        assert queue.resources.get(deleted) is None
+        assert queue.states(key) == ["Queued"]
+    queue.clock.advance(86400)
+    schedule(queue)
+    queue.finish(key)
+    assert queue.shown(key, "Succeeded").startswith("True Done")
+
+
+def test_two_budgets_of_one_account_do_not_fight_over_its_rules(queue):
+    """The latest declaration holds, the other one says so, and nothing is written at any look."""
+    twin(queue, quotas=[{"per": "Group", "epsilon": "1"}])
+    head = queue.ledger.head()
+    for _ in range(5):
+        queue.clock.advance(3600)
+        queue.look_at_budgets()
+    assert queue.ledger.head() == head
+    shown = [queue.shown(queue.key("PrivacyBudget", name), "Ready") for name in ("scans", "twin")]
+    assert shown[0].startswith("True Registered: another PrivacyBudget of the same data")
+    assert shown[1] == "True Registered"
+
+
+def test_a_grant_whose_lease_ran_out_before_the_launch_opens_nothing(queue):
+    key = queue.study()
+    queue.advance(key)
+    queue.clock.advance(86400)
+    schedule(queue)
+    queue.clock.advance(LEASE)
+    queue.advance(key)
+    queue.runner.progress()
+    queue.ledger.expire(actor="loop")
+    queue.finish(key)
+    assert queue.states(key) == ["Returned"]
+    assert queue.shown(key, "Succeeded").startswith("False")
+    (account,) = {held.account_id for held in queue.ledger.reservations()}
+    assert queue.ledger.account(account).epsilon_reserved == 0
 
 
 def needing(ward, name, gpus):

@@ -154,3 +154,12 @@ def test_a_ledger_that_cannot_be_signed_stops_nothing(world, monkeypatch):
     assert looked(world) == ["PrivacyBudget", "GatePolicy"]
     world.now += RESYNC_SECONDS
     assert looked(world) == ["PrivacyBudget", "GatePolicy"]
+
+
+@pytest.mark.parametrize("fault", [Tampered("A claim must wait for an account."), ValueError("x")])
+def test_a_scheduling_round_that_fails_stops_nothing(world, monkeypatch, fault):
+    def fail(lease_seconds, actor):
+        raise fault
+
+    monkeypatch.setattr(world.platform.ledger, "schedule", fail)
+    assert looked(world) == ["PrivacyBudget", "GatePolicy"]

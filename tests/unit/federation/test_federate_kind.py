@@ -87,15 +87,14 @@ def test_one_noise_multiplier_for_all_costs_less_where_it_is_larger(bench, sites
     assert len(set(costs)) == 3
 
 
-def test_fewer_rounds_are_offered_where_they_fit(bench, sites):
+def test_fewer_rounds_cost_less_under_the_planned_noise(bench, sites):
     study, kind = bench.study("Federate", JOB, sites), FederateKind()
-    (offer,) = kind.alternatives(study, bench.context(sites), Decimal("2.0"))
-    assert offer.change == "rounds"
-    assert 1 <= int(offer.value) < 5
-    assert offer.epsilon <= Decimal("2.0")
-    assert kind.alternatives(study, bench.context(sites), Decimal("3.0")) == ()
-    assert kind.alternatives(study, bench.context(sites), Decimal("0.01")) == ()
-    assert kind.alternatives(study, bench.context(sites), Decimal(0)) == ()
+    context = bench.context(sites)
+    plan = kind.declare(study, context)
+    noise = Decimal(plan.mechanism["noiseMultiplier"])
+    assert "rounds" in kind.levers
+    fewer = replace(study, job={**study.job, "rounds": 2})
+    assert kind.with_noise(fewer, context, noise).epsilon < plan.epsilon
 
 
 def test_no_privacy_is_refused_by_name(declare):

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from primum import signing, verification
-from primum.domain.accounting.events import Repeated, SubsampledGaussian
+from primum.domain.accounting.events import IndividuallyFiltered, Repeated, SubsampledGaussian
 from primum.domain.budget.entries import ReservationState
 from primum.domain.canonical import canonical_json, digest_of_bytes
 from primum.domain.errors import Refused
@@ -137,6 +137,22 @@ def test_what_is_in_order_is_not_refused(make):
 def test_less_than_planned_is_in_order(make):
     fewer = Repeated(SubsampledGaussian(Decimal("1.31"), Decimal("0.281")), 10)
     assert refusals(make.facts(receipts=(make.receipt(event=fewer),))) == []
+
+
+def test_what_individual_filters_were_built_on_is_still_asked_for(make):
+    """Sampling, clipping bound and unit of the steps behind a filter, and a covering plan."""
+    train, *others = make.plan().accesses
+    event = IndividuallyFiltered(train.event, (2, 4, 8))
+    plan = make.plan(accesses=(replace(train, event=event), *others))
+
+    def facts(receipt):
+        return make.facts(plan=plan, receipts=(receipt,), claim=make.facts().claim)
+
+    assert refusals(facts(make.receipt(event=event))) == []
+    said = make.receipt().facts
+    for name, value in (("sampling", "Shuffled"), ("clippedPer", "Image"), ("maxGradNorm", "0")):
+        assert refusals(facts(make.receipt(event=event, facts={**said, name: value})))
+    assert refusals(make.facts(receipts=(make.receipt(event=event),)))  # A plan without filters.
 
 
 def test_an_opened_access_that_released_nothing_is_in_order(make):
@@ -349,3 +365,23 @@ def test_a_statement_that_contradicts_itself_is_a_problem(make, change):
 def test_what_is_no_certificate_is_a_problem(payload):
     envelope = signing.sign(PRIVATE, signing.CERTIFICATE_TYPE, payload)
     assert verification.verify_certificate(envelope, PUBLIC)
+
+
+def extract_of_blocks(make, *, read, paid):
+    extract = make.extract(facts=make.budget(blocks=read))
+    return replace(extract, reservation=replace(extract.reservation, blocks=paid))
+
+
+def test_a_certificate_names_the_blocks_that_were_read(make):
+    icu = extract_of_blocks(make, read=("icu",), paid=("icu",))
+    predicate = predicate_of(make, budgets=(icu,))
+    assert predicate["budgets"][0]["blocks"] == ["icu"]
+    listed = [item["quantity"] for item in predicate["unprotectedQuantities"]]
+    assert "569 units of budget wisconsin in blocks icu" in listed
+
+
+def test_a_certificate_of_blocks_that_nobody_paid_for_is_refused(make):
+    for paid in (("surgery",), ("icu", "surgery"), ("whole",)):
+        extract = extract_of_blocks(make, read=("icu",), paid=paid)
+        found = " ".join(refusals(make.facts(budgets=(extract,))))
+        assert "was charged for other blocks than were read" in found

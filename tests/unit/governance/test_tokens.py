@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from primum.domain.canonical import canonical_json
-from primum.domain.errors import Tampered
+from primum.domain.errors import InvalidValue, Tampered
 from primum.domain.study.tokens import AccessGrant, grant_from_json, grant_from_payload
 
 GRANT = AccessGrant(
     id="token-1",
     access="train@wisconsin",
     budget="wisconsin",
+    account_id="account-1",
     uri="sklearn://breast_cancer",
     unit="Patient",
     study_uid="study-1",
@@ -33,6 +36,31 @@ def test_every_field_is_needed(name):
     del value[name]
     with pytest.raises(Tampered, match=name):
         grant_from_json(value)
+
+
+DIVIDED = replace(
+    GRANT, layout={"by": "Cohort", "column": "ward", "values": ["icu"]}, blocks=("icu",)
+)
+
+
+def test_blocks_are_part_of_what_is_signed():
+    assert grant_from_payload(DIVIDED.payload) == DIVIDED
+    assert b'"blocks":["icu"]' in DIVIDED.payload
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("blocks", []), ("layout", {}), ("blocks", "icu"), ("blocks", [1]), ("layout", [])],
+)
+def test_a_divided_dataset_always_comes_with_its_blocks(name, value):
+    with pytest.raises(Tampered, match=r"grant\.(blocks|layout) must"):
+        grant_from_json({**DIVIDED.to_json(), name: value})
+
+
+def test_a_grant_without_its_blocks_cannot_be_made():
+    for change in ({"blocks": ()}, {"layout": {}}):
+        with pytest.raises(InvalidValue, match="exactly with a layout"):
+            replace(DIVIDED, **change)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from primum import signing
 from primum.domain.accounting.events import covers, event_from_json
-from primum.domain.errors import Refused, Tampered
+from primum.domain.errors import InvalidValue, Refused, Tampered
 from primum.domain.quantities import PrivacyUnit
 from primum.domain.study.spec import AuditSpec
 from primum_pipelines import artifacts
@@ -117,6 +117,26 @@ def test_without_a_valid_token_nothing_is_opened(bench, plan_of):
         step.run(replace(request, tokens={}))
     with pytest.raises(Refused):
         step.run(replace(request, public_key=signing.generate()[1]))
+
+
+def test_a_unit_that_got_a_second_row_since_registration_is_not_released(bench, plan_of):
+    """The release is clipped per row: a unit of two rows would have twice the say."""
+    options = {"label": "sick", "features": {"age": ["0", "100"]}, "unitColumn": "patient"}
+    facts = bench.facts(
+        "ward",
+        "csv://ward.csv",
+        unit=PrivacyUnit.PATIENT,
+        units=200,
+        train_units=160,
+        options=options,
+        disclosures=("Utility", "DataRange"),
+    )
+    rows = [f"p{n},{20 + n % 60},{n % 2}" for n in range(200)]
+    again = "p7,44,1"
+    (bench.folder / "ward.csv").write_text("\n".join(["patient,age,sick", *rows, again]) + "\n")
+    request = bench.request(plan_of(facts), "job", [facts])
+    with pytest.raises(InvalidValue, match="must be one per privacy unit"):
+        step.run(request)
 
 
 @pytest.mark.parametrize("disclosures", [("Utility",), ()], ids=["disclosed", "restricted"])

@@ -121,6 +121,16 @@ def test_a_block_without_rows_is_read_as_nothing(divided):
     assert len(open_private(divided(WARDS, "emergency").request("job"), ACCESS).labels) == 0
 
 
+def test_a_study_of_every_day_of_eleven_years_opens(divided):
+    """What was paid for must open, however long its list of blocks: once exposed, it is charged."""
+    days = BlockLayout(
+        by=Division.TIME, column="admitted", period=Period.DAY, start=datetime.date(2015, 3, 1)
+    )
+    blocks = days.blocks_until(datetime.date(2026, 4, 1))
+    assert len(blocks) > 4000
+    assert len(open_private(divided(days, *blocks).request("job"), ACCESS).labels) == 90
+
+
 def test_every_step_of_the_study_looks_at_the_same_blocks(divided):
     zone = divided(
         WARDS,

@@ -22,6 +22,7 @@ from primum.domain.governance.evidence import EvidenceKind
 from primum.domain.study.steps import WorkRequest, WorkResult
 from primum_pipelines import artifacts
 from primum_pipelines.datasets.access import open_private
+from primum_pipelines.datasets.checks import require_sound
 from primum_pipelines.datasets.table import UnitTable
 from primum_pipelines.kinds.reporting import StepReport, discloses
 from primum_pipelines.optimization import canaries
@@ -78,6 +79,7 @@ def run(request: WorkRequest) -> WorkResult:
     parameters = report.plan.parameters
     access = report.accesses("synthesize")[0]
     table = open_private(request, access.name)
+    require_sound(table)  # The embedding is clipped per row, so that one row must be one unit.
     try:
         fitted = _fit_filter(request, report)
     except InvalidValue as error:
@@ -116,6 +118,7 @@ def evaluate(request: WorkRequest) -> WorkResult:
     report = StepReport(request)
     access = report.accesses("evaluate")[0]
     table = open_private(request, access.name)
+    require_sound(table)
     made = records.upstream_artifact(request, "job", "Dataset")
     if made is None:
         raise NotFound("job must have left an artifact of kind Dataset; found none.")

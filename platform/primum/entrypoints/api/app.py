@@ -2,56 +2,48 @@
 
 from __future__ import annotations
 
-import csv
-import http
-import io
-import json
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic.alias_generators import to_camel
 
 from primum import __version__
-from primum.adapters.identity import Identity, Role
-from primum.application import planning
+from primum.adapters.identity import Identity
+from primum.application import planning, quoting, searching
 from primum.application.platform import Platform
-from primum.domain.budget.entries import AccountView, Entry
+from primum.application.reports import Reports
+from primum.application.searching import Detail, Search
+from primum.application.verifying import Verifications
+from primum.domain.budget.entries import AccountView, Entry, EntryKind
 from primum.domain.errors import InvalidValue, NotFound, Refused
 from primum.domain.names import ResourceKey
 from primum.domain.study.lifecycle import Refusal
-from primum.entrypoints.api import metrics, problems, schemas
+from primum.entrypoints.api import exports, metrics, problems, questions, schemas
+from primum.entrypoints.api.callers import (
+    LEDGER_READERS,
+    PROBLEMS,
+    READERS,
+    ZONE_READERS,
+    Caller,
+    Known,
+    Ports,
+    platform_of,
+    require,
+)
+from primum.entrypoints.api.pages import routes
 from primum.resources import conversion
 from primum.resources.loading import load_text
 from primum.resources.stored import unstored
 
-READERS = (Role.COMPLIANCE, Role.STEWARD, Role.AUDITOR, Role.ENGINEER, Role.SCIENTIST)
-LEDGER_READERS = (Role.COMPLIANCE, Role.STEWARD, Role.AUDITOR)
-ZONE_READERS = (Role.STEWARD, Role.AUDITOR)
-PAGE_MAX = 1000
 BODY_BYTES_MAX = 262_144  # A Study is a few hundred bytes.
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    code: {
-        "description": http.HTTPStatus(code).phrase,
-        "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-    for code in (400, 401, 403, 404, 405, 422, 500, 503)
-}
 METRICS: dict[int | str, dict[str, Any]] = {
     405: PROBLEMS[405],
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Every count."},
     500: PROBLEMS[500],
     503: PROBLEMS[503],
 }
-
-
-def _text(media_type: str) -> dict[int | str, dict[str, Any]]:
-    content = {media_type: {"schema": {"type": "string"}}}
-    return {200: {"description": "Every entry.", "content": content}}
-
 
 router = APIRouter(prefix="/v1", responses=PROBLEMS)
 
@@ -83,8 +75,12 @@ def create_app(
     app.state.platform = platform
     app.state.identify = identify
     app.state.figures = figures
+    app.state.reports = Reports(platform)
+    app.state.verifications = Verifications(platform)
     problems.install(app)
     app.include_router(router)
+    app.include_router(questions.router)
+    routes.install(app)
     app.add_api_route(
         "/healthz", _alive, response_model=schemas.Health, tags=["health"], responses=PROBLEMS
     )
@@ -108,7 +104,7 @@ def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
 
 def _metrics(request: Request) -> Response:
     """Counts in Prometheus' text format; they say nothing about data, so no token is asked for."""
-    text = metrics.exposition(_platform(request).ledger, request.app.state.figures)
+    text = metrics.exposition(platform_of(request).ledger, request.app.state.figures)
     return Response(text, media_type=metrics.MEDIA_TYPE)
 
 
@@ -119,37 +115,8 @@ def _alive() -> schemas.Health:
 
 def _ready(request: Request) -> schemas.Health:
     """Say that the ledger can be read."""
-    _platform(request).ledger.head()
+    platform_of(request).ledger.head()
     return schemas.Health(status="ready")
-
-
-def _platform(request: Request) -> Platform:
-    platform: Platform = request.app.state.platform
-    return platform
-
-
-_bearer = HTTPBearer(
-    auto_error=False, description="On one machine the token lies in the home folder."
-)
-
-
-def caller(
-    request: Request,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> Identity:
-    """Who asks."""
-    if credentials is None:
-        raise problems.Unauthenticated(
-            "a bearer token must be given; found none. On one machine it lies in the home folder."
-        )
-    who: Identity = request.app.state.identify(credentials.credentials)
-    if not who.roles:
-        raise problems.Unauthenticated("the token must be somebody's; found one of nobody.")
-    return who
-
-
-Caller = Annotated[Identity, Depends(caller)]
-Ports = Annotated[Platform, Depends(_platform)]
 
 
 async def _body(request: Request) -> bytes:
@@ -162,22 +129,17 @@ async def _body(request: Request) -> bytes:
     return found
 
 
-def _require(who: Identity, roles: tuple[Role, ...]) -> None:
-    if not who.holds(*roles):
-        raise Refused(f"this needs one of the roles {', '.join(role.value for role in roles)}")
-
-
 @router.get("/accounts", tags=["ledger"])
 def list_accounts(who: Caller, ports: Ports) -> list[schemas.Account]:
     """List every account with what is spent and what is left."""
-    _require(who, READERS)
+    require(who, READERS)
     return [_account(view) for view in ports.ledger.accounts()]
 
 
 @router.get("/accounts/{account_id}", tags=["ledger"])
 def get_account(account_id: str, who: Caller, ports: Ports) -> schemas.Account:
     """Show one account."""
-    _require(who, READERS)
+    require(who, READERS)
     view = ports.ledger.account(account_id)
     if view is None:
         raise NotFound(f"account {account_id[:64]} does not exist")
@@ -186,50 +148,61 @@ def get_account(account_id: str, who: Caller, ports: Ports) -> schemas.Account:
 
 @router.get("/entries", tags=["ledger"])
 def list_entries(
+    *,
     who: Caller,
     ports: Ports,
-    account: Annotated[str, Query(max_length=64)] = "",
-    after: Annotated[int, Query(ge=0, le=2**53)] = 0,
-    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
+    account: questions.AccountId = "",
+    kind: Annotated[EntryKind | None, Query(description="One kind; all where absent.")] = None,
+    actor: Annotated[questions.Name, Query(description="Part of who asked.")] = "",
+    study: Annotated[questions.Name, Query(description="Part of the Study's name.")] = "",
+    since: questions.Since = "",
+    until: questions.Until = "",
+    after: questions.After = 0,
+    limit: questions.Limit = 100,
 ) -> schemas.EntryPage:
     """List entries in order of their number."""
-    _require(who, LEDGER_READERS)
-    found = ports.ledger.entries(account_id=account, after=after, limit=limit)
-    full = len(found) == limit
+    require(who, LEDGER_READERS)
+    kinds = (kind,) if kind else ()
+    search = Search(account, kinds, actor=actor, study=study, since=since, until=until)
+    page = searching.find(ports.ledger, search, cursor=after, limit=limit, detail=Detail.NOTHING)
     return schemas.EntryPage(
-        items=[_entry(e) for e in found], next_after=found[-1].seq if full else None
+        items=[_entry(found.entry) for found in page.items], next_after=page.cursor
     )
 
 
 @router.get(
-    "/entries.csv", tags=["ledger"], response_class=StreamingResponse, responses=_text("text/csv")
+    "/entries.csv",
+    tags=["ledger"],
+    response_class=StreamingResponse,
+    responses=exports.described(exports.CSV, "Every entry."),
 )
 def export_csv(who: Caller, ports: Ports) -> StreamingResponse:
     """Export every entry as CSV."""
-    _require(who, LEDGER_READERS)
-    return StreamingResponse(_csv(ports), media_type="text/csv")
+    require(who, LEDGER_READERS)
+    lines = exports.csv_lines(schemas.LedgerEntry, _all_entries(ports))
+    return StreamingResponse(lines, media_type=exports.CSV)
 
 
 @router.get(
     "/entries.jsonl",
     tags=["ledger"],
     response_class=StreamingResponse,
-    responses=_text("application/x-ndjson"),
+    responses=exports.described(exports.JSON_LINES, "Every entry."),
 )
 def export_lines(who: Caller, ports: Ports) -> StreamingResponse:
     """Export every entry as JSON lines."""
-    _require(who, LEDGER_READERS)
-    lines = (_entry(e).model_dump_json(by_alias=True) + "\n" for e in _all_entries(ports))
-    return StreamingResponse(lines, media_type="application/x-ndjson")
+    require(who, LEDGER_READERS)
+    return StreamingResponse(exports.json_lines(_all_entries(ports)), media_type=exports.JSON_LINES)
 
 
 @router.get("/verification", tags=["ledger"])
-def verify(who: Caller, ports: Ports) -> schemas.Verification:
+def verify(who: Caller, known: Known) -> schemas.Verification:
     """Recompute the chain and every balance from the entries."""
-    _require(who, LEDGER_READERS)
-    seq, head = ports.ledger.head()
-    found = list(ports.ledger.verify(public_key=ports.signer.public_key()))
-    return schemas.Verification(entries=seq, head=head, contradictions=found)
+    require(who, LEDGER_READERS)
+    found = known.run()
+    return schemas.Verification(
+        entries=found.seq, head=found.head, contradictions=list(found.contradictions)
+    )
 
 
 @router.get("/studies/{namespace}/{name}/evidence", tags=["evidence"])
@@ -237,7 +210,7 @@ def list_evidence(
     namespace: str, name: str, who: Caller, ports: Ports
 ) -> list[schemas.EvidenceRecord]:
     """List a Study's evidence; figures that are Restricted only for stewards and auditors."""
-    _require(who, READERS)
+    require(who, READERS)
     stored = ports.resources.get(ResourceKey("Study", namespace, name))
     if stored is None:
         raise NotFound(f"Study {namespace[:64]}/{name[:64]} does not exist")
@@ -267,12 +240,12 @@ def list_evidence(
 )
 def quote(who: Caller, ports: Ports, body: Annotated[bytes, Depends(_body)]) -> schemas.QuoteAnswer:
     """Say what one Study would cost and whether it fits. Spends nothing."""
-    _require(who, READERS)
+    require(who, READERS)
     found = load_text(body.decode("utf-8", errors="replace"), source="body")
     if len(found) != 1 or found[0].key.kind != "Study":
         raise InvalidValue("body", "must hold exactly one Study", len(found))
     try:
-        answer = planning.quote(
+        answer = quoting.quote(
             ports, conversion.study_spec(unstored(found[0].key, found[0].spec_mapping()))
         )
     except planning.Blocked as blocked:
@@ -285,9 +258,11 @@ def quote(who: Caller, ports: Ports, body: Annotated[bytes, Depends(_body)]) -> 
         epsilon=str(answer.plan.epsilon),
         delta=str(answer.plan.delta),
         epsilon_left=str(answer.epsilon_left),
+        fits=answer.fits,
         times=answer.times,
         refusal=answer.refusal,
         alternatives=list(answer.alternatives),
+        waits=answer.waits,
     )
 
 
@@ -322,33 +297,8 @@ def _entry(entry: Entry) -> schemas.LedgerEntry:
     )
 
 
-def _all_entries(ports: Platform) -> Iterator[Entry]:
+def _all_entries(ports: Platform) -> Iterator[schemas.LedgerEntry]:
     after = 0
-    while page := ports.ledger.entries(after=after, limit=PAGE_MAX):
-        yield from page
+    while page := ports.ledger.entries(after=after, limit=searching.PAGE_MAX):
+        yield from (_entry(entry) for entry in page)
         after = page[-1].seq
-
-
-def _csv(ports: Platform) -> Iterator[str]:
-    columns = list(schemas.LedgerEntry.model_fields)
-    yield _line([to_camel(name) for name in columns])
-    for entry in _all_entries(ports):
-        shown = _entry(entry)
-        cells = [getattr(shown, name) for name in columns]
-        yield _line(
-            [
-                json.dumps(cell, sort_keys=True) if isinstance(cell, dict) else str(cell)
-                for cell in cells
-            ]
-        )
-
-
-def _line(cells: list[str]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer).writerow([_harmless(cell) for cell in cells])
-    return buffer.getvalue()
-
-
-def _harmless(cell: str) -> str:
-    """A cell that a spreadsheet will not run as a formula."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell

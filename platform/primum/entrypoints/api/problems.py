@@ -65,14 +65,18 @@ def problem(status: int, name: str, detail: str) -> JSONResponse:
     return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
-async def _ours(_request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, Unauthenticated):
-        return problem(http.HTTPStatus.UNAUTHORIZED, "unauthenticated", str(error))
-    status = next(
+def status_of(error: Exception) -> http.HTTPStatus:
+    """The status that one of our errors is answered with."""
+    return next(
         (found for kind, found in STATUS_OF.items() if isinstance(error, kind)),
         http.HTTPStatus.INTERNAL_SERVER_ERROR,
     )
-    return problem(status, type(error).__name__.lower(), str(error))
+
+
+async def _ours(_request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, Unauthenticated):
+        return problem(http.HTTPStatus.UNAUTHORIZED, "unauthenticated", str(error))
+    return problem(status_of(error), type(error).__name__.lower(), str(error))
 
 
 async def _request(_request: Request, error: Exception) -> JSONResponse:

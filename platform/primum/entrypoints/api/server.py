@@ -7,21 +7,30 @@ from collections.abc import Callable, Mapping
 import uvicorn
 
 from primum.adapters import identity
+from primum.application.platform import Platform
 from primum.entrypoints import bootstrap
 from primum.entrypoints.api.app import create_app
 from primum.entrypoints.settings import Settings
 
 
-def make_server(settings: Settings, figures: Mapping[str, Callable[[], int]]) -> uvicorn.Server:
+def make_server(
+    settings: Settings,
+    figures: Mapping[str, Callable[[], int]],
+    *,
+    platform: Platform | None = None,
+    identify: Callable[[str], identity.Identity] | None = None,
+) -> uvicorn.Server:
     """A server of the API; no access log, since a URL may say too much.
 
     Args:
         settings: The settings.
         figures: Counts that ``/metrics`` shows besides the ledger's.
+        platform: The ports; those of one machine where ``None``.
+        identify: Whose token it is; by the token file of the home folder where ``None``.
     """
     app = create_app(
-        bootstrap.platform(settings),
-        lambda token: identity.identify(settings.home, token),
+        platform or bootstrap.platform(settings),
+        identify or (lambda token: identity.identify(settings.home, token)),
         figures=figures,
     )
     config = uvicorn.Config(

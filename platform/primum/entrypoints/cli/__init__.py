@@ -18,10 +18,12 @@ from primum.entrypoints.cli import (
     bounds,
     certificates,
     conformance,
+    consent,
     ledger,
     quoting,
     resources,
     running,
+    tokens,
 )
 
 app = typer.Typer(
@@ -35,7 +37,18 @@ app = typer.Typer(
 )
 # Plain help is escaped for rich all the same wherever rich is installed: "\\[required]".
 typer.core.HAS_RICH = False
-for module in (running, resources, quoting, ledger, audits, certificates, conformance, bounds):
+for module in (
+    running,
+    resources,
+    quoting,
+    ledger,
+    audits,
+    certificates,
+    conformance,
+    consent,
+    tokens,
+    bounds,
+):
     module.register(app)
 
 

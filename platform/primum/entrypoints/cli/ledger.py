@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from primum.entrypoints.cli import files, replaying
+from primum.entrypoints.cli import files, questions, replaying
 from primum.entrypoints.cli.exits import Exit
 from primum.entrypoints.cli.rendering import Output
 from primum.entrypoints.settings import Settings
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     group.command("checkpoint")(checkpoint)
     group.command("export")(export)
     group.command("thaw")(thaw)
+    questions.register(group)
     replaying.register(group)
     app.add_typer(group, name="ledger")
 

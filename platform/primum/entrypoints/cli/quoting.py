@@ -28,7 +28,7 @@ def quote(
 
     Example: primum quote -f examples/breast-cancer/study.yaml
     """
-    from primum.application import planning
+    from primum.application import planning, quoting
     from primum.domain.errors import InvalidValue
     from primum.domain.study.lifecycle import Refusal
     from primum.entrypoints import bootstrap
@@ -48,7 +48,7 @@ def quote(
     for item in studies:
         spec = conversion.study_spec(unstored(item.key, item.spec_mapping()))
         try:
-            found = planning.quote(platform, spec)
+            found = quoting.quote(platform, spec)
         except planning.Blocked as blocked:
             found = blocked.refusal
         if isinstance(found, Refusal):
@@ -70,14 +70,21 @@ def quote(
                 "epsilon": str(found.plan.epsilon),
                 "delta": str(found.plan.delta),
                 "epsilonLeft": str(found.epsilon_left),
-                "fits": f"{found.times} times" if found.fits else "No",
+                "fits": _fits(found.times, found.refusal),
                 "message": found.refusal,
+                "waits": found.waits,
                 "alternatives": list(found.alternatives),
             }
         )
     _print(answers, output)
     if not fits:
         raise typer.Exit(Exit.REFUSED)
+
+
+def _fits(times: int, refusal: str) -> str:
+    if not refusal:
+        return f"{times} times"
+    return "Not now" if times else "No"
 
 
 def _print(answers: list[dict[str, object]], output: Output) -> None:

@@ -15,6 +15,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+_AT_ONCE = 1000  # A long ledger does not fit into memory.
 _TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _RULES = (
     '{"quotas":[],"scheduling":{"efficiency":"1","scheduler":"FirstComeFirstServed",'
@@ -89,26 +90,24 @@ def _alter(table: str, added: dict[str, str], dropped: tuple[str, ...]) -> None:
 
 
 def _fill_reservations() -> None:
-    connection = op.get_bind()
-    rows = connection.execute(
-        sa.text(
-            "SELECT reservation_id, payload FROM ledger_entries "
-            "WHERE kind IN ('Reserved', 'Denied') AND reservation_id <> ''"
-        )
-    ).all()
-    for row in rows:
-        asked = json.loads(row.payload)["asked"]
-        connection.execute(
-            sa.text(
-                "UPDATE ledger_reservations SET requester = :requester, purpose = :purpose "
-                "WHERE reservation_id = :name"
-            ),
-            {
-                "requester": asked["requester"],
-                "purpose": asked["purpose"],
-                "name": row.reservation_id,
-            },
-        )
+    connection, after = op.get_bind(), 0
+    entries = sa.text(
+        "SELECT seq, reservation_id, payload FROM ledger_entries "
+        "WHERE kind IN ('Reserved', 'Denied') AND reservation_id <> '' AND seq > :after "
+        f"ORDER BY seq LIMIT {_AT_ONCE}"
+    )
+    update = sa.text(
+        "UPDATE ledger_reservations SET requester = :requester, purpose = :purpose "
+        "WHERE reservation_id = :name"
+    )
+    while rows := connection.execute(entries, {"after": after}).all():
+        after = rows[-1].seq
+        connection.execute(update, [_asked(row.reservation_id, row.payload) for row in rows])
+
+
+def _asked(name: str, payload: str) -> dict[str, str]:
+    asked = json.loads(payload)["asked"]
+    return {"name": name, "requester": asked["requester"], "purpose": asked["purpose"]}
 
 
 def downgrade() -> None:
