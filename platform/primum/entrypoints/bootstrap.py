@@ -46,6 +46,20 @@ def prepare_home(settings: Settings) -> None:
     migrate(settings.database_url)
 
 
+def check_key(settings: Settings) -> None:
+    """Have the public half beside a key that was put here; none is made in its place.
+
+    Raises:
+        NotFound: If there is no key: another one would sign what nobody believes.
+    """
+    from primum.adapters import keys
+
+    folder = keys_folder(settings)
+    if not (folder / keys.PRIVATE_NAME).exists():
+        raise NotFound(f"the platform's key must be in {folder}; found none.")
+    keys.ensure(folder)
+
+
 def stores(settings: Settings) -> Any:
     """Ledger, evidence and resources on the configured database."""
     from primum.adapters.anchor import FileAnchor
