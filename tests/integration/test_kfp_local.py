@@ -85,6 +85,9 @@ class FolderServices:
     def data_dirs(self):
         return ()
 
+    def zone_dir(self):
+        return ""
+
 
 def run_step(context):
     from primum.domain.study.steps import context_from_json

@@ -48,7 +48,8 @@ def give_back_what_was_exposed(monkeypatch):
         lapsed = [held for held in book.lapsed(now) if held.state in ledger.OPEN_STATES]
         asked = {"reason": "The lease ran out."}
         drafts = [ledger._returned(held, f"expire/{held.reservation_id}", asked) for held in lapsed]
-        return Decision(Result(ResultCode.ACCEPTED), tuple(drafts))
+        waited = queueing.expired(book, now=now)
+        return Decision(Result(ResultCode.ACCEPTED), (*drafts, *waited))
 
     monkeypatch.setattr(ledger, "give_back", lenient)
     monkeypatch.setattr(ledger, "expire", expire)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import datetime
 import uuid
 
-_FORM = "%Y-%m-%dT%H:%M:%S.%fZ"  # Sorts as text; every stored time has it.
-
 
 def _text(moment: datetime.datetime) -> str:
-    return moment.astimezone(datetime.UTC).strftime(_FORM)
+    """The form that every stored time has; it sorts as text."""
+    plain = moment.astimezone(datetime.UTC).replace(tzinfo=None)
+    return f"{plain.isoformat(timespec='microseconds')}Z"
 
 
 class SystemClock:

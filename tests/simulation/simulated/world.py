@@ -286,7 +286,7 @@ class World:
             (lambda: self.pass_time(self.rng.choice((1.0, 5.0, 20.0))), 6),
             (lambda: self.pass_time(self.rng.choice((LEASE * 2, 86400.0, -30.0, -3600.0))), 1),
             (self.runner.lose, 1),
-            (self.runner.double, 5),
+            (self.runner.double, 10),
         )
         move = self.rng.choices([m for m, _ in moves], [w for _, w in moves])[0]
         self._guarded(move)
@@ -449,6 +449,7 @@ class World:
 
     def _come_to_rest(self) -> None:
         self.loops = [self._fresh_loop(), self._fresh_loop()]
+        self._set_the_clock_right()
         for name in self.budgets:
             self.declare_budget(name)
         for _ in range(LOOKS_MAX):
@@ -474,6 +475,12 @@ class World:
         contradictions = self.ledger.verify()
         if contradictions:
             raise Violation(f"the ledger contradicts itself: {contradictions}")
+
+    def _set_the_clock_right(self) -> None:
+        """Leases and waits end by the ledger's time, which does not follow a clock that went back."""
+        latest = self.ledger.store.rows.head.time
+        while self.clock.now() < latest:
+            self.clock.advance(600.0)
 
     def _restless(self) -> list[str]:
         found = []

@@ -722,3 +722,56 @@ def test_filters_of_two_receipts_count_where_both_count():
     both["receipts"] += study_with({**FILTERED, "orders": [3]}, steps=80)["receipts"]
     with pytest.raises(InvalidValue, match="filters that share an order"):
         judged(both)
+
+
+SELECTED = {
+    "event": "LibraryEvent",
+    "name": "RepeatAndSelect",
+    "parameters": {
+        "event": {"name": "Gaussian", "parameters": {"noiseMultiplier": "12"}},
+        "mean": "5",
+        "shape": "1",
+    },
+}
+MIXED = {
+    "event": "LibraryEvent",
+    "name": "PoissonSampled",
+    "parameters": {
+        "samplingProbability": "0.1",
+        "event": {"name": "Laplace", "parameters": {"noiseMultiplier": "20"}},
+    },
+}
+
+
+def test_a_receipt_with_a_mechanism_of_dp_accounting_is_recomputed():
+    report = judged(changed(study_with(SELECTED, steps=1), claim__epsilon="3"))
+    assert report.verdict is Verdict.SUPPORTED
+    assert report.findings == ()
+    assert report.found.total.accountant == "RDP"
+    assert report.to_json()["guarantee"]["steps"] == 1
+    understated = judged(changed(study_with(SELECTED, steps=1), claim__epsilon="0.1"))
+    assert Code.EPSILON_UNDERSTATED in codes(understated)
+    assert Code.CONTRADICTION in codes(judged(study_with(SELECTED, steps=2)))
+
+
+def test_a_library_mechanism_beside_steps_adds_to_them():
+    both = changed(STUDY, claim__epsilon="3")
+    both["receipts"] += study_with(MIXED, steps=1)["receipts"]
+    report = judged(both)
+    assert report.verdict is Verdict.SUPPORTED
+    assert report.found.total.accountant == "PLD"
+    assert report.found.total.epsilon > judged(STUDY).found.total.epsilon
+    assert report.record.accounted_steps == 51
+
+
+def test_a_library_mechanism_behind_no_accountant_has_no_bound():
+    both = study_with(FILTERED, steps=80)
+    both["receipts"] += study_with(MIXED, steps=1)["receipts"]
+    report = judged(both)
+    assert report.verdict is Verdict.UNSUPPORTED
+    assert "PoissonSampled" in report.found.why or "Renyi" in report.found.why
+
+
+@pytest.mark.parametrize("said", ["FixedSize", "Shuffled", ""])
+def test_what_a_library_mechanism_assumes_about_sampling_must_be_said(said):
+    assert Code.SAMPLING_UNKNOWN in codes(judged(study_with(MIXED, steps=1, sampling=said)))

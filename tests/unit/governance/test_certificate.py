@@ -9,7 +9,12 @@ from decimal import Decimal
 import pytest
 
 from primum import signing, verification
-from primum.domain.accounting.events import IndividuallyFiltered, Repeated, SubsampledGaussian
+from primum.domain.accounting.events import (
+    IndividuallyFiltered,
+    LibraryEvent,
+    Repeated,
+    SubsampledGaussian,
+)
 from primum.domain.budget.entries import ReservationState
 from primum.domain.canonical import canonical_json, digest_of_bytes
 from primum.domain.errors import Refused
@@ -153,6 +158,21 @@ def test_what_individual_filters_were_built_on_is_still_asked_for(make):
     for name, value in (("sampling", "Shuffled"), ("clippedPer", "Image"), ("maxGradNorm", "0")):
         assert refusals(facts(make.receipt(event=event, facts={**said, name: value})))
     assert refusals(make.facts(receipts=(make.receipt(event=event),)))  # A plan without filters.
+
+
+def test_what_a_library_mechanism_assumes_about_sampling_is_asked_for(make):
+    train, *others = make.plan().accesses
+    inner = LibraryEvent.of("Laplace", noise_multiplier=Decimal(20))
+    event = LibraryEvent.of("PoissonSampled", sampling_probability=Decimal("0.1"), event=inner)
+    plan = make.plan(accesses=(replace(train, event=event), *others))
+
+    def found(sampling):
+        receipt = make.receipt(event=event, facts={"sampling": sampling})
+        return refusals(make.facts(plan=plan, receipts=(receipt,), claim=make.facts().claim))
+
+    assert found("Poisson") == []
+    assert any("assumed Poisson sampling; found Shuffled" in text for text in found("Shuffled"))
+    assert any("found no statement" in text for text in found(""))
 
 
 def test_an_opened_access_that_released_nothing_is_in_order(make):

@@ -55,6 +55,7 @@ class Database:
             Unavailable: If the database does not answer; the work may be repeated, ids make that
                 safe.
             Conflict: If it keeps meeting others.
+            InvalidValue: If a value is none that the database can keep.
             Tampered: If the database's file is damaged.
         """
         return self._run(self._writer, work)
@@ -72,6 +73,8 @@ class Database:
                     raise translated(error) from None
             except exc.SQLAlchemyError as error:
                 raise translated(error) from None
+            except OverflowError as error:  # SQLite's driver, of a number above 64 bits.
+                raise _unkept(error) from None
         try:
             return _once(engine, work)
         except exc.SQLAlchemyError as error:
@@ -93,6 +96,8 @@ def translated(error: exc.SQLAlchemyError) -> PrimumError:
     """Our error for one of SQLAlchemy's; never says which values were sent."""
     original = error.orig if isinstance(error, exc.DBAPIError) else error
     said = (str(original).strip().splitlines() or ["nothing"])[0][:_MESSAGE_LENGTH_MAX]
+    if isinstance(error, exc.DataError):
+        return _unkept(original)  # The server quotes the value, which nobody may.
     if isinstance(error, exc.IntegrityError):
         return Conflict("The database must accept every row once; found one that is there already.")
     if any(word in said for word in _DAMAGE):
@@ -100,6 +105,11 @@ def translated(error: exc.SQLAlchemyError) -> PrimumError:
     if "no such table" in said or "UndefinedTable" in type(original).__name__:
         return Unavailable("The database must be prepared first; found no tables. Run `primum up`.")
     return Unavailable(f"The database did not answer ({said}). The same command may be repeated.")
+
+
+def _unkept(error: BaseException | None) -> InvalidValue:
+    rule = "must be one that the database can keep"
+    return InvalidValue("value", rule, type(error).__name__)
 
 
 def _may_repeat(error: exc.DBAPIError) -> bool:
@@ -122,12 +132,23 @@ def _engine(url: str) -> sa.Engine:
 
 
 def _postgresql(url: sa.URL) -> sa.Engine:
-    return sa.create_engine(
+    engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
         hide_parameters=True,
         pool_pre_ping=True,
         connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "primum"},
     )
+    event.listen(engine, "connect", _prepare_postgresql)
+    return engine
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    # Whatever we look up has an index. Without this, a plan that was made while a table was empty
+    # reads all of it for as long as the table has not been analyzed. Compiling plans would take
+    # longer than running them.
+    connection.execute("SET enable_seqscan TO off")
+    connection.execute("SET jit TO off")
+    connection.commit()
 
 
 def _sqlite(url: sa.URL) -> sa.Engine:

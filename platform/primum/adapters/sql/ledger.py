@@ -7,30 +7,28 @@ entries.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from primum.adapters.sql import tables
+from primum.adapters.sql import rows, tables
 from primum.adapters.sql.engine import Database
-from primum.application.bookkeeping import Bookkeeping, Pages, Pen
+from primum.adapters.sql.grouping import Done, Grouping, Order
+from primum.adapters.sql.pen import Batch, Found, LatePen, Undo
+from primum.adapters.sql.rows import account_of, reservation_of
+from primum.application.bookkeeping import Bookkeeping
 from primum.application.ports import Clock, LedgerAnchor
-from primum.domain.budget import book, verification
-from primum.domain.budget.book import LIVE_STATES, Account, Head, Holding
-from primum.domain.budget.entries import (
-    Entry,
-    EntryKind,
-    ReservationState,
-    ReservationView,
-)
-from primum.domain.budget.lines import Line, entry_of, line_of
+from primum.application.rowstore import NOTHING_FORESEEN, Foreseen, Pages, Pen, unwatched
+from primum.domain.budget import verification
+from primum.domain.budget.book import LIVE_STATES, Account, Head
+from primum.domain.budget.entries import Entry, EntryKind, ReservationState, ReservationView
+from primum.domain.budget.lines import Line, entry_of
 from primum.domain.budget.verification import Cached, Stated
-from primum.domain.canonical import JSON, canonical_json
-from primum.domain.errors import PrimumError, Tampered
+from primum.domain.errors import PrimumError, Tampered, Unavailable
 
-_NOTHING = "null"  # What a column holds as JSON where there is no value yet.
+_ACCOUNTS_KEPT = 64  # From one transaction to the next; a platform has a handful.
 _ROWS_AT_ONCE = 1000  # Verification streams; memory stays flat.
 
 Answer = TypeVar("Answer")
@@ -46,36 +44,129 @@ class SqlLedgerStore(Bookkeeping):
         super().__init__(SqlRowStore(database), clock=clock, anchor=anchor)
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A work on its way into the database."""
+
+    work: Callable[[Pen], Any]
+    foreseen: Foreseen
+    durable: Callable[[Head], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What a transaction left: accounts as they stand while the chain ends there.
+
+    Nothing changes an account without an entry. So whoever holds the lock of the chain's end and
+    finds it where this says, knows these accounts without reading them.
+    """
+
+    head: Head = field(default_factory=Head)
+    accounts: Mapping[str, Account] = field(default_factory=dict)
+
+
 class SqlRowStore:
-    """``RowStore`` in a database."""
+    """``RowStore`` in a database; threads that write at the same time share a transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._grouping: Grouping[_Written] = Grouping(self._write)
+        self._left = _Left()
 
     def read(self, work: Callable[[Pages], Answer]) -> Answer:
         """Run read-only work on one snapshot."""
         return self._database.read(lambda connection: work(_SqlBook(connection)))
 
-    def write(self, work: Callable[[Pen], Answer]) -> Answer:
-        """Run work as one durable transaction, after every other writer's."""
+    def write(
+        self,
+        work: Callable[[Pen], Answer],
+        *,
+        foreseen: Foreseen = NOTHING_FORESEEN,
+        durable: Callable[[Head], None] = unwatched,
+    ) -> Answer:
+        """Run work in a durable transaction with whatever else waits, after every other writer's.
 
-        def locked(connection: sa.Connection) -> Answer:
-            pen = _SqlBook(connection)
-            pen.lock()
-            return work(pen)
+        Raises:
+            Unavailable: If the database does not answer, or has no room: nothing was written unless
+                the answer to the commit was lost. The same command may be repeated.
+            Conflict: If it keeps meeting others.
+            Tampered: If the ledger cannot be read.
+        """
+        answer: Answer = self._grouping.submit(_Written(work, foreseen, durable))
+        return answer
 
-        return self._database.write(locked)
+    def _write(self, group: Sequence[Order[_Written]]) -> Callable[[], None]:
+        left, self._left = self._left, _Left()
+        try:
+            done, before, self._left = self._database.write(
+                lambda connection: _together(connection, group, left)
+            )
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is its own work's
+            return self._one_by_one(group, error)
+        for order, what in zip(group, done, strict=True):
+            order.done = what
+
+        head = self._left.head
+
+        def finish() -> None:
+            if head.seq != before.seq:
+                for durable in {order.work.durable for order in group}:
+                    durable(head)
+
+        return finish
+
+    def _one_by_one(self, group: Sequence[Order[_Written]], error: Exception) -> Callable[[], None]:
+        """Something was written that the database refuses: alone, each work meets only its own."""
+        if len(group) == 1:
+            group[0].done = Done(error=error)
+            return lambda: None
+        finishes = []
+        for order in group:
+            try:
+                finishes.append(self._write([order]))
+            except Unavailable as fault:
+                order.done = Done(error=fault)
+
+        def finish() -> None:
+            for each in finishes:
+                each()
+
+        return finish
 
 
-def _replacing(table: sa.Table, *keys: str) -> sa.Update:
-    """An update of every other column of the row with these keys, given as ``the_<key>``."""
-    condition = sa.and_(*(table.c[key] == sa.bindparam(f"the_{key}") for key in keys))
-    others: dict[str, Any] = {c.name: sa.bindparam(c.name) for c in table.c if c.name not in keys}
-    return sa.update(table).where(condition).values(others)
+def _together(
+    connection: sa.Connection, group: Sequence[Order[_Written]], left: _Left
+) -> tuple[list[Done], Head, _Left]:
+    """Every work's outcome, where the chain ended before them, and what the transaction leaves."""
+    pages = _SqlBook(connection)
+    before = pages.lock()
+    pen = LatePen(pages, left.accounts if left.head == before else {})
+    pen.foresee(_foreseen([order.work.foreseen for order in group]))
+    done = []
+    for order in group:
+        try:
+            done.append(Done(pen.run(order.work.work)))
+        except sa.exc.SQLAlchemyError:
+            raise  # The transaction cannot go on.
+        except Exception as error:  # noqa: BLE001 - its caller's, whatever it is
+            done.append(Done(error=error))
+    pen.flush()
+    accounts = pen.known if len(pen.known) <= _ACCOUNTS_KEPT else {}
+    return done, before, _Left(pen.head(), accounts)
+
+
+def _foreseen(parts: Sequence[Foreseen]) -> Foreseen:
+    return Foreseen(
+        accounts=tuple(sorted({name for part in parts for name in part.accounts})),
+        reservations=tuple(sorted({name for part in parts for name in part.reservations})),
+        keys=tuple(sorted({name for part in parts for name in part.keys})),
+    )
 
 
 # Built once: building a statement costs more than running it.
-_HEAD = sa.select(tables.head)
+_HEAD = sa.select(tables.head).where(tables.head.c.id == 1)
 _HEAD_LOCKED = _HEAD.with_for_update()
 _ACCOUNTS = sa.select(tables.accounts).order_by(tables.accounts.c.opened)
 _ACCOUNT = sa.select(tables.accounts).where(tables.accounts.c.account_id == sa.bindparam("name"))
@@ -114,25 +205,20 @@ _EARLIER = sa.select(*_LINE).where(
     tables.entries.c.account_id == sa.bindparam("account_id"),
     tables.entries.c.idempotency_key == sa.bindparam("key"),
 )
-_APPEND = sa.insert(tables.entries)
-_REPLACE: dict[str, tuple[sa.Update, sa.Insert]] = {
-    table.name: (_replacing(table, *keys), sa.insert(table))
-    for table, keys in (
-        (tables.head, ("id",)),
-        (tables.accounts, ("account_id",)),
-        (tables.holdings, ("account_id", "block", "scope")),
-        (tables.reservations, ("reservation_id",)),
-    )
-}
-_DROP_HOLDING = sa.delete(tables.holdings).where(
-    tables.holdings.c.account_id == sa.bindparam("the_account_id"),
-    tables.holdings.c.block == sa.bindparam("the_block"),
-    tables.holdings.c.scope == sa.bindparam("the_scope"),
+_NAMES: sa.BindParameter[str] = sa.bindparam("names", expanding=True)
+_RESERVATIONS = sa.select(tables.reservations).where(
+    tables.reservations.c.reservation_id.in_(_NAMES)
+)
+_ACCOUNTS_NAMED = sa.select(tables.accounts).where(tables.accounts.c.account_id.in_(_NAMES))
+_HOLDINGS_OF = sa.select(tables.holdings).where(tables.holdings.c.account_id.in_(_NAMES))
+_KEYED = sa.select(*_LINE).where(
+    tables.entries.c.account_id.in_(_NAMES),
+    tables.entries.c.idempotency_key.in_(sa.bindparam("keys", expanding=True)),
 )
 
 
 class _SqlBook:
-    """``Pen`` over one transaction; what was read or written once in it is not read again."""
+    """``Pages`` of one transaction, and what a pen needs to write it."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
@@ -140,9 +226,10 @@ class _SqlBook:
         self._accounts: dict[str, Account] = {}
         self._reservations: dict[str, ReservationView] = {}
 
-    def lock(self) -> None:
+    def lock(self) -> Head:
         """Wait for every other writer; what is read from here on is the newest."""
         self._head = self._read_head(_HEAD_LOCKED)
+        return self._head
 
     def head(self) -> Head:
         if self._head is None:
@@ -166,7 +253,7 @@ class _SqlBook:
     def accounts(self) -> Sequence[Account]:
         held = self._every_holding()
         rows = self._connection.execute(_ACCOUNTS)
-        return [_account(row, held.get(row.account_id, ())) for row in rows]
+        return [account_of(row, held.get(row.account_id, ())) for row in rows]
 
     def accounts_of(self, identity: str) -> Sequence[Account]:
         rows = self._connection.execute(_ACCOUNTS_OF, {"identity": identity}).all()
@@ -174,7 +261,7 @@ class _SqlBook:
 
     def _with_holdings(self, row: _Row) -> Account:
         held = self._connection.execute(_HOLDINGS, {"name": row.account_id})
-        return _account(row, held.all())
+        return account_of(row, held.all())
 
     def _every_holding(self) -> dict[str, list[_Row]]:
         found: dict[str, list[_Row]] = {}
@@ -187,7 +274,7 @@ class _SqlBook:
             row = self._connection.execute(_RESERVATION, {"name": reservation_id}).one_or_none()
             if row is None:
                 return None
-            self._reservations[reservation_id] = _reservation(row)
+            self._reservations[reservation_id] = reservation_of(row)
         return self._reservations[reservation_id]
 
     def reservations(self, *, account_id: str, study_uid: str) -> Sequence[ReservationView]:
@@ -197,13 +284,13 @@ class _SqlBook:
             query = query.where(table.c.account_id == account_id)
         if study_uid:
             query = query.where(table.c.study_uid == study_uid)
-        return [_reservation(row) for row in self._connection.execute(query)]
+        return [reservation_of(row) for row in self._connection.execute(query)]
 
     def lapsed(self, now: str) -> Sequence[ReservationView]:
-        return [_reservation(row) for row in self._connection.execute(_LAPSED, {"now": now})]
+        return [reservation_of(row) for row in self._connection.execute(_LAPSED, {"now": now})]
 
     def queued(self) -> Sequence[ReservationView]:
-        return [_reservation(row) for row in self._connection.execute(_QUEUED)]
+        return [reservation_of(row) for row in self._connection.execute(_QUEUED)]
 
     def earlier(self, account_id: str, key: str) -> Entry | None:
         named = {"account_id": account_id, "key": key}
@@ -240,13 +327,13 @@ class _SqlBook:
             accounts=list(
                 self._readable(
                     sa.select(tables.accounts),
-                    lambda row: _account(row, held.pop(row.account_id, ())),
+                    lambda row: account_of(row, held.pop(row.account_id, ())),
                     faults,
                 )
             ),
             reservations_of=lambda names: {
                 item.reservation_id: item
-                for item in self._readable(_reservations_named(names), _reservation, faults)
+                for item in self._readable(_RESERVATIONS, reservation_of, faults, names=list(names))
             },
             strays=list(self._connection.execute(_STRAYS).scalars()),
             identities=[
@@ -263,161 +350,45 @@ class _SqlBook:
         return map(Line._make, rows)
 
     def _readable(
-        self, rows: sa.Select[Any], parse: Callable[[_Row], Answer], faults: list[str]
+        self,
+        query: sa.Select[Any],
+        parse: Callable[[_Row], Answer],
+        faults: list[str],
+        **named: Sequence[str],
     ) -> Iterator[Answer]:
-        for row in self._connection.execute(rows):
+        for row in self._connection.execute(query, named):
             try:
                 yield parse(row)
             except PrimumError as error:
                 faults.append(str(error))
 
-    def append(self, entry: Entry) -> None:
-        self._connection.execute(_APPEND, line_of(entry)._asdict())
-
-    def put_account(self, account: Account) -> None:
-        values = {
-            "opened": account.opened,
-            "terms": _json_text(book.terms_json(account.terms)),
-            "policy": account.policy,
-            "identities": _json_text(list(account.identities)),
-            "frozen": account.frozen,
-            "entries": account.entries,
-            "rules": account.rules,
+    def find(self, foreseen: Foreseen, known: Collection[str]) -> Found:
+        reservations = {
+            item.reservation_id: item
+            for item in map(reservation_of, self._named(_RESERVATIONS, foreseen.reservations))
         }
-        before = self.account(account.account_id)
-        self._put(tables.accounts, {"account_id": account.account_id}, values)
-        self._accounts[account.account_id] = account
-        self._put_holdings(account, before)
-        known = before.identities if before is not None else ()
-        for identity in account.identities:
-            if identity not in known:
-                row = {"identity": identity, "account_id": account.account_id}
-                self._connection.execute(sa.insert(tables.identities), row)
-
-    def _put_holdings(self, account: Account, before: Account | None) -> None:
-        """Write the holdings that changed, and no others."""
-        old = {} if before is None else _holdings_of(before)
-        new = _holdings_of(account)
-        for (block, scope), held in new.items():
-            if old.get((block, scope)) is not held:
-                keys = {"account_id": account.account_id, "block": block, "scope": scope}
-                self._put(tables.holdings, keys, _holding_values(held))
-        for block, scope in old.keys() - new.keys():
-            names = {"the_account_id": account.account_id, "the_block": block, "the_scope": scope}
-            self._connection.execute(_DROP_HOLDING, names)
-
-    def put_reservation(self, reservation: ReservationView) -> None:
-        charged, executed = reservation.charged, reservation.executed
-        values = {
-            "account_id": reservation.account_id,
-            "study_uid": reservation.study_uid,
-            "generation": reservation.generation,
-            "study": reservation.study,
-            "state": reservation.state.value,
-            "fence": reservation.fence,
-            "lease_until": reservation.lease_until,
-            "event": _json_text(reservation.event.to_json()),
-            "charge": _json_text(book.charge_json(reservation.charge)),
-            "charged": _json_text(None if charged is None else book.charge_json(charged)),
-            "executed": _json_text(None if executed is None else executed.to_json()),
-            "exposed": _json_text(list(reservation.exposed)),
-            "reason": reservation.reason,
-            "blocks": _json_text(list(reservation.blocks)),
-            "requester": reservation.requester,
-            "asking_group": reservation.group,
-            "purpose": reservation.purpose,
+        names = sorted({*foreseen.accounts, *(r.account_id for r in reservations.values())})
+        unknown = [name for name in names if name not in known]
+        held: dict[str, list[_Row]] = {}
+        for row in self._named(_HOLDINGS_OF, unknown):
+            held.setdefault(row.account_id, []).append(row)
+        accounts = {
+            row.account_id: account_of(row, held.get(row.account_id, ()))
+            for row in self._named(_ACCOUNTS_NAMED, unknown)
         }
-        keys = {"reservation_id": reservation.reservation_id}
-        self._put(tables.reservations, keys, values)
-        self._reservations[reservation.reservation_id] = reservation
+        entries: dict[tuple[str, str], Entry] = {}
+        if names and foreseen.keys:
+            rows = self._connection.execute(_KEYED, {"names": names, "keys": list(foreseen.keys)})
+            for entry in (entry_of(Line._make(row)) for row in rows):
+                entries[entry.account_id, entry.idempotency_key] = entry
+        return Found(accounts, reservations, entries)
 
-    def put_head(self, head: Head) -> None:
-        values = {"seq": head.seq, "hash": head.hash, "time": head.time}
-        self._put(tables.head, {"id": 1}, values)
-        self._head = head
+    def _named(self, query: sa.Select[Any], names: Sequence[str]) -> Sequence[_Row]:
+        return self._connection.execute(query, {"names": list(names)}).all() if names else ()
 
-    def _put(self, table: sa.Table, keys: Mapping[str, object], values: Mapping[str, Any]) -> None:
-        update, insert = _REPLACE[table.name]
-        named = {f"the_{key}": value for key, value in keys.items()}
-        changed = self._connection.execute(update, {**named, **values})
-        if changed.rowcount == 0:
-            self._connection.execute(insert, {**keys, **values})
+    def put(self, batch: Batch, stored: Mapping[str, Account | None]) -> None:
+        rows.put(self._connection, batch, stored)
+        self._head, self._accounts, self._reservations = None, {}, {}
 
-
-def _reservations_named(names: Sequence[str]) -> sa.Select[Any]:
-    table = tables.reservations
-    return sa.select(table).where(table.c.reservation_id.in_(names))
-
-
-def _json_text(value: JSON) -> str:
-    return canonical_json(value).decode()
-
-
-def _holdings_of(account: Account) -> dict[tuple[str, str], Holding]:
-    """Blocks and quotas alike, by block and scope; the scope of a block itself is empty."""
-    return {(block, ""): held for block, held in account.blocks.items()} | dict(account.quotas)
-
-
-def _holding_values(held: Holding) -> dict[str, str]:
-    return {
-        "added": held.added,
-        "unlocked": _json_text(book.charge_json(held.unlocked)),
-        "arrived": _json_text(book.charge_json(held.arrived)),
-        "reserved": _json_text(book.charge_json(held.reserved)),
-        "charged": _json_text(book.charge_json(held.charged)),
-    }
-
-
-def _holding(row: _Row) -> Holding:
-    return Holding(
-        row.added,
-        book.charge_of_text(row.unlocked),
-        book.charge_of_text(row.arrived),
-        book.charge_of_text(row.reserved),
-        book.charge_of_text(row.charged),
-    )
-
-
-def _account(row: _Row, held: Sequence[_Row]) -> Account:
-    try:
-        return Account(
-            account_id=row.account_id,
-            terms=book.terms_from_json(json.loads(row.terms)),
-            policy=row.policy,
-            rules=row.rules,
-            identities=tuple(json.loads(row.identities)),
-            blocks={part.block: _holding(part) for part in held if not part.scope},
-            quotas={(part.block, part.scope): _holding(part) for part in held if part.scope},
-            frozen=row.frozen,
-            entries=row.entries,
-            opened=row.opened,
-        )
-    except (ArithmeticError, KeyError, TypeError, ValueError, PrimumError) as error:
-        raise Tampered(f"Account {row.account_id} must be readable; found damaged text.") from error
-
-
-def _reservation(row: _Row) -> ReservationView:
-    try:
-        return ReservationView(
-            reservation_id=row.reservation_id,
-            account_id=row.account_id,
-            study_uid=row.study_uid,
-            generation=row.generation,
-            study=row.study,
-            state=ReservationState(row.state),
-            fence=row.fence,
-            lease_until=row.lease_until,
-            event=book.event_of_text(row.event),
-            charge=book.charge_of_text(row.charge),
-            charged=None if row.charged == _NOTHING else book.charge_of_text(row.charged),
-            executed=None if row.executed == _NOTHING else book.event_of_text(row.executed),
-            exposed=tuple(json.loads(row.exposed)),
-            reason=row.reason,
-            blocks=tuple(json.loads(row.blocks)),
-            requester=row.requester,
-            group=row.asking_group,
-            purpose=row.purpose,
-        )
-    except (KeyError, TypeError, ValueError, PrimumError) as error:
-        name = row.reservation_id
-        raise Tampered(f"Reservation {name} must be readable; found damaged text.") from error
+    def mark(self) -> Undo:
+        return self._connection.begin_nested()

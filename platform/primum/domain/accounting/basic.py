@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from primum.domain.accounting import accountant as accountants
 from primum.domain.accounting.events import (
     Event,
     IndividuallyFiltered,
     Laplace,
+    LibraryEvent,
     NonPrivate,
     RandomizedResponse,
     describe,
@@ -24,9 +26,13 @@ from primum.domain.accounting.events import (
 from primum.domain.errors import UnsupportedEvent
 from primum.domain.quantities import Neighbors
 
+_PURE = ("Laplace", "DiscreteLaplace")  # Events of the library that are pure whatever surrounds.
+
 
 def is_pure(leaf: Event) -> bool:
     """Whether a mechanism has a finite epsilon at delta 0."""
+    if isinstance(leaf, LibraryEvent):
+        return leaf.name in _PURE
     return isinstance(leaf, Laplace | RandomizedResponse)
 
 
@@ -34,7 +40,7 @@ def pure_epsilon(leaf: Event, neighbors: Neighbors) -> float:
     """The epsilon of a mechanism with pure differential privacy.
 
     Args:
-        leaf: A Laplace or randomized-response event.
+        leaf: A Laplace or randomized-response event, or the library's Laplace noise.
         neighbors: Doubles the Laplace sensitivity under ReplaceOne.
 
     Returns:
@@ -43,12 +49,19 @@ def pure_epsilon(leaf: Event, neighbors: Neighbors) -> float:
     Raises:
         UnsupportedEvent: For any other event.
     """
+    doubled = 2 if neighbors is Neighbors.REPLACE_ONE else 1
     match leaf:
         case Laplace():
-            return (2 if neighbors is Neighbors.REPLACE_ONE else 1) / float(leaf.noise_multiplier)
+            return doubled / float(leaf.noise_multiplier)
         case RandomizedResponse():
             wrong = float(leaf.flip_probability) / leaf.buckets
             return math.log((1 - float(leaf.flip_probability) + wrong) / wrong)
+        case LibraryEvent() if leaf.name in _PURE:
+            values: dict[str, Any] = leaf.fields
+            if leaf.name == "Laplace":
+                return doubled / float(values["noise_multiplier"])
+            # The masses of two shifts differ by e^(parameter x shift) at most.
+            return doubled * float(values["noise_parameter"]) * int(values["sensitivity"])
         case _:
             raise UnsupportedEvent(f"{describe(leaf)} has no pure guarantee.")
 

@@ -15,6 +15,12 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeAlias
 
+from primum.domain.accounting.library import (
+    LibraryEvent,
+    describe_library,
+    library_event_from_json,
+    samplings,
+)
 from primum.domain.accounting.mechanisms import (
     NOISE_MULTIPLIER_MAX,
     NOISE_MULTIPLIER_MIN,
@@ -38,6 +44,7 @@ __all__ = [
     "IndividuallyFiltered",
     "Laplace",
     "Leaf",
+    "LibraryEvent",
     "NoEvent",
     "NonPrivate",
     "RandomizedResponse",
@@ -48,6 +55,7 @@ __all__ = [
     "describe",
     "event_from_json",
     "flatten",
+    "samplings",
     "worst_case",
 ]
 
@@ -155,12 +163,13 @@ Leaf: TypeAlias = (
     | Laplace
     | RandomizedResponse
     | IndividuallyFiltered
+    | LibraryEvent
 )
 Event: TypeAlias = Leaf | Repeated | Composed
 
 _GAUSSIANS = (Gaussian, SubsampledGaussian)
-_LEAVES = (*_GAUSSIANS, NoEvent, NonPrivate, Laplace, RandomizedResponse, IndividuallyFiltered)
-_EVENTS = (*_LEAVES, Repeated, Composed)
+_PLAIN = (NoEvent, NonPrivate, Laplace, RandomizedResponse, IndividuallyFiltered, LibraryEvent)
+_EVENTS = (*_GAUSSIANS, *_PLAIN, Repeated, Composed)
 
 
 def _require_event(field: str, value: object) -> None:
@@ -200,6 +209,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "Repeated": ("of", "count"),
     "Composed": ("events",),
     "IndividuallyFiltered": ("bound", "orders"),
+    "LibraryEvent": ("name", "parameters"),
 }
 
 
@@ -271,6 +281,8 @@ def _build(name: str, value: Mapping[Any, Any], *, depth: int) -> Event:  # noqa
             return IndividuallyFiltered(
                 _from_json(value["bound"], depth=depth + 1), tuple(orders[: ORDERS_MAX + 1])
             )
+        case "LibraryEvent":
+            return library_event_from_json(value)
         case "NonPrivate":
             return NonPrivate()
         case _:
@@ -310,6 +322,8 @@ def describe(event: Event) -> str:  # noqa: PLR0911 - one per event
         case IndividuallyFiltered():
             orders = f"orders {event.orders[0]} to {event.orders[-1]}"
             return f"per-unit Renyi filter within ({describe(event.bound)}) at {orders}"
+        case LibraryEvent():
+            return f"dp-accounting {describe_library(event)}"
         case NonPrivate():
             return "use of private data without protection"
         case _:
@@ -374,7 +388,8 @@ def covers(planned: Event, executed: Event) -> bool:
         noise and no lower sampling rate. More noise is post-processing; a lower Poisson rate is a
         mixture with the world without the unit, so joint convexity of the divergence applies. A
         plan with individual filters covers its own bound without them, and a filter of the same
-        or more orders under a bound that is covered. False may mean "cannot tell".
+        or more orders under a bound that is covered. A library event is covered by its equal
+        alone. False may mean "cannot tell".
 
     Args:
         planned: What was reserved.

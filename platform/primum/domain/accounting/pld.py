@@ -13,12 +13,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from primum.domain.accounting import accountant as accountants
+from primum.domain.accounting import library_costs
 from primum.domain.accounting.events import (
     Event,
     Gaussian,
     IndividuallyFiltered,
     Laplace,
     Leaf,
+    LibraryEvent,
     NonPrivate,
     RandomizedResponse,
     SubsampledGaussian,
@@ -35,6 +37,7 @@ INTERVAL_MAX = 1e-4  # Right for most runs; the error is of the order of its squ
 INTERVAL_MIN = 2e-6  # Finer grids are slow, and rounding then dominates the tails.
 INTERVALS_PER_RATE = 10  # A step's loss is never below ln(1 - q), so the grid must be finer than q.
 DELTA_MIN = Decimal("1E-13")  # The noise of a Fourier transform is about 1e-16.
+CELLS_MAX = 2e6  # Losses of a plan with library events; composing them takes some gigabyte.
 _DISTRIBUTIONS_CACHED = 32  # Composed distributions kept; each is some megabytes.
 
 
@@ -65,7 +68,33 @@ def unsupported_by_pld(event: Event, neighbors: Neighbors) -> str | None:
             )
         if isinstance(leaf, RandomizedResponse) and neighbors is Neighbors.ADD_OR_REMOVE_ONE:
             return f"{describe(leaf)} reveals who answered; it is private under ReplaceOne only."
-    return None
+        if isinstance(leaf, LibraryEvent):
+            reason = library_costs.without_loss_distribution(leaf, neighbors)
+            if reason is not None:
+                return reason
+    return _too_wide(flatten(event))
+
+
+def _too_wide(leaves: tuple[tuple[Leaf, int], ...]) -> str | None:
+    """Plans with library events reach the ledger's admission: their grid must fit into memory."""
+    carried = [leaf for leaf, _ in leaves if isinstance(leaf, LibraryEvent)]
+    if not carried:
+        return None
+    width = 0.0
+    for leaf, count in leaves:
+        if isinstance(leaf, LibraryEvent):
+            width += library_costs.loss_width(leaf, count)
+        if isinstance(leaf, Gaussian | SubsampledGaussian | Laplace):
+            rate = float(leaf.sample_rate) if isinstance(leaf, SubsampledGaussian) else 1.0
+            pure = isinstance(leaf, Laplace)
+            wide = library_costs.bounded_width if pure else library_costs.gaussian_width
+            width += wide(2 / float(leaf.noise_multiplier), rate, count)
+    if width <= CELLS_MAX * _interval(leaves):
+        return None
+    return (
+        f"{describe(carried[0])}, with what is beside it, needs more than {CELLS_MAX:.0e} losses "
+        "on the grid of a loss distribution."
+    )
 
 
 def gaussian_step(
@@ -120,8 +149,23 @@ def _leaf_distribution(leaf: Leaf, interval: float, neighbors: Neighbors) -> Any
                 value_discretization_interval=interval,
                 neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_ONE,
             )
+        case LibraryEvent():
+            return library_costs.loss_distribution(leaf, interval, neighbors)
         case _:
             return privacy_loss_distribution.identity(interval)
+
+
+def _interval(leaves: tuple[tuple[Leaf, int], ...]) -> float:
+    rates = [1.0]
+    coarse = 0.0
+    for leaf, _ in leaves:
+        if isinstance(leaf, SubsampledGaussian):
+            rates.append(float(leaf.sample_rate))
+        if isinstance(leaf, LibraryEvent):
+            rates += library_costs.sample_rates(leaf)
+            if library_costs.holds_mixture(leaf):
+                coarse = library_costs.MIXTURE_INTERVAL  # Any grid is pessimistic; this one fits.
+    return max(coarse, interval_for(min(rates)))
 
 
 @functools.lru_cache(maxsize=_DISTRIBUTIONS_CACHED)
@@ -142,8 +186,7 @@ def composed(event: Event, neighbors: Neighbors) -> Any:
 
     accountants.require_supported(unsupported_by_pld(event, neighbors))
     leaves = flatten(event)
-    rates = [leaf.sample_rate for leaf, _ in leaves if isinstance(leaf, SubsampledGaussian)]
-    interval = interval_for(float(min(rates, default=Decimal(1))))
+    interval = _interval(leaves)
     total: Any = None
     for leaf, count in leaves:
         part = _leaf_distribution(leaf, interval, neighbors)

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from primum.domain.accounting import charges, gdp, profile, rdp
+from primum.domain.accounting import charges, gdp, pld, profile, rdp
 from primum.domain.accounting.accountant import (
     EPSILON_INFINITE,
     EPSILON_PLACES,
+    Accountant,
     Guarantee,
     epsilon_up,
     require_delta,
@@ -24,7 +25,15 @@ from primum.domain.accounting.accountant import (
 )
 from primum.domain.accounting.basic import is_pure, pure_epsilon
 from primum.domain.accounting.charges import AMOUNT_MAX, NEVER, UNITS_PER_ONE, Charge
-from primum.domain.accounting.events import Composed, Event, Repeated, decimal_text, flatten
+from primum.domain.accounting.events import (
+    Composed,
+    Event,
+    Leaf,
+    LibraryEvent,
+    Repeated,
+    decimal_text,
+    flatten,
+)
 from primum.domain.accounting.policy import all_fit, epsilon_of_units, within, zero
 from primum.domain.errors import InvalidValue
 from primum.domain.quantities import Neighbors
@@ -102,6 +111,14 @@ class GdpPolicy:
         return {"policy": self.name}
 
 
+def _apart(event: Event) -> tuple[tuple[tuple[Leaf, int], ...], Event]:
+    """The pure mechanisms with their counts, and everything else as one event."""
+    leaves = flatten(event)
+    pure = tuple((leaf, count) for leaf, count in leaves if is_pure(leaf))
+    rest = Composed(tuple(Repeated(leaf, count) for leaf, count in leaves if not is_pure(leaf)))
+    return pure, rest
+
+
 @dataclass(frozen=True, slots=True)
 class BasicPolicy:
     """Basic composition: epsilons add up, deltas add up.
@@ -109,7 +126,8 @@ class BasicPolicy:
     Guarantees:
         The adaptively chosen sequence of all admitted plans is (epsilon, delta)-DP (Rogers, Roth,
         Ullman & Vadhan 2016). Pure mechanisms are charged their epsilon; the rest of a plan is
-        charged one (epsilon, delta) point of its Renyi curve, at ``delta_per_charge``.
+        charged one (epsilon, delta) point of its Renyi curve, at ``delta_per_charge``, or of its
+        privacy loss distribution if it holds a library event without such a curve.
 
     Args:
         delta_per_charge: Above 0, below 1; a whole number of 1e-12.
@@ -131,7 +149,24 @@ class BasicPolicy:
 
     def unsupported(self, event: Event, neighbors: Neighbors) -> str | None:
         """Why the event cannot be charged, naming the part; ``None`` if it can."""
-        return rdp.unsupported_by_rdp(event, neighbors)
+        pure, rest = _apart(event)
+        own = Composed(tuple(leaf for leaf, _ in pure if not isinstance(leaf, LibraryEvent)))
+        reason = rdp.unsupported_by_rdp(own, neighbors)
+        return reason or self._accountant(rest, neighbors)[1]
+
+    def _accountant(self, rest: Event, neighbors: Neighbors) -> tuple[Accountant, str | None]:
+        """Who gives the point of what is not pure, and why nobody does.
+
+        Each is sound for a plan fixed in advance, which one charge is.
+        """
+        renyi = rdp.RdpAccountant()
+        reason = renyi.unsupported(rest, neighbors)
+        library = any(isinstance(leaf, LibraryEvent) for leaf, _ in flatten(rest))
+        if reason is not None and library and self.delta_per_charge >= pld.DELTA_MIN:
+            losses = pld.PldAccountant()
+            if losses.unsupported(rest, neighbors) is None:
+                return losses, None
+        return renyi, reason
 
     def charge(self, event: Event, neighbors: Neighbors) -> Charge:
         """An (epsilon, delta) of the plan, rounded up.
@@ -147,13 +182,13 @@ class BasicPolicy:
             UnsupportedEvent: If a part cannot be charged; names it.
         """
         require_supported(self.unsupported(event, neighbors))
-        leaves = flatten(event)
-        pure = sum(pure_epsilon(leaf, neighbors) * n for leaf, n in leaves if is_pure(leaf))
-        rest = Composed(tuple(Repeated(leaf, n) for leaf, n in leaves if not is_pure(leaf)))
+        found, rest = _apart(event)
+        pure = sum(pure_epsilon(leaf, neighbors) * count for leaf, count in found)
         units = charges.cost_units(pure) if pure else 0
         if not flatten(rest):
             return Charge.of({"epsilon": units, "delta": 0})
-        epsilon = rdp.RdpAccountant().epsilon(rest, self.delta_per_charge, neighbors)
+        accountant, _ = self._accountant(rest, neighbors)
+        epsilon = accountant.epsilon(rest, self.delta_per_charge, neighbors)
         units += max(1, charges.units_up(epsilon)) if epsilon.is_finite() else AMOUNT_MAX
         delta_units = charges.units_up(self.delta_per_charge)
         return Charge.of({"epsilon": min(units, AMOUNT_MAX), "delta": delta_units})

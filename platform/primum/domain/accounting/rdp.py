@@ -18,12 +18,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from primum.domain.accounting import accountant as accountants
+from primum.domain.accounting import library_costs
 from primum.domain.accounting.events import (
     Event,
     Gaussian,
     IndividuallyFiltered,
     Laplace,
     Leaf,
+    LibraryEvent,
     NonPrivate,
     RandomizedResponse,
     SubsampledGaussian,
@@ -84,6 +86,9 @@ def unsupported_by_rdp(event: Event, neighbors: Neighbors) -> str | None:
                 return (
                     f"{describe(leaf)} reveals who answered; it is private under ReplaceOne only."
                 )
+            case LibraryEvent():
+                if (reason := library_costs.without_renyi_curve(leaf, neighbors)) is not None:
+                    return reason
             case _:
                 continue
     return None
@@ -122,7 +127,9 @@ def rdp_curve(event: Event, orders: Sequence[float], neighbors: Neighbors) -> li
     return total
 
 
-def leaf_curve(leaf: Leaf, orders: tuple[float, ...], neighbors: Neighbors) -> tuple[float, ...]:
+def leaf_curve(  # noqa: PLR0911 - one per event
+    leaf: Leaf, orders: tuple[float, ...], neighbors: Neighbors
+) -> tuple[float, ...]:
     """The curve of one supported mechanism; see ``rdp_curve``."""
     doubled = 2.0 if neighbors is Neighbors.REPLACE_ONE else 1.0
     match leaf:
@@ -139,6 +146,8 @@ def leaf_curve(leaf: Leaf, orders: tuple[float, ...], neighbors: Neighbors) -> t
             return tuple(_response_rdp(flip, leaf.buckets, order) for order in orders)
         case IndividuallyFiltered():
             return _filtered_curve(leaf, orders)
+        case LibraryEvent():
+            return library_costs.renyi_curve(leaf, orders, neighbors)
         case _:
             return (0.0,) * len(orders)
 

@@ -38,7 +38,9 @@ _NAME_SHOWN = 64  # Characters of a name that somebody made up, in a message.
 _POLICIES_CACHED = 256  # Recorded policies kept parsed; a platform has a handful.
 # Charges and events kept parsed: a plan's come back when it is charged, and most plans are repeats.
 _VALUES_CACHED = 1024
-_TEXT = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+_TEXT = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, check_circular=False
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +313,12 @@ def charge_from(value: JSON) -> Charge:
 @functools.lru_cache(maxsize=_VALUES_CACHED)
 def _charge_of(amounts: tuple[tuple[str, JSON], ...]) -> Charge:
     return Charge.from_json(dict(amounts))
+
+
+@functools.lru_cache(maxsize=_VALUES_CACHED)
+def event_json(event: Event) -> Mapping[str, JSON]:
+    """An event as JSON; shared, and not to be changed."""
+    return event.to_json()
 
 
 def event_from(value: JSON) -> Event:

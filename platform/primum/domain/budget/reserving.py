@@ -239,7 +239,7 @@ def _asked(request: ReserveRequest, together: Sequence[str]) -> dict[str, JSON]:
         "study": request.study,
         "purpose": request.purpose,
         "requester": request.requester,
-        "event": request.event.to_json(),
+        "event": books.event_json(request.event),
         "together": list(together),
     }
     if request.blocks:

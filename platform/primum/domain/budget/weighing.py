@@ -65,6 +65,8 @@ class Tally:
         for block in blocks:
             used = self._of(account, block, "")
             available = account.available(account.blocks[block])
+            if available is capacity:
+                continue  # Nothing is locked: asked above.
             if not policy.admits(capacity=available, used=used, request=charge):
                 text = shortfall(account, used=used, request=charge, room=available)
                 return Missing(ResultCode.LOCKED, named(block, text))

@@ -10,15 +10,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from primum.domain.accounting.events import (
+    Composed,
     Event,
     Gaussian,
     IndividuallyFiltered,
     Laplace,
     Leaf,
+    LibraryEvent,
+    Repeated,
     SubsampledGaussian,
     describe,
     event_from_json,
     flatten,
+    samplings,
     worst_case,
 )
 from primum.domain.conformance.fields import Fields, number, printable, whole
@@ -125,21 +129,28 @@ def _certified(predicate: Mapping[str, Any]) -> Claim:
 def _record(receipts: list[Mapping[str, Any]], claim: Claim, name: str) -> RunRecord | None:
     phases: list[Phase] = []
     filters: list[IndividuallyFiltered] = []
+    library: list[Event] = []
     sampling, unit, mismatches = Sampling.FULL, claim.unit, []  # type: Sampling, Unit, list[str]
     for receipt in receipts:
         event = event_from_json(receipt.get("event"))
         facts = Fields(receipt.get("facts", {}), "receipt.facts")
-        made = [_phase(leaf, count) for leaf, count in flatten(worst_case(event))]
-        if not made:
+        leaves = flatten(worst_case(event))
+        made = [_phase(*used) for used in leaves if not isinstance(used[0], LibraryEvent)]
+        others = [(leaf, count) for leaf, count in leaves if isinstance(leaf, LibraryEvent)]
+        if not leaves:
             continue
         phases += made
+        library += [Repeated(leaf, count) for leaf, count in others]
+        for leaf, _ in others:
+            if samplings(leaf) and samplings(leaf) != {facts.text("sampling", "")}:
+                sampling = Sampling.UNKNOWN
         filters += [leaf for leaf, _ in flatten(event) if isinstance(leaf, IndividuallyFiltered)]
         if any(phase.sample_rate < 1 for phase in made):
             sampling = _worse(sampling, _sampling(facts))
         if "clippedPer" in facts:
             unit = facts.choice("clippedPer", Unit)
         mismatches += _mismatches(event, facts)
-    if not phases:
+    if not phases and not library:
         return None
     return RunRecord(
         name=name,
@@ -150,6 +161,7 @@ def _record(receipts: list[Mapping[str, Any]], claim: Claim, name: str) -> RunRe
         sampling=sampling,
         assumed_sampling=Sampling.POISSON if sampling is not Sampling.FULL else Sampling.FULL,
         filter_orders=_shared_orders(filters),
+        library=Composed(tuple(library)) if library else None,
         mismatches=tuple(mismatches),
     )
 
@@ -186,7 +198,7 @@ def _phase(leaf: Leaf, count: int) -> Phase:
             return Phase(leaf.noise_multiplier, number("rate", 1), count, Mechanism.LAPLACE)
         case _:
             raise UnsupportedEvent(
-                f"receipt.event must be Gaussian or Laplace to be rechecked; found "
+                f"receipt.event must be Gaussian, Laplace or a LibraryEvent to be rechecked; found "
                 f"{describe(leaf)}."
             )
 

@@ -107,6 +107,8 @@ def recompute(record: RunRecord) -> Recomputed:
     if why:
         return Recomputed(None, None, None, neighbors, None, why)
     delta = record.claim.delta
+    if record.library is not None:
+        return _with_library(record, record.library, delta, neighbors)
     if record.filter_orders:
         return _filtered(record, delta, neighbors)
     first = replace(record.phases[0], steps=1)
@@ -129,6 +131,40 @@ def _filtered(record: RunRecord, delta: Decimal, neighbors: Neighbors) -> Recomp
     epsilon = rdp.RdpAccountant().epsilon(event, delta, neighbors)
     total = Bound(epsilon, "RDP", "Poisson sampling, individual Renyi filters")
     return Recomputed(total, None, epsilon, neighbors, None, "")
+
+
+def _with_library(
+    record: RunRecord, library: Event, delta: Decimal, neighbors: Neighbors
+) -> Recomputed:
+    """Mechanisms that only dp-accounting has: the least bound of the accountants that know all."""
+    event, why = _everything(record, library), ""
+    if event is None:
+        return Recomputed(None, None, None, neighbors, None, "noise too small to compute with")
+    found: list[Bound] = []
+    accountants: tuple[Accountant, ...] = (rdp.RdpAccountant(), PldAccountant())
+    for accountant in accountants:
+        reason = accountant.unsupported(event, neighbors)
+        if reason is None and (accountant.name == "RDP" or delta >= DELTA_MIN):
+            epsilon = accountant.epsilon(event, delta, neighbors)
+            found.append(Bound(epsilon, accountant.name, "curves of dp-accounting"))
+        why = reason or why
+    if not found:
+        return Recomputed(None, None, None, neighbors, None, why)
+    renyi = next((item.epsilon for item in found if item.accountant == "RDP"), None)
+    least = min(found, key=lambda item: item.epsilon)
+    return Recomputed(least, None, renyi, neighbors, None, "")
+
+
+def _everything(record: RunRecord, library: Event) -> Event | None:
+    """The phases, behind their filters if there are any, and the library's mechanisms."""
+    steps = [phase for phase in record.phases if phase.mechanism is Mechanism.GAUSSIAN]
+    noisy = [phase for phase in record.phases if phase.mechanism is Mechanism.LAPLACE]
+    sampled, unsampled = _sampled(steps), _unsampled(noisy)
+    if sampled is None or unsampled is None:
+        return None
+    if record.filter_orders:
+        sampled = IndividuallyFiltered(sampled, record.filter_orders)
+    return Composed((sampled, unsampled, library))
 
 
 def uncovered(record: RunRecord) -> str:
@@ -164,7 +200,8 @@ def claimed_part(record: RunRecord, found: Recomputed) -> Bound | None:
 
 def epsilon_add_or_remove(record: RunRecord) -> Bound | None:
     """What the run would guarantee under AddOrRemoveOne: what forgetting the factor 2 gives."""
-    if uncovered(record) or record.sampling not in (Sampling.POISSON, Sampling.FULL):
+    unknown = record.library is not None or uncovered(record)
+    if unknown or record.sampling not in (Sampling.POISSON, Sampling.FULL):
         return None
     return _bound(record, record.executed, record.claim.delta, _ADD)[0]
 

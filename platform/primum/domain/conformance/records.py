@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass
 from decimal import Decimal
 
+from primum.domain.accounting.events import Event, flatten
 from primum.domain.quantities import Neighbors
 from primum.domain.risk.collusion import IndividualBudgets
 
@@ -164,6 +165,8 @@ class RunRecord:
             the mechanism of the most exposed group, which bounds everybody.
         filter_orders: Renyi orders of individual filters; empty without. ``phases`` then state
             what a unit pays at most, and its Renyi curve at these orders is all that is proved.
+        library: What was done with mechanisms of dp-accounting that are no phase, beside the
+            phases; ``None`` without.
         mismatches: Contradictions that the reader found inside the record.
     """
 
@@ -187,12 +190,18 @@ class RunRecord:
     calibrated_with: Accounting = Accounting.UNSTATED
     individual: IndividualBudgets | None = None
     filter_orders: tuple[int, ...] = ()
+    library: Event | None = None
     mismatches: tuple[str, ...] = ()
 
     @property
     def accounted_steps(self) -> int:
         """Steps that the claim counts."""
-        return sum(phase.steps for phase in self.phases)
+        return sum(phase.steps for phase in self.phases) + self.library_steps
+
+    @property
+    def library_steps(self) -> int:
+        """Uses of library mechanisms."""
+        return sum(count for _, count in flatten(self.library)) if self.library else 0
 
     @property
     def missing_steps(self) -> int:

@@ -79,7 +79,8 @@ class Report:
                 "accountant": found.total.accountant if found.total else None,
                 "basis": found.total.basis if found.total else found.why,
                 "psi": None if found.psi is None else decimal_text(found.psi),
-                "steps": sum(phase.steps for phase in self.record.executed),
+                "steps": sum(phase.steps for phase in self.record.executed)
+                + self.record.library_steps,
             },
             "findings": [
                 {

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from primum.domain.accounting.events import (
+    LibraryEvent,
     NoEvent,
     SubsampledGaussian,
     covers,
     describe,
     flatten,
+    samplings,
     worst_case,
 )
 from primum.domain.budget.entries import AccountView, ReservationState, ReservationView
@@ -275,13 +277,15 @@ def _mechanism_refusals(facts: CertificateFacts) -> list[str]:
 def _fact_refusals(receipt: Receipt, *, unit: str) -> list[str]:
     found = []
     ran = flatten(worst_case(receipt.event))  # Filters change nothing in how a step was sampled.
-    if any(isinstance(leaf, SubsampledGaussian) for leaf, _ in ran):
-        sampling = receipt.facts.get("sampling")
-        if sampling != "Poisson":
+    wanted = {how for leaf, _ in ran if isinstance(leaf, LibraryEvent) for how in samplings(leaf)}
+    by_rate = any(isinstance(leaf, SubsampledGaussian) for leaf, _ in ran)
+    said = str(receipt.facts.get("sampling") or "no statement")[:40]
+    for how in sorted(wanted | {"Poisson"} if by_rate else wanted):
+        if how != said:
             found.append(
-                f"Accounting of access {receipt.access} assumed Poisson sampling; "
-                f"found {str(sampling or 'no statement')[:40]}."
+                f"Accounting of access {receipt.access} assumed {how} sampling; found {said}."
             )
+    if by_rate:
         bound = _decimal(receipt.facts.get("maxGradNorm"))
         if bound is None or bound <= 0:
             found.append(f"Access {receipt.access} reports no clipping bound.")

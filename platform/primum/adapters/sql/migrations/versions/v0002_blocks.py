@@ -94,13 +94,13 @@ def _fill_reservations() -> None:
     entries = sa.text(
         "SELECT seq, reservation_id, payload FROM ledger_entries "
         "WHERE kind IN ('Reserved', 'Denied') AND reservation_id <> '' AND seq > :after "
-        f"ORDER BY seq LIMIT {_AT_ONCE}"
+        "ORDER BY seq LIMIT :most"
     )
     update = sa.text(
         "UPDATE ledger_reservations SET requester = :requester, purpose = :purpose "
         "WHERE reservation_id = :name"
     )
-    while rows := connection.execute(entries, {"after": after}).all():
+    while rows := connection.execute(entries, {"after": after, "most": _AT_ONCE}).all():
         after = rows[-1].seq
         connection.execute(update, [_asked(row.reservation_id, row.payload) for row in rows])
 
