@@ -11,7 +11,7 @@ import functools
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -29,12 +29,16 @@ VARIABLES = (
     "policy",
     "release",
 )
+ADMISSION_VARIABLES = ("object", "oldObject", "request", "namespaceObject", "variables")
 MACRO_DEPTH_MAX = 2  # Two loops over 256 items are 65,536 steps, some 50 ms; three would be 13 s.
 MACROS_MAX = 12
 ITEMS_MAX = 256  # Per list or object of facts.
 NODES_MAX = 20_000  # Of all facts together.
 DEPTH_MAX = 12
 TEXT_LENGTH_MAX = 10_000
+# An object of an API server: a pod's arguments may hold a step's context, a template nests deep.
+OBJECT_TEXT_LENGTH_MAX = 2**20
+OBJECT_DEPTH_MAX = 24
 
 _FUNCTIONS = frozenset(
     [
@@ -69,12 +73,13 @@ class RuleFailed(Exception):
     """An expression did not come to ``true`` or ``false``. The message names no value."""
 
 
-def problems(expression: str) -> list[str]:
+def problems(expression: str, *, variables: tuple[str, ...] = VARIABLES) -> list[str]:
     """What is wrong with an expression, or nothing.
 
     Args:
-        expression: CEL text over the variables ``study``, ``plan``, ``budgets``, ``claim``,
-            ``evidence``, ``settlement``, ``policy`` and ``release``.
+        expression: CEL text.
+        variables: The names it may use: by default those of a gate, ``study``, ``plan``,
+            ``budgets``, ``claim``, ``evidence``, ``settlement``, ``policy`` and ``release``.
 
     Returns:
         Sentences: syntax, unknown names or functions, nesting.
@@ -89,31 +94,51 @@ def problems(expression: str) -> list[str]:
     bare = _STRING.sub('""', expression)
     bound = {match.group(2) for match in _MACRO.finditer(bare)}
     found = [
-        f"must use only the names {', '.join(VARIABLES)}; found {name}"
-        for name in sorted(names - bound - set(VARIABLES))
+        f"must use only the names {', '.join(variables)}; found {name}"
+        for name in sorted(names - bound - set(variables))
     ]
     found += [
         f"must use only known functions; found {name}"
         for name in sorted(functions - _FUNCTIONS)
         if name[:1].isalpha()
     ]
-    if bound & set(VARIABLES):
+    if bound & set(variables):
         found.append("must not bind a fact's name in a macro")
     if _macro_depth(bare) > MACRO_DEPTH_MAX:
         found.append(f"must nest macros at most {MACRO_DEPTH_MAX} deep")
     if len(_MACRO.findall(bare)) > MACROS_MAX:
         found.append(f"must use at most {MACROS_MAX} macros")
-    if not names & set(VARIABLES):
+    if not names & set(variables):
         found.append("must look at a fact")
     return found
 
 
-def ask(expression: str, facts: Mapping[str, Any]) -> bool:
+class Prepared:
+    """Facts that are handed to the engine once, for many expressions; handing over costs most.
+
+    Args:
+        facts: What ``cel_facts`` or ``cel_object`` made, by name.
+    """
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self.context = _engine().Context()
+        for name, value in facts.items():
+            self.put(name, value)
+
+    def put(self, name: str, value: Any) -> None:
+        """Set a fact, in place of what it was."""
+        self.context.add_variable(name, value)
+
+
+def ask(
+    expression: str, facts: Mapping[str, Any] | Prepared, *, variables: tuple[str, ...] = VARIABLES
+) -> bool:
     """Whether an expression holds over facts.
 
     Args:
         expression: CEL text.
-        facts: What ``cel_facts`` made.
+        facts: What ``cel_facts`` or ``cel_object`` made, or the same prepared.
+        variables: The names it may use.
 
     Returns:
         Exactly what the expression came to.
@@ -121,19 +146,30 @@ def ask(expression: str, facts: Mapping[str, Any]) -> bool:
     Raises:
         RuleFailed: If it breaks a limit, fails in any way, or comes to anything but a boolean.
     """
-    wrong = _checked(expression)
+    answer = value_of(expression, facts, variables=variables)
+    if answer is not True and answer is not False:
+        raise RuleFailed(f"the rule must come to true or false; found {type(answer).__name__}")
+    return answer
+
+
+def value_of(
+    expression: str, facts: Mapping[str, Any] | Prepared, *, variables: tuple[str, ...] = VARIABLES
+) -> Any:
+    """What an expression comes to over facts: of a composed variable, any value.
+
+    Raises:
+        RuleFailed: If it breaks a limit or fails in any way.
+    """
+    wrong = _checked(expression, variables)
     if wrong:
         raise RuleFailed(wrong[0])
     program = _program(expression)
     try:
-        answer = program.execute(dict(facts))
+        return program.execute(facts.context if isinstance(facts, Prepared) else dict(facts))
     except BaseException as fault:  # A Rust panic is no Exception; it is a "no" all the same.
         if isinstance(fault, KeyboardInterrupt | SystemExit | GeneratorExit):
             raise
         raise RuleFailed(_fault_text(fault)) from None
-    if answer is not True and answer is not False:
-        raise RuleFailed(f"the rule must come to true or false; found {type(answer).__name__}")
-    return answer
 
 
 def cel_facts(facts: Mapping[str, JSON]) -> dict[str, Any]:
@@ -142,38 +178,68 @@ def cel_facts(facts: Mapping[str, JSON]) -> dict[str, Any]:
     Raises:
         InvalidValue: If they are larger or deeper than a rule may look at, or hold a float.
     """
-    budget = [NODES_MAX]
-    return {str(key): _value(str(key), item, 1, budget) for key, item in facts.items()}
+    reader = _Reader(_number_or_text, DEPTH_MAX)
+    return {str(key): reader.read(str(key), item, 1) for key, item in facts.items()}
 
 
-def _value(key: str, value: JSON, depth: int, budget: list[int]) -> Any:
-    budget[0] -= 1
-    if budget[0] < 0:
-        raise InvalidValue("facts", f"must have at most {NODES_MAX} values", "more")
-    if depth > DEPTH_MAX:
-        raise InvalidValue("facts", f"must nest at most {DEPTH_MAX} deep", "deeper nesting")
-    if isinstance(value, str):
-        return _text(key, value)
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float) or not isinstance(value, Mapping | list | tuple):
-        raise InvalidValue(f"facts.{key}", "must be JSON without floats", type(value).__name__)
-    if len(value) > ITEMS_MAX:
-        raise InvalidValue(f"facts.{key}", f"must have at most {ITEMS_MAX} items", len(value))
-    if isinstance(value, Mapping):
-        items = ((str(name), item) for name, item in value.items())
-        return {name: _value(name, item, depth + 1, budget) for name, item in items}
-    return [_value(key, item, depth + 1, budget) for item in value]
+def cel_object(name: str, value: JSON) -> Any:
+    """An object of an API server as CEL sees it: unchanged, within the same limits of size.
+
+    Raises:
+        InvalidValue: If it is larger or deeper than a rule may look at.
+    """
+    return _Reader(_text_as_it_is, OBJECT_DEPTH_MAX, floats=True).read(name, value, 1)
 
 
-def _text(key: str, value: str) -> str | float:
-    if len(value) > TEXT_LENGTH_MAX:
-        rule = f"must have at most {TEXT_LENGTH_MAX} characters"
-        raise InvalidValue(f"facts.{key}", rule, len(value))
+class _Reader:
+    """Walks facts and counts them; what becomes of a text is the caller's choice."""
+
+    def __init__(
+        self, text: Callable[[str, str], str | float], depth_max: int, *, floats: bool = False
+    ) -> None:
+        self._text = text
+        self._depth_max = depth_max
+        self._scalars = (bool, int, float) if floats else (bool, int)
+        self._left = NODES_MAX
+
+    def read(self, key: str, value: JSON, depth: int) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise InvalidValue("facts", f"must have at most {NODES_MAX} values", "more")
+        if depth > self._depth_max:
+            rule = f"must nest at most {self._depth_max} deep"
+            raise InvalidValue("facts", rule, "deeper nesting")
+        if isinstance(value, str):
+            return self._text(key, value)
+        if value is None or isinstance(value, self._scalars):
+            return value
+        if not isinstance(value, Mapping | list | tuple):
+            raise InvalidValue(f"facts.{key}", "must be JSON without floats", type(value).__name__)
+        if len(value) > ITEMS_MAX:
+            raise InvalidValue(f"facts.{key}", f"must have at most {ITEMS_MAX} items", len(value))
+        if isinstance(value, Mapping):
+            items = ((str(name), item) for name, item in value.items())
+            return {name: self.read(name, item, depth + 1) for name, item in items}
+        return [self.read(key, item, depth + 1) for item in value]
+
+
+def _number_or_text(key: str, value: str) -> str | float:
+    _check_length(key, value, TEXT_LENGTH_MAX)
     if key in _TEXT_KEYS or not _DECIMAL.fullmatch(value):
         return value
     number = float(Decimal(value))
     return number if math.isfinite(number) else value
+
+
+def _text_as_it_is(key: str, value: str) -> str:
+    _check_length(key, value, OBJECT_TEXT_LENGTH_MAX)
+    return value
+
+
+def _check_length(key: str, value: str, length_max: int) -> None:
+    if len(value) > length_max:
+        rule = f"must have at most {length_max} characters"
+        raise InvalidValue(f"facts.{key}", rule, len(value))
 
 
 def _macro_depth(expression: str) -> int:
@@ -192,19 +258,24 @@ def _macro_depth(expression: str) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def _checked(expression: str) -> tuple[str, ...]:
-    return tuple(problems(expression))
+def _checked(expression: str, variables: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(problems(expression, variables=variables))
 
 
-@functools.lru_cache(maxsize=1024)
-def _program(expression: str) -> Any:
+@functools.cache
+def _engine() -> Any:
     with warnings.catch_warnings():
         # The package imports its own terminal program, which uses what click has deprecated.
         warnings.simplefilter("ignore", DeprecationWarning)
         import cel
 
+    return cel
+
+
+@functools.lru_cache(maxsize=1024)
+def _program(expression: str) -> Any:
     try:
-        return cel.compile(expression)
+        return _engine().compile(expression)
     except BaseException as fault:
         if isinstance(fault, KeyboardInterrupt | SystemExit | GeneratorExit):
             raise

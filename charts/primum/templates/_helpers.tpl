@@ -1,0 +1,203 @@
+{{- define "primum.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "primum.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if contains (include "primum.name" .) .Release.Name }}
+{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "primum.name" .) | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- /* Labels that never change: what selects. Takes root and component. */ -}}
+{{- define "primum.selector" -}}
+app.kubernetes.io/name: {{ include "primum.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "primum.labels" -}}
+{{ include "primum.selector" . }}
+app.kubernetes.io/part-of: primum
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- /* Everything of this release, whatever component. */ -}}
+{{- define "primum.ours" -}}
+app.kubernetes.io/name: {{ include "primum.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- /* An image reference. Takes root, and image with repository, tag and digest. */ -}}
+{{- define "primum.image" -}}
+{{- $name := printf "%s/%s" (trimSuffix "/" .root.Values.images.registry) .image.repository }}
+{{- if .image.digest }}{{ $name }}@{{ .image.digest }}
+{{- else }}{{ $name }}:{{ default .root.Chart.AppVersion .image.tag }}
+{{- end }}
+{{- end }}
+
+{{- define "primum.user" -}}
+system:serviceaccount:{{ .root.Release.Namespace }}:{{ include "primum.fullname" .root }}-{{ .component }}
+{{- end }}
+
+{{- define "primum.databaseSecret" -}}
+{{- if .Values.database.trial.enabled }}{{ include "primum.fullname" . }}-trial-database
+{{- else }}{{ .Values.database.secret }}
+{{- end }}
+{{- end }}
+
+{{- define "primum.databaseKey" -}}
+{{- if .Values.database.trial.enabled }}url{{ else }}{{ .Values.database.key }}{{ end }}
+{{- end }}
+
+{{- define "primum.homeClaim" -}}
+{{- default (printf "%s-home" (include "primum.fullname" .)) .Values.home.existingClaim }}
+{{- end }}
+
+{{- define "primum.tlsSecret" -}}
+{{- if eq .Values.webhook.tls.source "Secret" }}{{ .Values.webhook.tls.secret }}
+{{- else }}{{ include "primum.fullname" . }}-webhook-tls
+{{- end }}
+{{- end }}
+
+{{- /* User names that make pods and clusters out of what the operator made, as a JSON list. */ -}}
+{{- define "primum.controllers" -}}
+{{- $names := .Values.policies.controllers }}
+{{- range $key := list "kuberay" "kueue" }}
+{{- $item := index $.Values.integrations $key }}
+{{- if $item.enabled }}
+{{- $names = append $names (printf "system:serviceaccount:%s:%s" $item.namespace $item.serviceAccount) }}
+{{- end }}
+{{- end }}
+{{- $names | uniq | toJson }}
+{{- end }}
+
+{{- define "primum.operators" -}}
+{{- list (include "primum.user" (dict "root" . "component" "operator")) | toJson }}
+{{- end }}
+
+{{- define "primum.queueRequired" -}}
+{{- and .Values.integrations.kueue.enabled (ne .Values.integrations.kueue.queue "") }}
+{{- end }}
+
+{{- /* Refuse an integration whose API is not there. Takes root, name, api and project. */ -}}
+{{- define "primum.require" -}}
+{{- if not (.root.Capabilities.APIVersions.Has .api) }}
+{{- fail (printf "\n\nintegrations.%s.enabled must be false where the cluster does not serve %s. Install %s first; with `helm template` say --api-versions %s." .name .api .project .api) }}
+{{- end }}
+{{- end }}
+
+{{- /* Security of a pod: the restricted profile. */ -}}
+{{- define "primum.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "primum.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- /* Where a pod may run. Takes root, component, and its values. */ -}}
+{{- define "primum.placement" -}}
+{{- with .values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if .values.affinity }}
+affinity: {{- toYaml .values.affinity | nindent 2 }}
+{{- else if and .sharesHome (not .root.Values.home.existingClaim) (not (has "ReadWriteMany" .root.Values.home.accessModes)) }}
+affinity: # a home that only one node can mount: everybody who needs it goes there
+  podAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      - topologyKey: kubernetes.io/hostname
+        labelSelector:
+          matchLabels: {{- include "primum.ours" .root | nindent 12 }}
+          matchExpressions:
+            - {key: app.kubernetes.io/component, operator: In, values: [operator, api, serving]}
+{{- end }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{- include "primum.selector" . | nindent 8 }}
+{{- end }}
+
+{{- /* Settings that every process of ours reads. */ -}}
+{{- define "primum.environment" -}}
+- name: HOME
+  value: /tmp
+- name: OMP_NUM_THREADS
+  value: "1"
+- name: PRIMUM_HOME
+  value: /var/lib/primum
+- name: PRIMUM_ANCHOR
+  value: /var/lib/primum/anchor/anchor.json
+- name: PRIMUM_DATABASE_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "primum.databaseSecret" . }}
+      key: {{ include "primum.databaseKey" . }}
+{{- with .Values.lineage.url }}
+- name: PRIMUM_LINEAGE_URL
+  value: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{- /* The platform's files: the shared home, and the key in memory with the mode that it insists on. */ -}}
+{{- define "primum.homeVolumes" -}}
+- name: tmp
+  emptyDir: {sizeLimit: 1Gi}
+- name: home
+  persistentVolumeClaim:
+    claimName: {{ include "primum.homeClaim" . }}
+- name: keys
+  emptyDir: {medium: Memory, sizeLimit: 1Mi}
+- name: signing
+  secret:
+    secretName: {{ .Values.signing.secret }}
+    defaultMode: 0440
+{{- end }}
+
+{{- define "primum.homeMounts" -}}
+- name: tmp
+  mountPath: /tmp
+- name: home
+  mountPath: /var/lib/primum
+- name: keys
+  mountPath: /var/lib/primum/keys
+{{- end }}
+
+{{- /* Copies the key: a Secret's files can be read by their group, and the platform refuses that. */ -}}
+{{- define "primum.keyContainer" -}}
+- name: key
+  image: {{ .image }}
+  imagePullPolicy: {{ .root.Values.images.pullPolicy }}
+  command: [install, -m, "0600", /etc/primum/signing/signing.pem, /var/lib/primum/keys/signing.pem]
+  securityContext: {{- include "primum.containerSecurity" . | nindent 4 }}
+  resources:
+    requests: {cpu: 10m, memory: 16Mi}
+    limits: {cpu: 100m, memory: 32Mi}
+  volumeMounts:
+    - name: keys
+      mountPath: /var/lib/primum/keys
+    - name: signing
+      mountPath: /etc/primum/signing
+      readOnly: true
+{{- end }}

@@ -1,0 +1,26 @@
+# The inference server: Open Inference Protocol v2 over models whose certificates hold.
+#
+#   make images        collects the wheels and builds every image
+#
+# Nothing is fetched while it is built or run: packages come from dist/wheels/serving, pinned by
+# constraints.txt. The base is named by tag; name it by digest too where you build for patients:
+#   docker build --build-arg PYTHON_DIGEST=sha256:... -f operators/images/serving.Dockerfile .
+ARG PYTHON_TAG=3.11.14-slim-bookworm
+ARG PYTHON_DIGEST=
+
+FROM docker.io/library/python:${PYTHON_TAG}${PYTHON_DIGEST:+@${PYTHON_DIGEST}} AS build
+COPY dist/wheels/serving /wheels
+COPY constraints.txt /constraints.txt
+RUN pip install --no-cache-dir --no-index --find-links /wheels --constraint /constraints.txt \
+      --prefix /install --compile "primum[train]"
+
+FROM docker.io/library/python:${PYTHON_TAG}${PYTHON_DIGEST:+@${PYTHON_DIGEST}}
+LABEL org.opencontainers.image.title="primum-serving" \
+      org.opencontainers.image.licenses="Apache-2.0"
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp OMP_NUM_THREADS=1
+COPY --from=build /install /usr/local
+# A number, so that Kubernetes can tell that it is not root; nobody's on the node.
+USER 65532:65532
+WORKDIR /tmp
+ENTRYPOINT ["python", "-m", "primum_serving"]
+CMD ["--help"]

@@ -1,0 +1,343 @@
+"""A step's heavy work as a KubeRay RayJob, queued by Kueue where there is a queue.
+
+A RayJob runs once: ``backoffLimit`` is 0, worker groups have a fixed size (an elastic one would
+change the sampling rate behind epsilon), and its cluster goes when it ends. Only worker pods see a
+dataset, under the reservation they carry. Must not know how a step computes.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from primum.adapters.kube_manifests import names
+from primum.adapters.kube_manifests.parts import (
+    ContainerSpec,
+    Mount,
+    Owner,
+    Size,
+    bounded_name,
+    labels,
+    pod_spec,
+    scratch,
+)
+from primum.domain.canonical import JSON, digest_of
+from primum.domain.errors import InvalidValue
+
+API_VERSION = "ray.io/v1"
+# Of the worker image; constraints.txt pins the same. From 2.53 on KubeRay probes over HTTP: with an
+# older one said here it would look for wget, which the image does not have.
+RAY_VERSION = "2.60.0"
+NAME_LENGTH_MAX = 47  # KubeRay appends to it and refuses longer ones only after admission.
+GROUPS_MAX = 17  # More worker groups are more pod sets than Kueue admits.
+CONTEXT_PATH = "/etc/primum/step"
+DATASETS_PATH = "/data"
+TTL_SECONDS = 600  # Long enough to read why it failed; the receipt is in the ledger by then.
+PENDING_SECONDS_MAX = 1800  # An image of several GB on a new node, and no longer.
+
+_ENVIRONMENT = {
+    "HOME": "/tmp",  # noqa: S108 - the pod's own empty folder; its root file system is read-only
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_OFFLINE": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+}
+_HEAD, _SUBMITTER, _WORKER = (
+    Size("1", "4Gi", "2"),
+    Size("200m", "256Mi", "1"),
+    Size("4", "16Gi", "8"),
+)
+_GROUP_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?")
+
+
+_EVERYWHERE = "0.0.0.0"  # noqa: S104 - the submitter is another pod; the network policy is the door
+
+
+class Workload(enum.StrEnum):
+    """What a RayJob runs."""
+
+    TRAIN = "train"
+    SYNTHESIZE = "synthesize"
+    FEDERATE = "federate"
+    AUDIT = "audit"
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetClaim:
+    """A protected dataset's volume.
+
+    Args:
+        claim: Name of the PersistentVolumeClaim, which says that it is protected.
+        folder: Folder below ``/data`` where it appears.
+    """
+
+    claim: str
+    folder: str
+
+    def mount(self, number: int) -> Mount:
+        """Read-only, below ``/data``.
+
+        Raises:
+            InvalidValue: If its name does not say that it is protected.
+        """
+        if not self.claim.startswith(names.DATASET_PREFIX):
+            rule = f"must begin with {names.DATASET_PREFIX}"
+            raise InvalidValue("claim", rule, self.claim, "The steward names it so.")
+        volume: dict[str, JSON] = {"claimName": self.claim, "readOnly": True}
+        source: dict[str, JSON] = {"persistentVolumeClaim": volume}
+        return Mount(f"dataset-{number}", f"{DATASETS_PATH}/{self.folder}", source)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGroup:
+    """Workers of one kind: all of a Train job, or one site of a federation.
+
+    Args:
+        name: DNS label.
+        workers: How many pods, at least 1.
+        gpus_per_worker: Whole GPUs of each.
+        reservation: The reservation under which they may open data; empty where none do.
+        inspection: The run under which they only look, for an audit in the steward's zone.
+        datasets: What they may open.
+    """
+
+    name: str
+    workers: int
+    gpus_per_worker: int = 0
+    reservation: str = ""
+    inspection: str = ""
+    datasets: tuple[DatasetClaim, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RaySizes:
+    """What the pods of a RayJob may use.
+
+    The head runs no work (``num-cpus: 0``); the submitter waits.
+    """
+
+    head: Size = _HEAD
+    submitter: Size = _SUBMITTER
+    worker: Size = _WORKER
+    shared_memory: str = "4Gi"
+    scratch: str = "20Gi"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a manifest is for.
+
+    Args:
+        study: Name of the Study (of an AuditRun, the one whose artifact is audited).
+        run_id: The run.
+        step: The step.
+    """
+
+    study: str
+    run_id: str
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class RayJobRequest:
+    """Everything that decides how a RayJob looks.
+
+    Args:
+        namespace: The Study's namespace.
+        owner: The Study or AuditRun.
+        origin: What it is for.
+        workload: What it runs.
+        image: The worker image, by digest.
+        entrypoint: What the driver runs; no secret in it.
+        groups: Its workers.
+        context_secret: Secret with the step's context, mounted for the driver alone.
+        deadline_seconds: When it is stopped, counted from its start.
+        queue: Kueue LocalQueue; empty where there is none.
+        priority: Kueue WorkloadPriorityClass; empty for the queue's own.
+        service_account: Whom the pods run as.
+        environment: Further plain variables.
+        sizes: What the pods may use.
+    """
+
+    namespace: str
+    owner: Owner
+    origin: Origin
+    workload: Workload
+    image: str
+    entrypoint: str
+    groups: tuple[WorkerGroup, ...]
+    context_secret: str
+    deadline_seconds: int
+    queue: str = ""
+    priority: str = ""
+    service_account: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    sizes: RaySizes = RaySizes()
+
+
+def ray_job_name(origin: Origin) -> str:
+    """The name of a step's RayJob: the same for the same run and step, at most 47 characters."""
+    identity = ("rayjob", origin.run_id, origin.step)
+    return bounded_name((origin.study, origin.step), identity, length_max=NAME_LENGTH_MAX)
+
+
+def gpus(request: RayJobRequest) -> int:
+    """GPUs of the whole job: of each group, workers times GPUs per worker."""
+    return sum(group.workers * group.gpus_per_worker for group in request.groups)
+
+
+def ray_job(request: RayJobRequest) -> dict[str, JSON]:
+    """The RayJob.
+
+    Its annotation ``primum.dev/spec-digest`` is the digest of its spec: one found under this name
+    with another digest is somebody else's.
+
+    Raises:
+        InvalidValue: If the request cannot be a RayJob that runs once under its reservations.
+    """
+    _check(request)
+    spec: dict[str, JSON] = {
+        "entrypoint": request.entrypoint,
+        "submissionMode": "K8sJobMode",
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": TTL_SECONDS,
+        "activeDeadlineSeconds": request.deadline_seconds,
+        "preRunningDeadlineSeconds": min(PENDING_SECONDS_MAX, request.deadline_seconds),
+        "backoffLimit": 0,
+        "submitterConfig": {"backoffLimit": 0},
+        "submitterPodTemplate": _submitter(request),
+        "rayClusterSpec": {
+            "rayVersion": RAY_VERSION,
+            "enableInTreeAutoscaling": False,
+            # Whoever reaches port 8265 may run anything: the network policy keeps others away, the
+            # token those inside.
+            "authOptions": {"mode": "token"},
+            "headGroupSpec": _head(request),
+            "workerGroupSpecs": [_group(request, group) for group in request.groups],
+        },
+    }
+    queued = {names.QUEUE: request.queue, names.PRIORITY: request.priority if request.queue else ""}
+    digest = digest_of(spec)
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "RayJob",
+        "metadata": {
+            "name": ray_job_name(request.origin),
+            "namespace": request.namespace,
+            "labels": _labels(request, queued),
+            "annotations": {names.SPEC_DIGEST: digest},
+            "ownerReferences": request.owner.references(),
+        },
+        # Kueue starts it; its webhook would set this too, and without Kueue nobody would clear it.
+        "spec": spec | ({"suspend": True} if request.queue else {}),
+    }
+
+
+def _check(request: RayJobRequest) -> None:
+    if not request.entrypoint.strip():
+        raise InvalidValue("entrypoint", "must be a command", "nothing")
+    if request.deadline_seconds < 1:
+        raise InvalidValue("deadline_seconds", "must be at least 1", request.deadline_seconds)
+    if not 1 <= len(request.groups) <= GROUPS_MAX:
+        rule = f"must be 1 to {GROUPS_MAX} worker groups"
+        raise InvalidValue("groups", rule, len(request.groups))
+    if len({group.name for group in request.groups}) != len(request.groups):
+        raise InvalidValue("groups", "must have different names", "a name twice")
+    for group in request.groups:
+        if not _GROUP_NAME.fullmatch(group.name):
+            raise InvalidValue("group.name", "must be a short lower-case name", group.name)
+        if group.workers < 1 or group.gpus_per_worker < 0:
+            found = f"{group.workers} workers with {group.gpus_per_worker} GPUs"
+            raise InvalidValue(f"group {group.name}", "must have at least one worker", found)
+        if group.datasets and not (group.reservation or group.inspection):
+            rule = "must have a reservation to open data, or an inspection to audit it"
+            raise InvalidValue(f"group {group.name}", rule, "none")
+        if group.inspection and request.workload is not Workload.AUDIT:
+            rule = "must have no inspection: only audits look without a charge"
+            raise InvalidValue(f"group {group.name}", rule, request.workload.value)
+
+
+def _labels(request: RayJobRequest, further: Mapping[str, str]) -> dict[str, JSON]:
+    origin = request.origin
+    told = {names.STUDY: origin.study, names.RUN: origin.run_id, names.STEP: origin.step}
+    return labels(request.workload.value, {**told, **further})
+
+
+def _template(
+    request: RayJobRequest,
+    container: ContainerSpec,
+    *,
+    under: Mapping[str, str] = MappingProxyType({}),
+    restart: str = "",
+) -> dict[str, JSON]:
+    account = request.service_account
+    return {
+        "metadata": {"labels": _labels(request, under)},
+        "spec": pod_spec(
+            [container], service_account=account, gpus=container.gpus, restart=restart
+        ),
+    }
+
+
+def _ray_mounts(request: RayJobRequest) -> tuple[Mount, ...]:
+    sizes = request.sizes
+    return (
+        scratch("tmp", "/tmp", limit=sizes.scratch),  # noqa: S108 - where Ray keeps its session
+        scratch("shm", "/dev/shm", limit=sizes.shared_memory, medium="Memory"),  # noqa: S108
+    )
+
+
+def _context(request: RayJobRequest) -> Mount:
+    source: dict[str, JSON] = {"secretName": request.context_secret, "defaultMode": 0o440}
+    return Mount("context", CONTEXT_PATH, {"secret": source})
+
+
+def _submitter(request: RayJobRequest) -> dict[str, JSON]:
+    container = ContainerSpec(
+        name="submitter",
+        image=request.image,
+        size=request.sizes.submitter,
+        environment=_ENVIRONMENT,
+        mounts=(scratch("tmp", "/tmp", limit="1Gi"),),  # noqa: S108
+    )
+    return _template(request, container, restart="Never")
+
+
+def _head(request: RayJobRequest) -> dict[str, JSON]:
+    # The driver runs in the head: it redeems tickets, and touches no data itself.
+    container = ContainerSpec(
+        name="ray-head",
+        image=request.image,
+        size=request.sizes.head,
+        environment={**_ENVIRONMENT, **request.environment},
+        mounts=(*_ray_mounts(request), _context(request)),
+    )
+    return {
+        "rayStartParams": {"dashboard-host": _EVERYWHERE, "num-cpus": "0"},
+        "template": _template(request, container),
+    }
+
+
+def _group(request: RayJobRequest, group: WorkerGroup) -> dict[str, JSON]:
+    datasets = tuple(item.mount(number) for number, item in enumerate(group.datasets))
+    container = ContainerSpec(
+        name="ray-worker",
+        image=request.image,
+        size=request.sizes.worker,
+        gpus=group.gpus_per_worker,
+        environment={**_ENVIRONMENT, **request.environment},
+        mounts=(*_ray_mounts(request), *datasets),
+    )
+    under = {names.RESERVATION: group.reservation, names.INSPECTION: group.inspection}
+    return {
+        "groupName": group.name,
+        "replicas": group.workers,
+        "minReplicas": group.workers,
+        "maxReplicas": group.workers,
+        "rayStartParams": {},
+        "template": _template(request, container, under=under),
+    }

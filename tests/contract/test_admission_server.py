@@ -1,0 +1,185 @@
+"""The webhook's HTTPS server: what it answers to whatever is sent, and what it never says."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from admission_requests import GOVERNED_LABELS, SETTINGS, Answers, claim_volume, pod, request
+from control_plane import Authority
+
+from primum_operators.admission import server as module
+from primum_operators.admission.__main__ import judge_with
+from primum_operators.admission.server import AdmissionServer
+
+
+class Door:
+    """A server at work, and a client that trusts its authority."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.authority = Authority(folder, "ca")
+        self.ready = True
+        self.certificate("first")
+        judge = judge_with(SETTINGS, Answers(labels=GOVERNED_LABELS))
+        self.server = AdmissionServer(
+            ("127.0.0.1", 0), folder, judge=judge, ready=lambda: self.ready
+        )
+        self.server.start()
+        self.url = f"https://127.0.0.1:{self.server.server_port}"
+
+    def certificate(self, name: str) -> None:
+        certificate, key = self.authority.issue(name)
+        os.replace(certificate, self.folder / "tls.crt")
+        os.replace(key, self.folder / "tls.key")
+
+    def trusting(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self.authority.file)
+
+    def send(self, path: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
+        asked = urllib.request.Request(f"{self.url}{path}", body)
+        try:
+            with urllib.request.urlopen(asked, context=self.trusting(), timeout=10) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())
+
+    def review(self, asked: dict[str, Any], path: str = "/governed") -> dict[str, Any]:
+        body = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": asked}
+        code, answer = self.send(path, json.dumps(body).encode())
+        assert code == 200
+        assert answer["apiVersion"] == "admission.k8s.io/v1"
+        assert answer["kind"] == "AdmissionReview"
+        assert answer["response"]["uid"] == asked["uid"]
+        response: dict[str, Any] = answer["response"]
+        return response
+
+
+@pytest.fixture
+def door(tmp_path: Path):
+    made = Door(tmp_path)
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def test_verdict_names_policy_and_rule(door: Door) -> None:
+    assert door.review(request("pods", pod())) == {"uid": request("pods")["uid"], "allowed": True}
+    refused = door.review(request("pods", pod(volumes=[claim_volume()])))
+    assert refused["allowed"] is False
+    assert refused["status"]["code"] == 403
+    assert refused["status"]["message"].startswith("dataset-mounts: a pod that opens a protected")
+
+
+def test_path_says_which_policies_are_asked(door: Door) -> None:
+    mounting = request("pods", pod(volumes=[claim_volume()]))
+    assert door.review(mounting, "/everywhere")["allowed"] is True
+    assert door.review(mounting, "/governed?timeout=5s")["allowed"] is False
+    assert door.send("/elsewhere", b"{}")[0] == 404
+    assert door.send("/governed")[0] == 404
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not json",
+        b"[]",
+        b"{}",
+        b'{"apiVersion": "admission.k8s.io/v1beta1", "request": {"uid": "u"}}',
+        b'{"apiVersion": "admission.k8s.io/v1"}',
+        b'{"apiVersion": "admission.k8s.io/v1", "request": {}}',
+    ],
+)
+def test_what_is_no_review_gets_no_verdict(door: Door, body: bytes) -> None:
+    """No verdict is a refusal: the configuration fails closed."""
+    code, answer = door.send("/governed", body)
+    assert code == 400
+    assert "allowed" not in str(answer)
+
+
+def test_body_beyond_the_limit_is_not_read(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BODY_BYTES_MAX", 1000)
+    assert door.send("/governed", b" " * 1001)[0] == 400
+
+
+def test_probes_tell_alive_from_ready(door: Door) -> None:
+    assert door.send("/healthz") == (200, {"status": "alive"})
+    assert door.send("/readyz") == (200, {"status": "ready"})
+    door.ready = False
+    assert door.send("/readyz")[0] == 503
+    assert door.send("/healthz")[0] == 200
+
+
+def test_replaced_certificate_is_served_without_a_restart(door: Door) -> None:
+    def served() -> bytes:
+        with (
+            socket.create_connection(("127.0.0.1", door.server.server_port), timeout=5) as plain,
+            door.trusting().wrap_socket(plain, server_hostname="localhost") as secured,
+        ):
+            return secured.getpeercert(binary_form=True) or b""
+
+    before = served()
+    door.certificate("second")
+    deadline = time.monotonic() + 10
+    while served() == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_half_replaced_certificate_keeps_the_old_one(door: Door) -> None:
+    """A Secret's files change one after the other."""
+    certificate, _ = door.authority.issue("third")
+    os.replace(certificate, door.folder / "tls.crt")
+    door.server.service_actions()
+    assert door.send("/healthz")[0] == 200
+
+
+def test_silent_client_does_not_stop_others(door: Door) -> None:
+    with socket.create_connection(("127.0.0.1", door.server.server_port), timeout=5):
+        assert door.send("/healthz")[0] == 200
+
+
+def test_many_at_once(door: Door) -> None:
+    answers: list[bool] = []
+
+    def ask() -> None:
+        answers.append(door.review(request("pods", pod()))["allowed"])
+
+    threads = [threading.Thread(target=ask) for _ in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [True] * 32
+
+
+def test_log_says_what_was_refused_and_nothing_of_it(door: Door) -> None:
+    secret = "patient-17-of-bed-4"
+    asked = request(
+        "pods", pod(volumes=[claim_volume()], container={"args": [secret]}), namespace="oncology"
+    )
+    with structlog.testing.capture_logs() as said:
+        door.review(asked)
+    (entry,) = [item for item in said if item["event"] == "request refused"]
+    assert entry["policy"] == "dataset-mounts"
+    assert entry["namespace"] == "oncology"
+    assert secret not in str(said)
+
+
+def test_server_without_a_certificate_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        AdmissionServer(
+            ("127.0.0.1", 0), tmp_path, judge=lambda _request, _place: None, ready=lambda: True
+        )
