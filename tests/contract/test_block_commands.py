@@ -6,6 +6,7 @@ Commands run in this process. What would start Ray or a pipeline run is switched
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import subprocess
@@ -144,3 +145,23 @@ def test_a_user_without_a_usable_name_is_a_number(monkeypatch):
     monkeypatch.setenv("USER", "mallory")
     monkeypatch.setattr(pwd, "getpwuid", named("ada.l"))
     assert session.user_name() == "ada.l"
+
+
+def test_blocks_and_who_waits_for_them_can_be_asked_for(apply, primum):
+    apply(STUDY, "--timeout", "2")
+    shown = primum("ledger", "blocks", "admissions", "-n", "icu")
+    assert shown.code == 0, shown.err
+    assert "2025-01" in shown.out
+    assert "unlocked: the part of the budget" in shown.out
+    rows = json.loads(primum("ledger", "blocks", "admissions", "-o", "json").out)
+    assert [row["block"] for row in rows][:2] == ["2025-01", "2025-02"]
+    assert all(row["spent"] == "0" for row in rows)
+    queue = primum("ledger", "queue", "admissions")
+    assert queue.code == 0, queue.err
+    assert "icu/" in queue.out or "nobody waits" in queue.out
+
+
+def test_a_budget_that_is_not_there_is_named(primum):
+    asked = primum("ledger", "blocks", "nothing")
+    assert asked.code != 0
+    assert "nothing" in asked.err

@@ -1,4 +1,7 @@
-"""``primum ledger burndown | forecast | spending | refusals``: what people ask. Spends nothing."""
+"""``primum ledger blocks | queue | burndown | forecast | spending | refusals``: what people ask.
+
+Nothing here spends.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,82 @@ class By(enum.StrEnum):
 
 def register(group: typer.Typer) -> None:
     """Add the commands to ``primum ledger``."""
+    group.command("blocks")(blocks)
+    group.command("queue")(queue)
     group.command("burndown")(burndown)
     group.command("forecast")(forecast)
     group.command("spending")(spending)
     group.command("refusals")(refusals)
+
+
+def blocks(
+    budget: BudgetArgument, namespace: NamespaceOption = "", output: OutputOption = Output.TABLE
+) -> None:
+    """Show every block of a budget: what is unlocked, spent and left.
+
+    Example: primum ledger blocks wisconsin
+    """
+    from primum.entrypoints.cli import rendering
+
+    platform, account = _account(budget, namespace)
+    rows = [
+        {
+            "block": block.name,
+            "added": block.added,
+            "unlocked": str(block.unlocked_share),
+            "spent": str(block.epsilon_spent),
+            "spentOrHeld": str(block.epsilon_reserved),
+            "left": str(block.epsilon_left),
+        }
+        for block in platform.ledger.account(account).blocks
+    ]
+    if output is not Output.TABLE:
+        rendering.structured(rows, output)
+        return
+    shown = ("block", "unlocked", "spent", "spentOrHeld", "left")
+    rendering.table(shown, [[row[name] for name in shown] for row in rows])
+    print("unlocked: the part of the budget that has become available, as recorded")
+
+
+def queue(
+    budget: BudgetArgument, namespace: NamespaceOption = "", output: OutputOption = Output.TABLE
+) -> None:
+    """Show who waits for a budget, in order of arrival, and what each lacks.
+
+    Example: primum ledger queue wisconsin
+    """
+    from primum.domain.budget.entries import ReservationState
+    from primum.entrypoints.cli import rendering
+
+    platform, account = _account(budget, namespace)
+    waiting = [
+        held
+        for held in platform.ledger.reservations(account_id=account)
+        if held.state is ReservationState.QUEUED
+    ]
+    rows = []
+    for held in waiting:
+        seen = platform.ledger.outlook(account, held.event, blocks=held.blocks, asker=held)
+        lacks = seen.reason or "its turn"
+        rows.append(
+            {
+                "place": held.fence,
+                "study": held.study,
+                "requester": held.requester,
+                "until": held.lease_until,
+                "lacks": lacks,
+                "unlocks": seen.unlocks,
+            }
+        )
+    if output is not Output.TABLE:
+        rendering.structured(rows, output)
+        return
+    if not rows:
+        print("nobody waits")
+    for row in rows:
+        print(f"{row['place']} {row['study']} ({row['requester']}), until {str(row['until'])[:19]}")
+        when = f" Enough is unlocked: {row['unlocks']}." if row["unlocks"] else ""
+        print(f"  waits for: {row['lacks']}{when}")
 
 
 def burndown(
@@ -191,19 +266,26 @@ def refusals(
 def _asked(budget: str, namespace: str) -> tuple[Any, str]:
     """What answers, and the account of a budget's name; an account's own id is taken as it is."""
     from primum.application.reports import Reports
+
+    platform, account = _account(budget, namespace)
+    return Reports(platform), account
+
+
+def _account(budget: str, namespace: str) -> tuple[Any, str]:
+    """The ports, and the account of a budget's name."""
     from primum.domain.errors import NotFound
     from primum.entrypoints import bootstrap
     from primum.entrypoints.cli import session
 
     platform = bootstrap.platform(session.existing())
     if platform.ledger.account(budget) is not None:
-        return Reports(platform), budget
+        return platform, budget
     key = session.only_namespace(platform.resources, "PrivacyBudget", budget, namespace)
     stored = platform.resources.get(key)
     account = str(stored.status.get("accountId", "")) if stored is not None else ""
     if not account:
         raise NotFound(f"{key} has no account yet. It is opened when the dataset is registered.")
-    return Reports(platform), account
+    return platform, account
 
 
 def _day(option: str, text: str) -> str:
