@@ -345,6 +345,11 @@ def put(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return found
 
 
+MONTHS = {"by": "Time", "column": "admitted", "period": "Month", "start": "2026-01-01"}
+WARDS = {"by": "Cohort", "column": "ward", "values": ["icu", "surgery"]}
+ENDING = {**MONTHS, "end": "2026-07-01"}
+ROUNDS = {"rule": "Rounds", "days": "30", "rounds": 12}
+
 WRONG = [
     ("PrivacyBudget", "metadata.name", "Ward.7"),
     ("PrivacyBudget", "spec.guarantee.epsilon", "0"),
@@ -359,6 +364,45 @@ WRONG = [
     ("PrivacyBudget", "spec.dataset.unit", "Person"),
     ("PrivacyBudget", "spec.disclosures", ["Names"]),
     ("PrivacyBudget", "spec.accounting.policy", "PLD"),
+    ("PrivacyBudget", "spec.blocks", {"by": "Time", "column": "admitted"}),
+    ("PrivacyBudget", "spec.blocks", {**MONTHS, "period": None}),
+    ("PrivacyBudget", "spec.blocks", {**MONTHS, "period": "Hour"}),
+    ("PrivacyBudget", "spec.blocks", {**MONTHS, "values": ["a"]}),
+    ("PrivacyBudget", "spec.blocks", {**MONTHS, "start": "2026-1-1"}),
+    ("PrivacyBudget", "spec.blocks", {**MONTHS, "start": "1500-01-01"}),
+    ("PrivacyBudget", "spec.blocks", {**MONTHS, "end": "2026-01-01"}),
+    ("PrivacyBudget", "spec.blocks", {**WARDS, "values": []}),
+    ("PrivacyBudget", "spec.blocks", {**WARDS, "values": ["whole"]}),
+    ("PrivacyBudget", "spec.blocks", {**WARDS, "values": [" icu"]}),
+    ("PrivacyBudget", "spec.blocks", {**WARDS, "values": ["x" * 65]}),
+    ("PrivacyBudget", "spec.blocks", {**WARDS, "end": "2026-01-01"}),
+    ("PrivacyBudget", "spec.blocks", {"by": "Cohort", "values": ["icu"]}),
+    ("PrivacyBudget", "spec.unlocking", {"rule": "PerClaim"}),
+    ("PrivacyBudget", "spec.unlocking", {"rule": "PerClaim", "claims": 0}),
+    ("PrivacyBudget", "spec.unlocking", {"rule": "PerTime", "days": "0"}),
+    ("PrivacyBudget", "spec.unlocking", {"rule": "PerTime", "days": 30}),
+    ("PrivacyBudget", "spec.unlocking", {"rule": "PerTime", "days": "40000"}),
+    ("PrivacyBudget", "spec.unlocking", {"rule": "PerTime", "days": "30", "claims": 5}),
+    ("PrivacyBudget", "spec.unlocking", {**ROUNDS, "rounds": 3}),
+    ("PrivacyBudget", "spec.unlocking", {**ROUNDS, "slack": "1.5"}),
+    ("PrivacyBudget", "spec.unlocking", {**ROUNDS, "slack": "0.1234567"}),
+    ("PrivacyBudget", "spec.unlocking", {**ROUNDS, "slack": 0.5}),
+    ("PrivacyBudget", "spec.unlocking", {"rule": "Immediate", "slack": "0.5"}),
+    ("PrivacyBudget", "spec.scheduling", {"scheduler": "LastComeFirstServed"}),
+    ("PrivacyBudget", "spec.scheduling", {"scheduler": "DPF", "efficiency": "0.5"}),
+    ("PrivacyBudget", "spec.scheduling", {"waitDays": "-1"}),
+    ("PrivacyBudget", "spec.scheduling", {"waitDays": "40000"}),
+    ("PrivacyBudget", "spec.quotas", [{"per": "Requester"}]),
+    ("PrivacyBudget", "spec.quotas", [{"per": "Hospital", "epsilon": "1"}]),
+    ("PrivacyBudget", "spec.quotas", [{"per": "Group", "epsilon": "-1"}]),
+    ("PrivacyBudget", "spec.quotas", [{"per": "Group", "epsilon": "1"}] * 2),
+    ("PrivacyBudget", "spec.quotas", [{"per": "Group", "name": "a", "epsilon": "1"}] * 2),
+    ("Study", "spec.data.0.blocks", {}),
+    ("Study", "spec.data.0.blocks", {"values": []}),
+    ("Study", "spec.data.0.blocks", {"values": ["a"], "from": "2026-01-01"}),
+    ("Study", "spec.data.0.blocks", {"from": "2026-07-01", "until": "2026-01-01"}),
+    ("Study", "spec.data.0.blocks", {"since": "2026-07-01"}),
+    ("Study", "spec.data", [{"role": "Public", "uri": "s3://a", "blocks": {"values": ["a"]}}]),
     ("Study", "spec.purpose", ""),
     ("Study", "spec.purpose", "x" * 1025),
     ("Study", "spec.data", []),
@@ -374,6 +418,9 @@ WRONG = [
     ("Study", "spec.job.parameters", {"a": "b"}),
     ("Study", "spec.job.train.epochs", 0),
     ("Study", "spec.job.train.epochs", "20"),
+    ("Study", "spec.job.train.individualFilter", {"epochs": 20}),
+    ("Study", "spec.job.train.individualFilter", {}),
+    ("Study", "spec.job.train.individualFilter", {"epochs": 30, "rate": 1}),
     ("Study", "spec.job.train.maxGradNorm", "0"),
     ("Study", "spec.job.train.momentum", "1"),
     ("Study", "spec.job.train.optimizer", "LBFGS"),
@@ -434,6 +481,95 @@ def test_models_and_crd_allow_the_same_changes(
         allowed = "may not"
     by_cel = "may not" if broken_rules(object_schema(name), new, old) else "may"
     assert (allowed, by_cel) == (verdict, verdict)
+
+
+RIGHT = [
+    ("PrivacyBudget", "spec.blocks", MONTHS),
+    ("PrivacyBudget", "spec.blocks", ENDING),
+    ("PrivacyBudget", "spec.blocks", WARDS),
+    ("PrivacyBudget", "spec.unlocking", {"rule": "Immediate"}),
+    ("PrivacyBudget", "spec.unlocking", {"rule": "PerClaim", "claims": 100}),
+    ("PrivacyBudget", "spec.unlocking", {"rule": "PerTime", "days": "365"}),
+    ("PrivacyBudget", "spec.unlocking", {"rule": "Hybrid", "claims": 100, "days": "365"}),
+    ("PrivacyBudget", "spec.unlocking", {**ROUNDS, "slack": "1"}),
+    ("PrivacyBudget", "spec.scheduling", {"scheduler": "DPF"}),
+    ("PrivacyBudget", "spec.scheduling", {"scheduler": "DualPrices", "efficiency": "0"}),
+    ("PrivacyBudget", "spec.scheduling", {"waitDays": "0.5"}),
+    ("PrivacyBudget", "spec.quotas", [{"per": "Requester", "epsilon": "0"}]),
+    (
+        "PrivacyBudget",
+        "spec.quotas",
+        [{"per": "Group", "epsilon": "1"}, {"per": "Group", "name": "a", "epsilon": "2"}],
+    ),
+    ("Study", "spec.data.0.blocks", {"values": ["icu"]}),
+    ("Study", "spec.data.0.blocks", {"from": "2026-01-01"}),
+    ("Study", "spec.data.0.blocks", {"from": "2026-01-01", "until": "2026-07-01"}),
+]
+
+
+@pytest.mark.parametrize(("name", "path", "value"), RIGHT)
+def test_blocks_and_rules_pass_models_schema_and_cel(name: str, path: str, value: Any) -> None:
+    document = put(base(name), path, value)
+    checked_resource(document)
+    jsonschema.validate(document, strict_object(name))
+    stored = defaulted(object_schema(name), copy.deepcopy(document))
+    assert broken_rules(object_schema(name), stored, stored) == []
+    assert stored["spec"] == spec_mapping(checked_resource(document))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        (WARDS, {**WARDS, "values": ["surgery", "emergency", "icu"]}, "may"),
+        (WARDS, {**WARDS, "values": ["icu"]}, "may not"),
+        (WARDS, {**WARDS, "column": "site"}, "may not"),
+        (WARDS, {**WARDS, "by": "Site"}, "may not"),
+        (WARDS, MONTHS, "may not"),
+        (WARDS, None, "may not"),
+        (None, WARDS, "may not"),
+        (MONTHS, ENDING, "may"),
+        (ENDING, {**MONTHS, "end": "2026-08-01"}, "may"),
+        (ENDING, {**MONTHS, "end": "2026-06-01"}, "may not"),
+        (ENDING, MONTHS, "may not"),
+        (MONTHS, {**MONTHS, "period": "Week"}, "may not"),
+        (MONTHS, {**MONTHS, "start": "2025-01-01"}, "may not"),
+    ],
+)
+def test_blocks_may_only_be_added_to(
+    before: dict[str, Any] | None, after: dict[str, Any] | None, verdict: str
+) -> None:
+    whole = base("PrivacyBudget")
+    old, new = (put(whole, "spec.blocks", b) if b else whole for b in (before, after))
+    key = ResourceKey("PrivacyBudget", "oncology", "x")
+    try:
+        check_transition(key, old["spec"], new["spec"])
+        allowed = "may"
+    except InvalidValue:
+        allowed = "may not"
+    by_cel = "may not" if broken_rules(object_schema("PrivacyBudget"), new, old) else "may"
+    assert (allowed, by_cel) == (verdict, verdict)
+
+
+def test_a_divided_dataset_is_counted_and_not_declared() -> None:
+    document = put(put(base("PrivacyBudget"), "spec.blocks", WARDS), "spec.dataset.units", 569)
+    with pytest.raises(InvalidValue, match=r"must have no dataset\.units beside blocks"):
+        checked_resource(document)
+    assert broken_rules(object_schema("PrivacyBudget"), document)
+
+
+def test_blocks_need_neighbors_that_differ_in_one_block() -> None:
+    divided = put(base("PrivacyBudget"), "spec.blocks", WARDS)
+    document = put(divided, "spec.neighbors", "ReplaceOne")
+    with pytest.raises(InvalidValue, match="must have neighbors AddOrRemoveOne beside blocks"):
+        checked_resource(document)
+    assert broken_rules(object_schema("PrivacyBudget"), document)
+
+
+def test_rules_of_sharing_may_change_at_any_time() -> None:
+    old = put(base("PrivacyBudget"), "spec.unlocking", ROUNDS)
+    new = put(base("PrivacyBudget"), "spec.quotas", [{"per": "Study", "epsilon": "1"}])
+    check_transition(ResourceKey("PrivacyBudget", "oncology", "x"), old["spec"], new["spec"])
+    assert broken_rules(object_schema("PrivacyBudget"), new, old) == []
 
 
 DIGEST = "sha256:" + "a" * 64

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from primum.domain.study.plan import DatasetFacts, Treatment
 from primum.domain.study.spec import DataRole
 from primum.resources import conversion
 from primum.resources.loading import load_files
+from primum_pipelines.datasets.registration import register
 
 FILES = sorted((Path(__file__).parents[2] / "examples").glob("*/*.yaml"))
 UNITS = {  # as registering the datasets counts them
@@ -25,6 +29,7 @@ UNITS = {  # as registering the datasets counts them
     "uci-heart://hungarian": (294, 224),
     "uci-heart://switzerland": (123, 98),
     "uci-heart://va": (200, 153),
+    "csv://admissions.csv": (1200, 983),  # of the three months of winter.yaml
 }
 REFUSED = {"as-usual"}
 VOID = {"void-biopsies", "laundered", "filtered-xrays"}
@@ -128,8 +133,31 @@ def test_the_greedy_example_asks_for_more_than_the_budget_and_is_told_what_fits(
     budget = context.datasets["wisconsin"]
     assert plan.epsilon > budget.epsilon
     kind = extensions.load("primum.job_kinds", study.job_kind)()
-    found = kind.alternatives(study, context, Decimal("5"))
-    assert {item.change for item in found} == {"noise multiplier", "epochs"}
+    noise = Decimal(str(plan.mechanism["noiseMultiplier"]))
+    for lever in kind.levers:
+        less = replace(study, job={**study.job, lever: study.job[lever] // 4})
+        assert kind.with_noise(less, context, noise).epsilon < plan.epsilon
+
+
+def test_the_made_up_patients_are_as_many_as_these_tests_say(tmp_path):
+    folder = Path(__file__).parents[2] / "examples" / "blocks"
+    made = subprocess.run(
+        [sys.executable, folder / "make_data.py"], capture_output=True, check=True
+    )
+    (tmp_path / "admissions.csv").write_bytes(made.stdout)
+    dataset = conversion.budget_spec(all_of("PrivacyBudget")["admissions"]).dataset
+    found = register(
+        {
+            "uri": dataset.uri,
+            "unit": dataset.unit.value,
+            "options": dataset.options,
+            "layout": dataset.layout.to_json(),
+            "dataDirs": [str(tmp_path)],
+        }
+    )
+    winter = [found["blocks"][name] for name in ("2025-01", "2025-02", "2025-03")]
+    assert tuple(sum(sizes) for sizes in zip(*winter, strict=True)) == UNITS[dataset.uri]
+    assert found["units"] == 2400
 
 
 def test_the_examples_use_private_data_of_declared_budgets(context):

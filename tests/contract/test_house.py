@@ -350,9 +350,9 @@ DISTRIBUTION_OF = {
     "starlette": "fastapi",
     "yaml": "pyyaml",
 }
-# Used without an import of ours: the driver that SQLAlchemy loads by name, the data files, the
-# operator that comes next, and what pandas reads with.
-WITHOUT_IMPORT = {"psycopg", "scikit-learn", "kopf", "kubernetes", "pyarrow"}
+# Used without an import of ours: the driver that SQLAlchemy loads by name, the data files, and what
+# pandas reads with.
+WITHOUT_IMPORT = {"psycopg", "scikit-learn", "pyarrow"}
 
 
 def test_dependencies_are_those_that_are_imported() -> None:

@@ -174,12 +174,16 @@ def test_more_noise_costs_less(kind):
     assert costs[0] > costs[1] > costs[2] > 0
 
 
-def test_alternatives_fit_into_what_is_left(kind):
-    study, left = make_study(kind.name, epsilon=Decimal("7")), Decimal("1.5")
-    for item in kind.alternatives(study, make_context(kind.name), left):
-        assert item.epsilon <= left
-        assert item.change
-        assert item.value
+def test_less_of_a_lever_costs_less_under_the_same_noise(kind):
+    study, context, noise = make_study(kind.name), make_context(kind.name), Decimal("4")
+    for name, words in kind.levers.items():
+        assert words.format(7).replace("7", "") != words
+        asked = study.job.get(name, 4)
+        costs = [
+            kind.with_noise(replace(study, job={**study.job, name: value}), context, noise).epsilon
+            for value in (asked, max(1, asked // 2))
+        ]
+        assert costs[1] < costs[0] or asked == 1, name
 
 
 def test_an_uncharged_generator_voids_what_comes_after(kind):

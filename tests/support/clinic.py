@@ -90,7 +90,7 @@ class Clinic(World):
             run_seconds=1,
             probe_port=0,
         )
-        parts = Cluster(platform, api, resources, runner, lease)
+        parts = Cluster(platform, api, resources, runner, lease, events)
         settings = dataclasses.replace(settings, **changes)
         return Operator(parts, settings, metrics=OperatorMetrics(), flush_lineage=lambda: 0)
 
@@ -160,7 +160,10 @@ class Clinic(World):
     def wait(self, holds, *, seconds: float = 60.0, message: str = "") -> None:
         """Wait until something holds."""
         end = time.monotonic() + seconds
-        while not holds():
+        while True:
+            with contextlib.suppress(OSError):  # The API server may be away.
+                if holds():
+                    return
             if time.monotonic() > end:
                 raise AssertionError(message or f"it never came: {self.state()}")
             time.sleep(0.1)
@@ -176,9 +179,14 @@ class Clinic(World):
             )
 
     def state(self) -> list[str]:
-        """Every condition of every Study, for a failing test."""
+        """Every condition of every Study, the Jobs and the pods, for a failing test."""
         found = self.api.get(path("Study", self.namespace))["items"]
-        return [
+        others = [f"started {self.kubelet.started}"]
+        for where in ("/apis/batch/v1", "/api/v1"):
+            plural = "jobs" if "batch" in where else "pods"
+            for item in self.api.get(f"{where}/namespaces/{self.namespace}/{plural}")["items"]:
+                others.append(f"{plural} {item['metadata']['name']}: {item['status']}")
+        return others + [
             f"{item['metadata']['name']}: {c['type']}={c['status']} {c['reason']} {c['message']}"
             for item in found
             for c in item.get("status", {}).get("conditions", ())

@@ -64,15 +64,18 @@ class Kubelet:
             if self.paused.is_set():
                 continue
             try:
-                found = self._api.get(self._path())["items"]
+                for item in self._api.get(self._path())["items"]:
+                    self._admit(item)
             except (OSError, AssertionError):
                 continue  # The API server is away; a kubelet waits for it.
-            for item in found:
-                uid = item["metadata"]["uid"]
-                if uid not in self._seen and self._is_new(item) and self._mounts(item) is not None:
-                    self._seen.add(uid)
-                    self.started.append(item["metadata"]["labels"][RUN])
-                    self._start(self._run, item)
+
+    def _admit(self, item: dict) -> None:
+        uid = item["metadata"]["uid"]
+        steps = self._mounts(item) if uid not in self._seen and self._is_new(item) else None
+        if steps is not None:
+            self._seen.add(uid)
+            self.started.append(item["metadata"]["labels"][RUN])
+            self._start(self._run, item, steps)
 
     def _path(self) -> str:
         if self._manages:
@@ -97,34 +100,39 @@ class Kubelet:
         texts = [base64.b64decode(found["data"][name]) for name in sorted(found["data"])]
         return [context_from_json(json.loads(text)) for text in texts]
 
-    def _run(self, item: dict) -> None:
+    def _run(self, item: dict, steps: list[StepContext]) -> None:
+        if self._tell(item, "Running") is None:
+            return
         try:
-            steps = self._mounts(item)
-            if steps is None:
-                return
-            self._write(item, "Running")
             went_well = self._body(steps)
         except BaseException as fault:  # Told to the test, which must not see it pass.
             self.faults.append(fault)
             went_well = False
+        self._tell(item, "Succeeded" if went_well else "Failed")
+
+    def _tell(self, item: dict, phase: str) -> object:
+        """Write a phase, whenever the API server is there again; None where the pod is gone."""
+        return self._until_answered(lambda: self._write(item, phase))
+
+    def _until_answered(self, ask: Callable[[], object]):
         while not self._stop.is_set():
             try:
-                self._write(item, "Succeeded" if went_well else "Failed")
+                return ask()
             except OSError:
-                self._stop.wait(1)
-            except AssertionError:
-                return  # The pod was deleted.
-            else:
-                return
+                self._stop.wait(0.5)
+            except AssertionError as refusal:
+                if " 404 NotFound" in str(refusal):
+                    return None
+                self._stop.wait(0.5)
+        return None
 
-    def _write(self, item: dict, phase: str) -> None:
+    def _write(self, item: dict, phase: str) -> dict:
         name = item["metadata"]["name"]
         if self._manages:
             path = f"/api/v1/namespaces/{self._namespace}/pods/{name}/status"
-            self._api.merge(path, {"status": {"phase": phase}})
-            return
+            return self._api.merge(path, {"status": {"phase": phase}})
         path = f"/apis/batch/v1/namespaces/{self._namespace}/jobs/{name}/status"
-        self._api.merge(path, {"status": _job_status(phase)})
+        return self._api.merge(path, {"status": _job_status(phase)})
 
 
 def _job_status(phase: str) -> dict:

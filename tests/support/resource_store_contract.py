@@ -43,7 +43,7 @@ OWNER_SPEC = _stored_form(
         "privacy": {"epsilon": "3.0", "delta": "1e-5"},
         "job": {
             "kind": "Train",
-            "train": dict(model="Logistic", epochs=2, batchSize=64, maxGradNorm="1.0"),
+            "train": {"model": "Logistic", "epochs": 2, "batchSize": 64, "maxGradNorm": "1.0"},
         },
         "policy": "research",
     },

@@ -15,6 +15,7 @@ from primum.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
     from primum.adapters.kube.api import KubeApi, Verb
+    from primum.adapters.kube.events import EventRecorder
     from primum.adapters.kube.jobs import KubeJobRunner
     from primum.adapters.kube.lease import LeaderLease
     from primum.adapters.kube.pods import JobSettings
@@ -50,6 +51,7 @@ class Cluster:
     resources: KubeResourceStore
     runner: KubeJobRunner
     lease: LeaderLease
+    events: EventRecorder
 
 
 def connect(
@@ -90,4 +92,4 @@ def connect(
     )
     ports: dict[str, Any] = {"resources": resources, "runner": runner, "compute": PodCompute()}
     platform = dataclasses.replace(bootstrap.platform(settings), **ports)
-    return Cluster(platform, api, resources, runner, lease)
+    return Cluster(platform, api, resources, runner, lease, events)

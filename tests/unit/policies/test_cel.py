@@ -136,3 +136,50 @@ def test_an_infinite_figure_denies():
     facts = cel.cel_facts({"plan": {"epsilon": "inf"}})
     with pytest.raises(cel.RuleFailed):
         cel.ask("plan.epsilon > 1.0", facts)
+
+
+def test_objects_of_an_api_server_stay_as_they_are():
+    found = {"name": "1e5", "replicas": 2, "cpus": 0.5, "on": True, "none": None, "list": ["3.0"]}
+    assert cel.cel_object("object", found) == found
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        "x" * (cel.OBJECT_TEXT_LENGTH_MAX + 1),
+        [0] * (cel.ITEMS_MAX + 1),
+        [[0] * 200] * 200,
+        {1, 2},
+    ],
+    ids=["text", "items", "nodes", "type"],
+)
+def test_objects_beyond_a_limit_are_refused(found):
+    with pytest.raises(InvalidValue):
+        cel.cel_object("object", found)
+
+
+def test_objects_nest_deeper_than_facts_and_not_without_end():
+    nested: dict = {}
+    for _ in range(cel.OBJECT_DEPTH_MAX - 1):
+        nested = {"x": nested}
+    assert cel.cel_object("object", nested) == nested
+    with pytest.raises(InvalidValue):
+        cel.cel_object("object", {"x": nested})
+    with pytest.raises(InvalidValue):
+        cel.cel_facts({"plan": nested})
+
+
+def test_prepared_facts_answer_like_the_facts_and_can_be_replaced():
+    prepared = cel.Prepared(FACTS)
+    assert cel.ask("plan.epsilon <= 3.0", prepared)
+    prepared.put("plan", {"epsilon": 4.0})
+    assert not cel.ask("plan.epsilon <= 3.0", prepared)
+    with pytest.raises(cel.RuleFailed):
+        cel.ask("plan.delta < 1.0", prepared)
+
+
+def test_expressions_use_the_variables_they_are_given():
+    names = cel.ADMISSION_VARIABLES
+    assert cel.value_of("object.a + 1", {"object": {"a": 1}}, variables=names) == 2
+    assert cel.problems("plan.epsilon > 1.0", variables=names)
+    assert cel.problems("object.a > 1")

@@ -1,0 +1,113 @@
+"""What the leader does beside looking at resources: leases, rounds, lineage, checkpoints, orphans.
+
+Each part is tried on its own: one that fails is logged and tried again at the next turn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+from primum.application.platform import ACTOR
+from primum.domain.errors import PrimumError
+from primum.domain.names import ResourceKey
+from primum.entrypoints.cluster import Cluster
+from primum.resources.kinds import KINDS
+
+EXPIRY_SECONDS = 5.0  # Leases last minutes; looking every few seconds is soon enough.
+CHECKPOINT_SECONDS = 5.0
+LINEAGE_SECONDS = 1.0
+SWEEP_SECONDS = 300.0
+_OWNERS = ("Study", "AuditRun")
+
+log = structlog.get_logger(__name__)
+
+
+class Upkeep:
+    """Everything that is due from time to time.
+
+    Args:
+        cluster: The platform in its cluster.
+        wake: Has a name looked at.
+        flush_lineage: Delivers what waits in the outbox.
+        orphan_removed: Told of every orphan.
+        resync_seconds: How often everything is looked at.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        wake: Callable[[ResourceKey], None],
+        flush_lineage: Callable[[], int],
+        orphan_removed: Callable[[], None],
+        resync_seconds: float,
+    ) -> None:
+        self._cluster, self._platform = cluster, cluster.platform
+        self._wake, self._orphan_removed = wake, orphan_removed
+        self._parts: tuple[tuple[str, float, Callable[[], object]], ...] = (
+            ("expiry", EXPIRY_SECONDS, lambda: self._platform.ledger.expire(actor=ACTOR)),
+            ("schedule", EXPIRY_SECONDS, self._schedule),
+            ("lineage", LINEAGE_SECONDS, flush_lineage),
+            ("checkpoint", CHECKPOINT_SECONDS, self._checkpoint),
+            ("resync", resync_seconds, self.resync),
+            ("sweep", SWEEP_SECONDS, self.sweep),
+        )
+        self._due = dict.fromkeys((name for name, _, _ in self._parts), float("-inf"))
+
+    def turn(self) -> None:
+        """Do every part that is due."""
+        for name, seconds, work in self._parts:
+            now = time.monotonic()
+            if now < self._due[name]:
+                continue
+            self._due[name] = now + seconds
+            try:
+                work()
+            except PrimumError as error:
+                log.warning("upkeep failed", part=name, error=str(error))
+            except Exception as error:
+                # The text of a foreign exception may hold a value from the data; its type may not.
+                log.exception(
+                    "upkeep failed", part=name, error=type(error).__name__, exc_info=False
+                )
+
+    def begin(self) -> None:
+        """This replica works from now on: everything is due."""
+        self._due = dict.fromkeys(self._due, float("-inf"))
+
+    def resync(self) -> None:
+        """Have everything looked at; budgets first, because Studies wait for them."""
+        for kind in KINDS:
+            for key in self._cluster.resources.keys(kind):
+                self._wake(key)
+
+    def sweep(self) -> None:
+        """End runs whose Study or AuditRun is gone.
+
+        Kubernetes collects them by their owner reference; somebody may have deleted the owner and
+        left them on purpose. Runs are listed before owners, so none that was just made is taken.
+        """
+        runs = self._cluster.runner.owners()
+        if not runs:
+            return
+        living = {uid for kind in _OWNERS for uid in self._cluster.resources.uids(kind)}
+        for run_id, namespace, uid in runs:
+            if uid and uid not in living:
+                self._cluster.runner.discard(run_id, namespace)
+                self._orphan_removed()
+                log.info("orphan removed", run=run_id, namespace=namespace)
+
+    def _schedule(self) -> None:
+        rounds = self._platform.ledger.schedule(
+            lease_seconds=self._platform.conduct.lease_seconds, actor=ACTOR
+        )
+        if any(view.granted for view in rounds):
+            for key in self._cluster.resources.keys("Study"):
+                self._wake(key)
+
+    def _checkpoint(self) -> None:
+        if self._platform.ledger.checkpoint_due():
+            self._platform.ledger.checkpoint(self._platform.signer, actor=ACTOR)

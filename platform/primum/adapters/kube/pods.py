@@ -1,0 +1,318 @@
+"""What a run's pod looks like: one Job, one Secret, under the restricted pod security standard.
+
+Pure: settings and step contexts to manifests. A run is one pod that walks its steps in order
+(``primum.entrypoints.walk``); tickets travel in the Secret, never in a pod's spec.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from primum import signing
+from primum.adapters.kube.objects import owner_reference
+from primum.domain.canonical import JSON, canonical_json
+from primum.domain.errors import InvalidValue, Tampered
+from primum.domain.study.steps import StepContext
+from primum.resources.metadata import GROUP
+
+RUN_LABEL = f"{GROUP}/run"
+STUDY_LABEL = f"{GROUP}/study"
+RESERVATION_LABEL = f"{GROUP}/reservation"
+OWNER_LABEL = f"{GROUP}/owner"  # Uid of the Study or AuditRun: stays where references are removed.
+GENERATION = f"{GROUP}/generation"
+STOPPED = f"{GROUP}/stopped"  # annotation: when the platform asked the run to end
+STEPS_FOLDER = "/var/run/primum/steps"
+# The same home as the operator's, so that an artifact has one address everywhere.
+_HOME_FOLDER, _DATA_FOLDER = "/var/lib/primum", "/var/lib/primum-data"
+_SIGNING_FOLDER = "/etc/primum/signing"
+_DIGEST = re.compile(r"^[a-z0-9][a-z0-9._:/-]{0,254}@sha256:[0-9a-f]{64}$")
+_SECRET_BYTES_MAX = 900_000  # The API server takes 1 MiB, names and encoding included.
+_LABEL_LENGTH_MAX = 63
+_USER = 65532  # The user of distroless images: not root, and nobody's on the node.
+_QUANTITY = re.compile(r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """How the pods of runs are made.
+
+    Args:
+        image: The worker image, by digest.
+        service_account: The account that pods run under; it needs no rights, and no token of it is
+            mounted.
+        settings_secret: Secret of the Study's namespace with the ``PRIMUM_*`` settings of a step.
+        keys_secret: Secret with the platform's key, ``signing.pem``.
+        artifacts_claim: Claim with the artifacts folder, written to.
+        data_claim: Claim with dataset files, read only; empty where none are needed.
+        cpu: CPUs requested and allowed, as a quantity.
+        memory: Memory requested and allowed.
+        deadline_seconds: After which a run is ended by Kubernetes, whatever it does.
+        keep_seconds: How long a finished Job stays for its logs.
+        queue: Kueue queue, or empty.
+    """
+
+    image: str
+    service_account: str = "default"
+    settings_secret: str = "primum-step"  # noqa: S105 - the name of one
+    keys_secret: str = "primum-keys"  # noqa: S105 - the name of one
+    artifacts_claim: str = "primum-artifacts"
+    data_claim: str = ""
+    cpu: str = "2"
+    memory: str = "8Gi"
+    deadline_seconds: int = 86_400
+    keep_seconds: int = 86_400
+    queue: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """What holds where nothing is said, by field."""
+        return {item.name: item.default for item in fields(cls) if item.default is not MISSING}
+
+    def __post_init__(self) -> None:
+        if not _DIGEST.fullmatch(self.image):
+            raise InvalidValue(
+                "job image",
+                "must name an image by digest (registry/name@sha256:...)",
+                self.image,
+                "A tag may be moved to other code.",
+            )
+        for name in ("cpu", "memory"):
+            if not _QUANTITY.fullmatch(getattr(self, name)):
+                raise InvalidValue(
+                    f"job {name}", "must be a quantity such as 2 or 8Gi", getattr(self, name)
+                )
+
+
+def job_name(run_id: str) -> str:
+    """The name of a run's Job and Secret: the same for the same run everywhere and always."""
+    return f"primum-{run_id}"
+
+
+def job(
+    run_id: str, name: str, steps: Sequence[StepContext], settings: JobSettings
+) -> dict[str, Any]:
+    """The Job of a run.
+
+    Args:
+        run_id: The run.
+        name: What people call it.
+        steps: Its steps, in order; at least one.
+        settings: How pods are made.
+    """
+    labels = _labels(run_id, steps, settings)
+    annotations = {
+        f"{GROUP}/run-name": name,
+        GENERATION: str(steps[0].study["generation"]),
+        f"{GROUP}/reservations": ",".join(reservations(steps)),
+    }
+    metadata = _metadata(run_id, name, steps, settings) | {"annotations": annotations}
+    queue = {"kueue.x-k8s.io/queue-name": settings.queue} if settings.queue else {}
+    metadata["labels"] = metadata["labels"] | queue
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": {
+            # A second try would open data again under the same tickets: the platform decides.
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            "activeDeadlineSeconds": settings.deadline_seconds,
+            "ttlSecondsAfterFinished": settings.keep_seconds,
+            **({"suspend": True} if settings.queue else {}),
+            "template": {
+                "metadata": {"labels": labels, "annotations": dict(annotations)},
+                "spec": _pod(run_id, settings),
+            },
+        },
+    }
+
+
+def secret(
+    run_id: str, name: str, steps: Sequence[StepContext], settings: JobSettings
+) -> dict[str, Any]:
+    """The Secret with the contexts of a run's steps, tickets included.
+
+    Raises:
+        InvalidValue: If the contexts are larger than a Secret may be.
+    """
+    data = {
+        f"{number:03d}-{step.step}.json": canonical_json(step.to_json())
+        for number, step in enumerate(steps)
+    }
+    size = sum(len(text) for text in data.values())
+    if size > _SECRET_BYTES_MAX:
+        raise InvalidValue(
+            f"contexts of run {run_id}",
+            f"must be at most {_SECRET_BYTES_MAX} bytes",
+            f"{size} bytes",
+            "Declare fewer accesses.",
+        )
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": f"{GROUP}/steps",
+        "immutable": True,
+        "metadata": _metadata(run_id, name, steps, settings),
+        "data": {file: base64.b64encode(text).decode() for file, text in data.items()},
+    }
+
+
+def reservations(steps: Sequence[StepContext]) -> tuple[str, ...]:
+    """The reservations that the steps' tickets were minted for, in order.
+
+    They are read, not verified: this is for a label. Whoever redeems a ticket verifies it.
+    """
+    found: dict[str, None] = {}
+    for step in steps:
+        for ticket in step.tickets.values():
+            try:
+                envelope = signing.decode_token(ticket)
+                claims = _claims(str(envelope["payload"]))
+            except (KeyError, ValueError, Tampered):
+                continue
+            if claims.get("reservationId"):
+                found.setdefault(str(claims["reservationId"]))
+    return tuple(found)
+
+
+def _claims(payload: str) -> Mapping[str, JSON]:
+    import json
+
+    value = json.loads(base64.b64decode(payload))
+    return value if isinstance(value, dict) else {}
+
+
+def _labels(run_id: str, steps: Sequence[StepContext], settings: JobSettings) -> dict[str, str]:
+    held = reservations(steps)
+    return {
+        **settings.labels,
+        "app.kubernetes.io/part-of": "primum",
+        "app.kubernetes.io/managed-by": "primum",
+        "app.kubernetes.io/component": "worker",
+        RUN_LABEL: run_id,
+        OWNER_LABEL: str(steps[0].study["uid"]),
+        STUDY_LABEL: str(steps[0].study["name"])[:_LABEL_LENGTH_MAX],
+        **({RESERVATION_LABEL: held[0]} if held else {}),
+    }
+
+
+def _metadata(
+    run_id: str, name: str, steps: Sequence[StepContext], settings: JobSettings
+) -> dict[str, Any]:
+    study = steps[0].study
+    namespace, uid = str(study["namespace"]), str(study["uid"])
+    # An audit runs under the identity of its AuditRun, over the Study whose name it bears.
+    audits = "audits" in study
+    kind = "AuditRun" if audits else "Study"
+    owner = name.removeprefix(f"{namespace}-") if audits else str(study["name"])
+    return {
+        "name": job_name(run_id),
+        "namespace": namespace,
+        "labels": _labels(run_id, steps, settings),
+        "ownerReferences": [owner_reference(kind, owner, uid)],
+    }
+
+
+def _pod(run_id: str, settings: JobSettings) -> dict[str, Any]:
+    quantities = {"cpu": settings.cpu, "memory": settings.memory}
+    container = {
+        "name": "run",
+        "image": settings.image,
+        "command": ["python", "-m", "primum.entrypoints.walk", STEPS_FOLDER],
+        "env": [
+            {"name": "PRIMUM_HOME", "value": _HOME_FOLDER},
+            {"name": "PRIMUM_DATA", "value": _DATA_FOLDER},
+            {"name": "HOME", "value": "/tmp"},  # noqa: S108 - an emptyDir of the pod's own
+        ],
+        "envFrom": [{"secretRef": {"name": settings.settings_secret}}],
+        "resources": {"requests": dict(quantities), "limits": dict(quantities)},
+        "securityContext": _restricted(),
+        "volumeMounts": _mounts(settings),
+    }
+    return {
+        "restartPolicy": "Never",
+        "serviceAccountName": settings.service_account,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "fsGroup": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "initContainers": [_key_container(settings)],
+        "containers": [container],
+        "volumes": _volumes(run_id, settings),
+    }
+
+
+def _key_container(settings: JobSettings) -> dict[str, Any]:
+    """Copies the key: a Secret's files are readable by their group, and that is refused."""
+    name = "signing.pem"
+    copy = ["install", "-m", "0600", f"{_SIGNING_FOLDER}/{name}", f"{_HOME_FOLDER}/keys/{name}"]
+    return {
+        "name": "key",
+        "image": settings.image,
+        "command": copy,
+        "resources": {
+            "requests": {"cpu": "10m", "memory": "16Mi"},
+            "limits": {"cpu": "100m", "memory": "32Mi"},
+        },
+        "securityContext": _restricted(),
+        "volumeMounts": [
+            {"name": "keys", "mountPath": f"{_HOME_FOLDER}/keys"},
+            {"name": "signing", "mountPath": _SIGNING_FOLDER, "readOnly": True},
+        ],
+    }
+
+
+def _restricted() -> dict[str, Any]:
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _mounts(settings: JobSettings) -> list[dict[str, Any]]:
+    mounts: list[dict[str, Any]] = [
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of the pod's own
+        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - what Ray shares objects through
+        {"name": "home", "mountPath": _HOME_FOLDER},
+        {"name": "keys", "mountPath": f"{_HOME_FOLDER}/keys"},
+        {"name": "artifacts", "mountPath": f"{_HOME_FOLDER}/artifacts"},
+        {"name": "steps", "mountPath": STEPS_FOLDER, "readOnly": True},
+    ]
+    if settings.data_claim:
+        mounts.append({"name": "data", "mountPath": _DATA_FOLDER, "readOnly": True})
+    return mounts
+
+
+def _volumes(run_id: str, settings: JobSettings) -> list[dict[str, Any]]:
+    private = 0o440  # Readable by the pod's own group, which its user is in, and by nobody else.
+    volumes: list[dict[str, Any]] = [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        {"name": "home", "emptyDir": {}},
+        {"name": "keys", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+        {
+            "name": "signing",
+            "secret": {"secretName": settings.keys_secret, "defaultMode": private},
+        },
+        {"name": "artifacts", "persistentVolumeClaim": {"claimName": settings.artifacts_claim}},
+        {"name": "steps", "secret": {"secretName": job_name(run_id), "defaultMode": private}},
+    ]
+    if settings.data_claim:
+        claim = {"claimName": settings.data_claim, "readOnly": True}
+        volumes.append({"name": "data", "persistentVolumeClaim": claim})
+    return volumes

@@ -1,0 +1,127 @@
+"""The control plane of a session, or of each of its workers: CRDs installed, a namespace per test.
+
+Starting takes 5 to 20 seconds on two cores. Where assets are missing, tests skip and say how to
+get them; ``PRIMUM_TEST_CONTROL_PLANE=required`` makes that a failure, as in continuous integration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pathlib
+
+import helm
+import pytest
+from control_plane import ControlPlane, MissingAssets, find_assets
+
+from primum.adapters.kube.api import KubeApi
+from primum.resources.kinds import KINDS
+from primum_operators.schema import crd
+
+ROOT = pathlib.Path(__file__).parents[2]
+_NUMBERS = itertools.count(1)
+DIGEST = "sha256:" + "5" * 64
+RIGHTS = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+PATHS = {
+    "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts",
+    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+}
+
+
+def pytest_collection_modifyitems(items):
+    """A marker, so that they can be asked for."""
+    for item in items:
+        if pathlib.Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.controlplane)
+
+
+@pytest.fixture(scope="session")
+def control_plane(pytestconfig):
+    """A running control plane with the CRDs of this checkout."""
+    try:
+        assets = find_assets(pytestconfig.cache.mkdir("kube-assets"))
+    except MissingAssets as missing:
+        if os.environ.get("PRIMUM_TEST_CONTROL_PLANE") == "required":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+    plane = ControlPlane(assets)
+    try:
+        plane.start()
+        plane.install([crd(kind) for kind in KINDS.values()])
+        yield plane
+    finally:
+        plane.stop()
+
+
+@pytest.fixture
+def api(control_plane):
+    """The API server, as its administrator."""
+    return control_plane.api
+
+
+@pytest.fixture
+def namespace(api):
+    """A namespace of this test."""
+    name = f"test-{next(_NUMBERS)}"
+    api.post(
+        "/api/v1/namespaces",
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
+    )
+    return name
+
+
+@pytest.fixture
+def connect():
+    """A function that makes the product's own clients; they are closed afterwards."""
+    made = []
+
+    def client(kubeconfig, **options):
+        made.append(KubeApi(kubeconfig, **options))
+        return made[-1]
+
+    yield client
+    for one in made:
+        one.close()
+
+
+@contextlib.contextmanager
+def applied_chart(api, namespace):
+    """The chart's manifests for a namespace, while its service accounts and rights stand."""
+    manifests = helm.rendered(
+        "--set", f"governed.namespaces={{{namespace}}},images.worker.digest={DIGEST}"
+    )
+    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": helm.NAMESPACE}}
+    api.create("/api/v1/namespaces", space)
+    applied = []
+    for item in manifests:
+        if item["kind"] in RIGHTS:
+            where = item["metadata"].get("namespace", "")
+            collection = PATHS[item["kind"]].format(namespace=where)
+            name = f"{collection}/{item['metadata']['name']}"
+            api.delete(name)
+            api.post(collection, item)
+            applied.append(name)
+    yield manifests
+    for name in applied:
+        api.delete(name)
+
+
+@pytest.fixture
+def chart(api, namespace):
+    """The chart for the namespace of this test."""
+    with applied_chart(api, namespace) as manifests:
+        yield manifests
+
+
+@pytest.fixture(scope="module")
+def governed(control_plane):
+    """A namespace of this module, with the chart's rights in it."""
+    name = f"test-{next(_NUMBERS)}"
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    control_plane.api.post("/api/v1/namespaces", body)
+    with applied_chart(control_plane.api, name):
+        yield name

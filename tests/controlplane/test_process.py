@@ -1,0 +1,209 @@
+"""The operator's own process, with the rights that the chart gives it and no others.
+
+``kubectl apply`` of the first example, pods that run the real steps, replicas that are killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+import helm
+import pytest
+import yaml
+from kubelet import Kubelet
+from manifests import path
+
+from primum.adapters.sql import open_stores
+from primum.adapters.system import SystemClock
+from primum.domain.canonical import canonical_json
+from primum.entrypoints import bootstrap
+from primum.entrypoints import settings as platform_settings
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples" / "breast-cancer"
+OPERATOR = "primum-operator"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The platform's home; its workers are stopped afterwards. Sockets want a short path."""
+    with tempfile.TemporaryDirectory(prefix="primum-", ignore_cleanup_errors=True) as made:
+        yield pathlib.Path(made)
+
+
+class Replicas:
+    """Operator processes of one hospital."""
+
+    def __init__(self, control_plane, chart, folder, database, namespace):
+        token = control_plane.token(helm.NAMESPACE, OPERATOR)
+        config = control_plane.kubeconfig_of(f"operator-{namespace}", token)
+        told = _environment(chart, OPERATOR)
+        self._environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("PRIMUM_")},
+            **{k: v for k, v in told.items() if k.startswith("PRIMUM_OPERATOR_")},
+            "PRIMUM_HOME": str(folder / "home"),
+            "PRIMUM_DATABASE_URL": database,
+            "PRIMUM_WORKERS": "1",
+            "PRIMUM_OPERATOR_KUBECONFIG": config,
+            "PRIMUM_OPERATOR_RUN_SECONDS": "1",
+            "PRIMUM_OPERATOR_RESYNC_SECONDS": "5",
+        }
+        self._folder = folder
+        self.running: dict[str, subprocess.Popen] = {}
+        self.ports: dict[str, int] = {}
+
+    def settings(self):
+        """The settings that steps and tests share with the operator."""
+        names = ("PRIMUM_HOME", "PRIMUM_DATABASE_URL", "PRIMUM_WORKERS")
+        return platform_settings.from_environment({n: self._environment[n] for n in names})
+
+    def start(self, identity: str, port: int) -> None:
+        own = {
+            "PRIMUM_OPERATOR_IDENTITY": identity,
+            "PRIMUM_OPERATOR_PROBE_PORT": str(port),
+        }
+        with (self._folder / f"{identity}.log").open("wb") as log:
+            self.running[identity] = subprocess.Popen(
+                [sys.executable, "-m", "primum_operators"],
+                env={**self._environment, **own},
+                stderr=log,
+                stdout=log,
+                start_new_session=True,
+            )
+        self.ports[identity] = port
+
+    def page(self, identity: str, name: str) -> str:
+        """A page of a replica, or nothing while it does not answer."""
+        url = f"http://127.0.0.1:{self.ports[identity]}/{name}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return answer.read().decode()
+        except OSError:
+            return ""
+
+    def leading(self, identity: str) -> bool:
+        return "primum_operator_leading 1.0" in self.page(identity, "metrics")
+
+    def end(self, identity: str, with_signal=signal.SIGTERM) -> int:
+        process = self.running.pop(identity)
+        process.send_signal(with_signal)
+        return process.wait(60)
+
+    def log(self, identity: str) -> str:
+        return (self._folder / f"{identity}.log").read_text(errors="replace")
+
+    def stop(self) -> None:
+        for identity in tuple(self.running):
+            self.end(identity, signal.SIGKILL)
+        bootstrap.stop_compute(self.settings())
+
+
+def _environment(manifests, name):
+    (deployment,) = (
+        item
+        for item in manifests
+        if item["kind"] == "Deployment" and item["metadata"]["name"] == name
+    )
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return {item["name"]: item.get("value", "") for item in container["env"]}
+
+
+@pytest.fixture
+def replicas(control_plane, chart, folder, new_postgresql, namespace):
+    made = Replicas(control_plane, chart, folder, new_postgresql(), namespace)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def pods(api, control_plane, namespace, replicas, folder):
+    """A kubelet whose containers are the real process of a run."""
+    environment = {**os.environ, **replicas.settings().environment()}
+
+    def container(steps):
+        mounted = pathlib.Path(tempfile.mkdtemp(prefix="steps-", dir=folder))
+        for number, step in enumerate(steps):
+            (mounted / f"{number:03d}-{step.step}.json").write_bytes(canonical_json(step.to_json()))
+        done = subprocess.run(
+            [sys.executable, "-m", "primum.entrypoints.walk", str(mounted)],
+            env=environment,
+            check=False,
+        )
+        return done.returncode == 0
+
+    with Kubelet(api, container, namespace=namespace, manages=control_plane.manages) as kubelet:
+        yield kubelet
+
+
+def wait(holds, *, seconds, message):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, message()
+        time.sleep(0.2)
+
+
+def shown(api, namespace, kind, name, condition):
+    found = api.get(path(kind, namespace, name)) or {}
+    listed = found.get("status", {}).get("conditions", ())
+    return next((f"{c['status']} {c['reason']}" for c in listed if c["type"] == condition), "")
+
+
+def apply(control_plane, namespace, *names):
+    """``kubectl apply`` of examples, in the test's own namespace."""
+    found = [
+        document
+        for name in names
+        for document in yaml.safe_load_all((EXAMPLES / name).read_text(encoding="utf-8"))
+    ]
+    for document in found:
+        document["metadata"].pop("namespace", None)
+    # As JSON: YAML written again would no longer quote a decimal such as 1e-5.
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": found})
+    control_plane.kubectl("apply", "-n", namespace, "-f", "-", text=text)
+
+
+@pytest.mark.ray
+@pytest.mark.postgres
+@pytest.mark.timeout(280)
+def test_the_first_example_goes_from_kubectl_apply_to_served_with_two_replicas(
+    control_plane, api, namespace, replicas, pods
+):
+    replicas.start("replica-a", 18080)
+    replicas.start("replica-b", 18081)
+    apply(control_plane, namespace, "budget.yaml", "study.yaml")
+    wait(
+        lambda: shown(api, namespace, "Study", "malignancy", "Launched").startswith("True"),
+        seconds=90,
+        message=lambda: replicas.log("replica-a") + replicas.log("replica-b"),
+    )
+    leader = next(name for name in ("replica-a", "replica-b") if replicas.leading(name))
+    replicas.end(leader, signal.SIGKILL)
+    wait(
+        lambda: shown(api, namespace, "Study", "malignancy", "Succeeded")[:5] in ("True ", "False"),
+        seconds=150,
+        message=lambda: replicas.log("replica-a") + replicas.log("replica-b"),
+    )
+    (left,) = replicas.running
+    assert shown(api, namespace, "Study", "malignancy", "Succeeded") == "True Done"
+    assert replicas.page(left, "healthz") == replicas.page(left, "readyz") == "ok"
+    assert pods.started == list(dict.fromkeys(pods.started))
+    assert pods.faults == []
+    assert "Forbidden" not in replicas.log(left)
+    assert "forbidden" not in replicas.log(left)
+    study = api.get(path("Study", namespace, "malignancy"))
+    settings = replicas.settings()
+    stores = open_stores(settings.database_url, SystemClock())
+    held = stores.ledger.reservations(study_uid=study["metadata"]["uid"])
+    assert [item.state.value for item in held] == ["Charged"]
+    assert stores.ledger.verify() == ()
+    stores.close()
+    assert replicas.end(left) == 0

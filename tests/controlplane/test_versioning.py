@@ -1,0 +1,42 @@
+"""Objects as API servers stored them under v1alpha1 are held, read and let go by today's CRDs."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+from manifests import path
+
+from primum.adapters.kube.objects import FINALIZER, key_of, stored_resource
+from primum.adapters.kube.resources import KubeResourceStore
+from primum.domain.names import ResourceKey
+from primum.resources.kinds import KINDS
+
+STORED = json.loads(
+    (pathlib.Path(__file__).parents[1] / "fixtures" / "stored-v1alpha1.json").read_text()
+)
+
+
+def test_the_fixture_holds_every_kind():
+    assert {item["kind"] for item in STORED} == set(KINDS)
+
+
+@pytest.mark.parametrize("item", STORED, ids=lambda item: str(key_of(item)))
+def test_a_stored_object_lives_on(item, api, namespace, connect, control_plane):
+    name, kind = item["metadata"]["name"], item["kind"]
+    body = {field: item[field] for field in ("apiVersion", "kind", "spec")}
+    body["metadata"] = {"name": name, "labels": item["metadata"]["labels"]}
+    made = api.post(path(kind, namespace) + "?fieldValidation=Strict", body)
+    assert made["spec"] == item["spec"], "a default or a pruned field changed what was stored"
+    store = KubeResourceStore(connect(control_plane.kubeconfig), namespaces=(namespace,))
+    key = ResourceKey(kind, namespace, name)
+    claimed = store.claim(key)
+    assert claimed.spec == item["spec"] == stored_resource(item).spec
+    store.set_status(key, claimed.uid, item["status"])
+    found = api.get(path(kind, namespace, name))
+    assert found["status"] == item["status"]
+    assert found["metadata"]["finalizers"] == [FINALIZER]
+    store.request_deletion(key)
+    store.remove(key, claimed.uid)
+    assert api.get(path(kind, namespace, name)) is None

@@ -1,0 +1,54 @@
+"""The process of a run's pod walks its steps in order and stops at the first that fails."""
+
+from __future__ import annotations
+
+import pytest
+
+from primum.adapters import keys
+from primum.domain.errors import InvalidValue, NotFound
+from primum.entrypoints import walk
+
+
+@pytest.fixture
+def steps(tmp_path, monkeypatch):
+    """Steps whose process writes down what it was told, and fails where it is told to."""
+    heard = tmp_path / "heard"
+    program = (
+        "import sys; text = sys.stdin.read(); "
+        f"open({str(heard)!r}, 'a').write(text + ' '); sys.exit(text == 'bad')"
+    )
+    monkeypatch.setattr(walk, "_STEP", program)
+    folder = tmp_path / "steps"
+    folder.mkdir()
+
+    def write(*texts):
+        for number, text in enumerate(texts):
+            (folder / f"{number:03d}-step.json").write_text(text)
+        return folder, heard
+
+    return write
+
+
+def test_every_step_runs_in_order(steps):
+    folder, heard = steps(*"abcdefghijkl")
+    assert walk.walk(folder) == 0
+    assert heard.read_text().split() == list("abcdefghijkl")
+
+
+def test_the_first_that_fails_ends_it(steps, tmp_path, monkeypatch):
+    folder, heard = steps("a", "bad", "c")
+    monkeypatch.setenv("PRIMUM_HOME", str(tmp_path / "home"))
+    with pytest.raises(NotFound, match="key must be in"):
+        walk.main([str(folder)])
+    assert not heard.exists()
+    keys.ensure(tmp_path / "home" / "keys")
+    (tmp_path / "home" / "keys" / keys.PUBLIC_NAME).unlink()
+    assert walk.main([str(folder)]) == 1
+    assert heard.read_text().split() == ["a", "bad"]
+    assert (tmp_path / "home" / "keys" / keys.PUBLIC_NAME).exists()
+
+
+def test_a_run_without_steps_is_refused(steps):
+    folder, _ = steps()
+    with pytest.raises(InvalidValue, match="must hold the contexts"):
+        walk.walk(folder)
