@@ -477,7 +477,7 @@ class World:
             raise Violation(f"the ledger contradicts itself: {contradictions}")
 
     def _set_the_clock_right(self) -> None:
-        """Leases and waits end by the ledger's time, which does not follow a clock that went back."""
+        """Leases and waits end by the ledger's time, which follows no clock that went back."""
         latest = self.ledger.store.rows.head.time
         while self.clock.now() < latest:
             self.clock.advance(600.0)
