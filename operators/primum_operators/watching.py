@@ -16,7 +16,7 @@ import kopf
 # Public in ``kopf.spawn_tasks``, and nowhere else: it holds the connections, which we close.
 from kopf._cogs.structs.credentials import Vault
 
-from primum.adapters.kube.pods import RUN_LABEL
+from primum.adapters.kube_manifests.names import RUN
 from primum.domain.names import ResourceKey
 from primum.resources.kinds import KINDS
 from primum.resources.metadata import API_VERSION, GROUP, VERSION
@@ -117,7 +117,7 @@ class Watcher:
         for kind in KINDS.values():
             self._watch_kind(registry, kind.name, kind.plural)
 
-        @kopf.on.event("batch", "v1", "jobs", labels={RUN_LABEL: kopf.PRESENT}, registry=registry)
+        @kopf.on.event("batch", "v1", "jobs", labels={RUN: kopf.PRESENT}, registry=registry)
         def job_changed(meta: Mapping[str, Any], **_: Any) -> None:
             for owner in meta.get("ownerReferences") or ():
                 if owner.get("apiVersion") == API_VERSION and owner.get("kind") in KINDS:

@@ -13,7 +13,10 @@ from manifests import STUDY, manifest, path
 
 from primum import signing
 from primum.adapters.kube.jobs import KubeJobRunner, run_status
-from primum.adapters.kube.pods import OWNER_LABEL, RESERVATION_LABEL, RUN_LABEL, JobSettings
+from primum.adapters.kube.pods import JobSettings
+from primum.adapters.kube_manifests.names import OWNER as OWNER_LABEL
+from primum.adapters.kube_manifests.names import RESERVATION as RESERVATION_LABEL
+from primum.adapters.kube_manifests.names import RUN as RUN_LABEL
 from primum.adapters.memory import ManualClock, MemorySigner
 from primum.application.ports import RunStatus
 from primum.domain.errors import InvalidValue, NotFound, Refused

@@ -13,12 +13,12 @@ from typing import Any
 
 from primum.adapters.kube.api import KubeApi
 from primum.adapters.kube.objects import path_of
-from primum.domain.budget.entries import ReservationState, ReservationView
+from primum.domain.budget.book import OPEN_STATES
+from primum.domain.budget.entries import ReservationView
 from primum.domain.canonical import JSON
 from primum.domain.errors import NotFound, Unavailable
 from primum.domain.names import ResourceKey
 
-_OPEN = (ReservationState.RESERVED, ReservationState.EXPOSED)
 _REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 REMEMBER_SECONDS = 5.0
 _NAMESPACES_MAX = 10_000  # More than a cluster has; a flood of names must not fill memory.
@@ -70,7 +70,7 @@ class ClusterLookups:
     def reservation_open(self, namespace: str, reservation: str) -> bool:
         """Whether a reservation is Reserved or Exposed, for a Study of this namespace."""
         found = self._reservation(reservation)
-        if found is None or found.state not in _OPEN:
+        if found is None or found.state not in OPEN_STATES:
             return False
         return found.study.partition("/")[0] == namespace
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from primum.application.platform import ACTOR, Platform
 from primum.application.ports import Registration
+from primum.domain.budget.book import OPEN_STATES
 from primum.domain.budget.entries import (
     AccountTerms,
     AccountView,
@@ -277,7 +278,6 @@ def _remove_when_settled(platform: Platform, stored: StoredResource) -> None:
     namespace wait for a budget of their own on the same account, and so may those of this one.
     """
     account_id = str(stored.status.get("accountId", ""))
-    open_states = (ReservationState.RESERVED, ReservationState.EXPOSED)
     held = platform.ledger.reservations(account_id=account_id) if account_id else ()
     shared = _has_a_twin(platform, stored, account_id)
     for waiting in held:
@@ -285,7 +285,7 @@ def _remove_when_settled(platform: Platform, stored: StoredResource) -> None:
         if waiting.state is ReservationState.QUEUED and mine:
             reason = f"{stored.key} is being deleted"
             platform.ledger.give_back(waiting.reservation_id, reason=reason, actor=ACTOR)
-    if not any(reservation.state in open_states for reservation in held):
+    if not any(reservation.state in OPEN_STATES for reservation in held):
         platform.resources.remove(stored.key, stored.uid)
 
 

@@ -12,14 +12,12 @@ from typing import Any
 
 from primum.adapters.kube.api import Json, KubeApi, Propagation
 from primum.adapters.kube.pods import (
-    OWNER_LABEL,
-    RUN_LABEL,
-    STOPPED,
     JobSettings,
     job,
     job_name,
     secret,
 )
+from primum.adapters.kube_manifests import names
 from primum.application.ports import Clock, RunStatus
 from primum.domain.errors import Conflict, NotFound, Refused
 from primum.domain.study.steps import StepContext
@@ -89,11 +87,11 @@ class KubeJobRunner:
         found = self._job(run_id)
         if found is None or run_status(found) is not RunStatus.RUNNING:
             return
-        if STOPPED in (found["metadata"].get("annotations") or {}):
+        if names.STOPPED in (found["metadata"].get("annotations") or {}):
             return
         # A deadline that has passed has Kubernetes end the pods and fail the Job, in any version.
         body: Json = {
-            "metadata": {"annotations": {STOPPED: self._clock.now()}},
+            "metadata": {"annotations": {names.STOPPED: self._clock.now()}},
             "spec": {"activeDeadlineSeconds": 1},
         }
         path = _job_path(str(found["metadata"]["namespace"]), run_id)
@@ -113,15 +111,15 @@ class KubeJobRunner:
         if found is None:
             raise NotFound(f"run {run_id} must have a Job to have logs; found none.")
         namespace = found["metadata"]["namespace"]
-        return f"kubectl logs -n {namespace} -l {RUN_LABEL}={run_id}\n"
+        return f"kubectl logs -n {namespace} -l {names.RUN}={run_id}\n"
 
     def owners(self) -> Sequence[tuple[str, str, str]]:
         """Every run that is here: run id, namespace, and uid of what it is for."""
         found = []
-        for item in self._jobs(RUN_LABEL):
+        for item in self._jobs(names.RUN):
             labels = item["metadata"]["labels"]
-            owner = str(labels.get(OWNER_LABEL, ""))
-            found.append((str(labels[RUN_LABEL]), str(item["metadata"]["namespace"]), owner))
+            owner = str(labels.get(names.OWNER, ""))
+            found.append((str(labels[names.RUN]), str(item["metadata"]["namespace"]), owner))
         return found
 
     def discard(self, run_id: str, namespace: str) -> None:
@@ -146,7 +144,7 @@ class KubeJobRunner:
         namespace = self._where.get(run_id)
         if namespace is not None:
             return self._api.get(_job_path(namespace, run_id))
-        found = next(iter(self._jobs(f"{RUN_LABEL}={run_id}")), None)
+        found = next(iter(self._jobs(f"{names.RUN}={run_id}")), None)
         if found is not None:
             self._where[run_id] = str(found["metadata"]["namespace"])
         return found
@@ -168,7 +166,7 @@ def run_status(found: Mapping[str, Any]) -> RunStatus:
     for item in status.get("conditions") or ():
         if item.get("status") == "True" and item.get("type") in _ENDED:
             return _ENDED[str(item["type"])]
-    stopped = STOPPED in (found["metadata"].get("annotations") or {})
+    stopped = names.STOPPED in (found["metadata"].get("annotations") or {})
     if stopped and "startTime" not in status and not status.get("active"):
         return RunStatus.FAILED  # Stopped before anything started: there is nothing to wait for.
     return RunStatus.RUNNING
@@ -177,7 +175,7 @@ def run_status(found: Mapping[str, Any]) -> RunStatus:
 def _is_ours(found: Mapping[str, Any], run_id: str, uid: str) -> bool:
     metadata = found["metadata"]
     owners = metadata.get("ownerReferences") or ()
-    labelled = (metadata.get("labels") or {}).get(RUN_LABEL) == run_id
+    labelled = (metadata.get("labels") or {}).get(names.RUN) == run_id
     return labelled and any(item.get("uid") == uid for item in owners)
 
 

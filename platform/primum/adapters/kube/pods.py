@@ -14,17 +14,12 @@ from typing import Any
 
 from primum import signing
 from primum.adapters.kube.objects import owner_reference
+from primum.adapters.kube_manifests import names
 from primum.domain.canonical import JSON, canonical_json
 from primum.domain.errors import InvalidValue, Tampered
 from primum.domain.study.steps import StepContext
 from primum.resources.metadata import GROUP
 
-RUN_LABEL = f"{GROUP}/run"
-STUDY_LABEL = f"{GROUP}/study"
-RESERVATION_LABEL = f"{GROUP}/reservation"
-OWNER_LABEL = f"{GROUP}/owner"  # Uid of the Study or AuditRun: stays where references are removed.
-GENERATION = f"{GROUP}/generation"
-STOPPED = f"{GROUP}/stopped"  # annotation: when the platform asked the run to end
 STEPS_FOLDER = "/var/run/primum/steps"
 # The same home as the operator's, so that an artifact has one address everywhere.
 _HOME_FOLDER, _DATA_FOLDER = "/var/lib/primum", "/var/lib/primum-data"
@@ -107,7 +102,7 @@ def job(
     labels = _labels(run_id, steps, settings)
     annotations = {
         f"{GROUP}/run-name": name,
-        GENERATION: str(steps[0].study["generation"]),
+        names.GENERATION: str(steps[0].study["generation"]),
         f"{GROUP}/reservations": ",".join(reservations(steps)),
     }
     metadata = _metadata(run_id, name, steps, settings) | {"annotations": annotations}
@@ -192,13 +187,13 @@ def _labels(run_id: str, steps: Sequence[StepContext], settings: JobSettings) ->
     held = reservations(steps)
     return {
         **settings.labels,
-        "app.kubernetes.io/part-of": "primum",
-        "app.kubernetes.io/managed-by": "primum",
-        "app.kubernetes.io/component": "worker",
-        RUN_LABEL: run_id,
-        OWNER_LABEL: str(steps[0].study["uid"]),
-        STUDY_LABEL: str(steps[0].study["name"])[:_LABEL_LENGTH_MAX],
-        **({RESERVATION_LABEL: held[0]} if held else {}),
+        names.PART_OF: names.PLATFORM,
+        names.MANAGED_BY: names.PLATFORM,
+        names.COMPONENT: "worker",
+        names.RUN: run_id,
+        names.OWNER: str(steps[0].study["uid"]),
+        names.STUDY: str(steps[0].study["name"])[:_LABEL_LENGTH_MAX],
+        **({names.RESERVATION: held[0]} if held else {}),
     }
 
 

@@ -62,6 +62,11 @@ class Charge:
         """Whether every amount is 0."""
         return all(amount == 0 for _, amount in self.amounts)
 
+    @property
+    def emptied(self) -> Charge:
+        """The charge of nothing with the same keys."""
+        return Charge(tuple([(key, 0) for key, _ in self.amounts]))
+
     def __add__(self, other: Charge) -> Charge:
         pairs = zip(self.amounts, other.amounts, strict=False)
         total = [(key, left + right) for (key, left), (same, right) in pairs if key == same]

@@ -199,7 +199,7 @@ def _shared_out(entry: Entry, account: Account) -> Account:
         return replace(account, rules=rules, quotas=_counts(entry))
     if entry.kind is EntryKind.DIVIDED:
         return replace(account, blocks=_divided(entry, account, asked["blocks"]))
-    return replace(account, blocks=_unlocked(entry, account))
+    return with_unlocks(account, entry.payload["unlocked"], source=f"Entry {entry.seq}")
 
 
 def _counts(entry: Entry) -> dict[tuple[str, str], Holding]:
@@ -208,15 +208,10 @@ def _counts(entry: Entry) -> dict[tuple[str, str], Holding]:
     for item in _items(entry.payload["counted"]):
         row = mapping(item)
         reserved, charged = books.charge_from(row["reserved"]), books.charge_from(row["charged"])
-        nothing = nothing_like(reserved)
+        nothing = reserved.emptied
         key = str(row["block"]), str(row["scope"])
         found[key] = Holding(str(row["added"]), nothing, nothing, reserved, charged)
     return found
-
-
-def nothing_like(charge: Charge) -> Charge:
-    """The charge of nothing with the same keys."""
-    return Charge(tuple([(key, 0) for key, _ in charge.amounts]))
 
 
 def _divided(entry: Entry, account: Account, names: JSON) -> dict[str, Holding]:
@@ -228,9 +223,19 @@ def _divided(entry: Entry, account: Account, names: JSON) -> dict[str, Holding]:
     return blocks
 
 
-def _unlocked(entry: Entry, account: Account) -> dict[str, Holding]:
+def with_unlocks(account: Account, rows: JSON, *, source: str) -> Account:
+    """The account once more of some blocks is unlocked.
+
+    Args:
+        account: The account before it.
+        rows: What an ``Unlocked`` entry states, or will.
+        source: What says so, for the message.
+
+    Raises:
+        Tampered: If more would be unlocked than the guarantee has, or something taken back.
+    """
     blocks, capacity = dict(account.blocks), account.capacity
-    for item in _items(entry.payload["unlocked"]):
+    for item in _items(rows):
         row = mapping(item)
         amounts, arrived = books.charge_from(row["amounts"]), books.charge_from(row["arrived"])
         for name in _items(row["blocks"]):
@@ -243,10 +248,10 @@ def _unlocked(entry: Entry, account: Account) -> dict[str, Holding]:
                     pairs, before.unlocked.amounts, strict=True
                 )
             ):
-                raise Tampered(f"Entry {entry.seq} must unlock at most what the guarantee has.")
+                raise Tampered(f"{source} must unlock at most what the guarantee has.")
             after = replace(before, unlocked=unlocked, arrived=before.arrived + arrived)
             blocks[str(name)] = after
-    return blocks
+    return replace(account, blocks=blocks)
 
 
 def _items(value: JSON) -> Sequence[JSON]:

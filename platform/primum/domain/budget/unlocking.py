@@ -17,9 +17,9 @@ from primum.domain.budget import book as books
 from primum.domain.budget.book import Account, Draft, Holding
 from primum.domain.budget.decisions import later
 from primum.domain.budget.entries import EntryKind
+from primum.domain.budget.folding import with_unlocks
 from primum.domain.budget.rules import Unlocking, UnlockingRule
 from primum.domain.canonical import JSON
-from primum.domain.errors import InvalidValue
 
 if TYPE_CHECKING:
     from primum.domain.scheduling import blocks as rules
@@ -86,12 +86,7 @@ def _up_to(account: Account, holding: Holding, target: Charge) -> Charge:
 
 def due(account: Account, blocks: Sequence[str], *, now: str) -> Account:
     """The account as it will be once somebody writes what time has unlocked."""
-    more = by_time(account, now=now, blocks=blocks, key="due")
-    return (
-        account
-        if more is None
-        else unlocked({account.account_id: account}, [more])[account.account_id]
-    )
+    return _once_written(account, by_time(account, now=now, blocks=blocks, key="due"))
 
 
 def on_request(
@@ -111,13 +106,11 @@ def on_request(
     """
     if charge.is_zero:
         return account, ()
-    due = by_time(account, now=now, blocks=blocks, key=f"{key}/time")
-    if due is not None:
-        account = unlocked({account.account_id: account}, [due])[account.account_id]
+    by_then = by_time(account, now=now, blocks=blocks, key=f"{key}/time")
+    account = _once_written(account, by_then)
     own = on_arrival(account, blocks, charge, key=key)
-    if own is not None:
-        account = unlocked({account.account_id: account}, [own])[account.account_id]
-    return account, tuple(draft for draft in (due, own) if draft is not None)
+    account = _once_written(account, own)
+    return account, tuple(draft for draft in (by_then, own) if draft is not None)
 
 
 def by_time(
@@ -148,7 +141,7 @@ def by_time(
         more = known[state]
         if not more.is_zero:
             steps = max(steps, age)
-            grown[name] = more, _nothing(more)
+            grown[name] = more, more.emptied
     # The key names what the unlock comes to, so that two controllers cannot unlock the same twice.
     return _draft(
         account,
@@ -262,26 +255,8 @@ def _draft(
     return Draft(account.account_id, EntryKind.UNLOCKED, "", key, payload)
 
 
-def unlocked(accounts: Mapping[str, Account], drafts: Sequence[Draft]) -> dict[str, Account]:
-    """Accounts as they will be after unlocks that are about to be written."""
-    found = dict(accounts)
-    for draft in drafts:
-        account = found[draft.account_id]
-        blocks = dict(account.blocks)
-        rows = draft.payload["unlocked"]
-        if not isinstance(rows, list | tuple):
-            raise InvalidValue("unlocked", "must be a list", type(rows).__name__)
-        for row in map(books.mapping, rows):
-            more, arrived = books.charge_from(row["amounts"]), books.charge_from(row["arrived"])
-            names = row["blocks"]
-            for name in names if isinstance(names, list | tuple) else ():
-                before = blocks[str(name)]
-                blocks[str(name)] = replace(
-                    before, unlocked=before.unlocked + more, arrived=before.arrived + arrived
-                )
-        found[draft.account_id] = replace(account, blocks=blocks)
-    return found
-
-
-def _nothing(charge: Charge) -> Charge:
-    return Charge(tuple([(key, 0) for key, _ in charge.amounts]))
+def _once_written(account: Account, draft: Draft | None) -> Account:
+    """The account as it will be after an unlock that is about to be written."""
+    if draft is None:
+        return account
+    return with_unlocks(account, draft.payload["unlocked"], source="A request")

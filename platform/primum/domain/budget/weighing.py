@@ -118,7 +118,7 @@ def _recorded(account: Account, block: str, scope: str) -> Charge:
     counted = account.quotas.get((block, scope))
     if counted is not None:
         return counted.used
-    return Charge(tuple([(key, 0) for key, _ in account.capacity.amounts]))
+    return account.capacity.emptied
 
 
 def _quota_room(account: Account, quota: Quota) -> Charge | None:

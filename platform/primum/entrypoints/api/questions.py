@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
 from primum.application import refusals, searching
@@ -46,6 +46,16 @@ After = Annotated[
 ]
 Limit = Annotated[int, Query(ge=1, le=searching.PAGE_MAX)]
 AccountId = Annotated[str, Query(max_length=64, description="One account; all where empty.")]
+
+
+def _charges(
+    account: AccountId = "", study: Name = "", since: Since = "", until: Until = ""
+) -> Search:
+    """Which charges are asked for."""
+    return Search(account, (EntryKind.CHARGED,), study=study, since=since, until=until)
+
+
+Charges = Annotated[Search, Depends(_charges)]
 
 
 @router.get("/accounts/{account_id}/burndown")
@@ -171,16 +181,12 @@ def list_charges(
     *,
     who: Caller,
     ports: Ports,
-    account: AccountId = "",
-    study: Name = "",
-    since: Since = "",
-    until: Until = "",
+    search: Charges,
     after: After = 0,
     limit: Limit = 100,
 ) -> schemas.ChargePage:
     """List single charges in order of their entry: who spent what on what, and when."""
     require(who, LEDGER_READERS)
-    search = _charges(account, study, since, until)
     page = searching.find(ports.ledger, search, cursor=after, limit=limit)
     rows = _Rows(ports)
     return schemas.ChargePage(
@@ -197,14 +203,11 @@ def export_charges_csv(
     *,
     who: Caller,
     ports: Ports,
-    account: AccountId = "",
-    study: Name = "",
-    since: Since = "",
-    until: Until = "",
+    search: Charges,
 ) -> StreamingResponse:
     """Export every charge as CSV."""
     require(who, LEDGER_READERS)
-    rows = _every_charge(ports, _charges(account, study, since, until))
+    rows = _every_charge(ports, search)
     return StreamingResponse(exports.csv_lines(schemas.ChargeRow, rows), media_type=exports.CSV)
 
 
@@ -217,14 +220,11 @@ def export_charges_lines(
     *,
     who: Caller,
     ports: Ports,
-    account: AccountId = "",
-    study: Name = "",
-    since: Since = "",
-    until: Until = "",
+    search: Charges,
 ) -> StreamingResponse:
     """Export every charge as JSON lines."""
     require(who, LEDGER_READERS)
-    rows = _every_charge(ports, _charges(account, study, since, until))
+    rows = _every_charge(ports, search)
     return StreamingResponse(exports.json_lines(rows), media_type=exports.JSON_LINES)
 
 
@@ -279,10 +279,6 @@ def alone(reservation: ReservationView, view: AccountView) -> Decimal:
     charge = reservation.charged or reservation.charge
     guarantee = Guarantee(view.terms.epsilon, view.terms.delta)
     return policy_named(view.terms.policy).spent_epsilon(used=charge, guarantee=guarantee)
-
-
-def _charges(account: str, study: str, since: str, until: str) -> Search:
-    return Search(account, (EntryKind.CHARGED,), study=study, since=since, until=until)
 
 
 def _every_charge(ports: Platform, search: Search) -> Iterator[schemas.ChargeRow]:
