@@ -201,6 +201,7 @@ def bind(api, namespace: str, role: str, user: str) -> None:
         "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": user}],
     }
     api.create(f"{ROLES}/namespaces/{namespace}/rolebindings", body)
+    api.wait_for_right(namespace, user, api.get(f"{ROLES}/clusterroles/{role}"))
 
 
 def refused(answer: tuple[int, dict[str, Any]], part: str) -> None:

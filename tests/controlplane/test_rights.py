@@ -62,7 +62,10 @@ def act(control_plane, namespace):
                 {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": f"a-{role}"}
             ],
         }
-        api.post(f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings", binding)
+        rbac = "/apis/rbac.authorization.k8s.io/v1"
+        api.post(f"{rbac}/namespaces/{namespace}/rolebindings", binding)
+        bound = api.get(f"{rbac}/clusterroles/primum-{role}")
+        api.wait_for_right(namespace, f"a-{role}", bound)
 
     def request(role, verb, where, body=None, **kind):
         code, _ = api.request(verb, where, body, as_user=f"a-{role}", **kind)

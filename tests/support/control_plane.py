@@ -213,6 +213,28 @@ class Api:
         """Merge patch."""
         return _good(*self.request("PATCH", path, body, kind=MERGE), path)
 
+    def wait_for_right(self, namespace, user, role):
+        """Wait until the API server knows of a right that was just bound: it watches bindings."""
+        rule = next(rule for rule in role["rules"] if rule.get("resources"))
+        attributes = {
+            "namespace": namespace,
+            "group": rule["apiGroups"][0],
+            "resource": rule["resources"][0].partition("/")[0],
+            "subresource": rule["resources"][0].partition("/")[2],
+            "verb": rule["verbs"][0],
+        }
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {"user": user, "resourceAttributes": attributes},
+        }
+        where = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        end = time.monotonic() + READY_SECONDS
+        while not self.post(where, review)["status"]["allowed"]:
+            if time.monotonic() > end:
+                raise AssertionError(f"{user} never got {attributes}")
+            time.sleep(0.1)
+
     def delete(self, path, policy="Background"):
         """Delete; nothing happens where there is nothing."""
         code, body = self.request("DELETE", path, {"propagationPolicy": policy})
