@@ -22,10 +22,12 @@ from primum.adapters.bundle_readme import README
 from primum.application import checkpointing
 from primum.application.ports import LedgerStore, Signer
 from primum.domain.budget import lines
+from primum.domain.budget.chain import FAULTS_MAX
 from primum.domain.budget.checkpoints import Checkpoint, envelope_in
 from primum.domain.budget.entries import EntryKind
 from primum.domain.budget.lines import Line
-from primum.domain.budget.verification import FAULTS_MAX, Replay, Stated
+from primum.domain.budget.shards import Shard
+from primum.domain.budget.verification import Here, Replay, Stated, link_of
 from primum.domain.canonical import JSON, canonical_json
 from primum.domain.errors import Conflict, InvalidValue, NotFound, PrimumError, Tampered
 
@@ -189,8 +191,9 @@ class _Reader:
         stated, self._faults = checkpointing.believed((), outside, public_key=self._key)
         stated += self._stated(envelopes)
         self._check_key(small[_KEY])
-        replay = Replay(stated)
-        self._replay(replay, places[_ENTRIES], envelopes[:-1])
+        shard = Shard()
+        replay = Replay([Here(shard)], stated)
+        self._replay(shard, replay, places[_ENTRIES], envelopes[:-1])
         head = replay.head
         self._check_end(envelopes, head.seq, head.hash)
         for name, text in small.items():
@@ -200,7 +203,8 @@ class _Reader:
             self._faults.append(
                 f"{_MANIFEST} must name what the bundle holds; found other digests."
             )
-        return Finding(head.seq, head.hash, (*self._faults, *replay.faults)[:FAULTS_MAX])
+        faults = (*self._faults, *replay.conclusion())[:FAULTS_MAX]
+        return Finding(head.seq, head.hash, faults)
 
     def _places(self) -> dict[str, tuple[int, int]]:
         """Where each file begins, and its size.
@@ -248,12 +252,15 @@ class _Reader:
                 self._faults.append(f"Line {number} of {_CHECKPOINTS} must be signed; {error}")
         return stated
 
-    def _replay(self, replay: Replay, place: tuple[int, int], envelopes: Sequence[bytes]) -> None:
+    def _replay(
+        self, shard: Shard, replay: Replay, place: tuple[int, int], envelopes: Sequence[bytes]
+    ) -> None:
         kept = iter(envelopes)
         for number, text in enumerate(self._lines(*place), 1):
             try:
                 line = lines.imported(text.decode().removesuffix("\n"), number=number)
-                entry = replay.take(line)
+                entry = shard.take(line)
+                replay.take(link_of(line))
                 if (
                     entry is not None
                     and entry.kind is EntryKind.CHECKPOINT
@@ -264,11 +271,10 @@ class _Reader:
                 self._faults.append(f"Line {number} of the entries must be text; found damage.")
             except PrimumError as error:
                 self._faults.append(str(error))
-            if len(self._faults) + len(replay.faults) >= FAULTS_MAX:
+            if len(self._faults) + len(shard.faults) + replay.found >= FAULTS_MAX:
                 return
         if next(kept, None) is not None:
             self._faults.append(f"{_CHECKPOINTS} must list what entries keep; found more.")
-        replay.finish()
 
     def _lines(self, start: int, size: int) -> Iterator[bytes]:
         self._file.seek(start)

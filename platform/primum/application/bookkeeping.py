@@ -254,6 +254,19 @@ class Bookkeeping:
 
         return tuple(self._rows.read(work))
 
+    def verify_chain(self) -> Sequence[str]:
+        """Recompute the chain alone; returns what contradicts.
+
+        Several times as fast as ``verify``, and blind to what entries mean: a ledger that was made
+        up whole, or balances that were changed beside it, are not found.
+        """
+
+        def work(pages: Pages) -> list[str]:
+            rolled_back = self._rolled_back(pages)
+            return [*([rolled_back] if rolled_back else []), *pages.chain_faults()]
+
+        return tuple(self._rows.read(work))
+
     def signed_head(self, signer: Signer) -> Mapping[str, JSON]:
         """A checkpoint of the ledger as it stands, signed, and kept nowhere."""
 

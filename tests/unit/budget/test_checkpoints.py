@@ -14,8 +14,15 @@ from primum.adapters.memory import MemorySigner
 from primum.application import checkpointing
 from primum.domain.budget import checkpoints, verification
 from primum.domain.budget.book import Head
-from primum.domain.budget.checkpoints import ENTRIES_BETWEEN, AccountsDigest, Checkpoint
-from primum.domain.budget.verification import Chain, Replay, Stated
+from primum.domain.budget.checkpoints import (
+    ENTRIES_BETWEEN,
+    AccountsDigest,
+    Checkpoint,
+    balance_text,
+    digest_of_accounts,
+)
+from primum.domain.budget.shards import Shard
+from primum.domain.budget.verification import Here, Replay, Stated
 from primum.domain.canonical import canonical_json
 from primum.domain.errors import Tampered
 
@@ -69,14 +76,14 @@ def test_the_accounts_digest_is_what_the_procedure_says():
     text = json.dumps(shown, sort_keys=True, separators=(",", ":"))
     assert any(item["charged"] for item in shown.values())
     digest = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-    assert AccountsDigest().of(long.accounts.values()) == digest
+    assert digest_of_accounts(long.accounts.values()) == digest
 
 
 def test_a_kept_digest_follows_every_change():
     long, kept = Long(60, accounts=2), AccountsDigest()
-    for _ in long:
-        accounts = list(long.accounts.values())
-        assert kept.of(accounts) == AccountsDigest().of(accounts)
+    for line in long:
+        kept.put({line.account_id: balance_text(long.accounts[line.account_id])})
+        assert kept.value() == digest_of_accounts(long.accounts.values())
 
 
 @pytest.mark.parametrize(
@@ -118,11 +125,10 @@ def test_only_the_platforms_key_is_believed():
 
 
 def replayed(lines, *stated):
-    replay = Replay([Stated(item, "the checkpoint x") for item in stated])
-    for line in lines:
-        replay.take(line)
-    replay.finish()
-    return replay.faults
+    here = Here(Shard())
+    replay = Replay([here], [Stated(item, "the checkpoint x") for item in stated])
+    replay.run(here.fed(lines))
+    return list(replay.conclusion())
 
 
 def test_a_statement_is_met_wherever_it_stands():
@@ -132,7 +138,7 @@ def test_a_statement_is_met_wherever_it_stands():
     for line in long:
         seen.append(state_of(long))
         lines.append(line)
-    assert replayed(lines, *seen, Checkpoint(0, "0" * 64, NOON, AccountsDigest().of(()), "k")) == []
+    assert replayed(lines, *seen, Checkpoint(0, "0" * 64, NOON, digest_of_accounts(()), "k")) == []
 
 
 def test_a_statement_about_another_ledger_is_not_met():
@@ -146,7 +152,7 @@ def test_a_statement_about_another_ledger_is_not_met():
     ]
     other = Checkpoint(stated.seq, "f" * 64, NOON, stated.accounts, "k")
     assert "must be the one that the checkpoint x states" in replayed(lines, other)[0]
-    refunded = Checkpoint(stated.seq, stated.hash, NOON, AccountsDigest().of(()), "k")
+    refunded = Checkpoint(stated.seq, stated.hash, NOON, digest_of_accounts(()), "k")
     assert "Balances after entry" in replayed(lines, refunded)[0]
 
 
@@ -172,19 +178,13 @@ def test_the_chain_alone_finds_what_hashes_show():
 def test_a_damaged_column_is_named_and_the_rest_still_read():
     lines = list(Long(20))
     lines[7] = lines[7]._replace(time=None)
-    chain = Chain()
-    for line in lines:
-        chain.take(line)
-    assert chain.faults == ["Entry 8 must be readable; found damaged text."]
+    assert verification.chain_faults(lines) == ("Entry 8 must be readable; found damaged text.",)
 
 
 def test_a_key_that_comes_twice_is_named_with_both():
     lines = list(Long(20))
-    chain = Chain()
-    for line in [*lines[:8], lines[7]]:
-        chain.take(line)
-    chain.finish()
-    assert "Entry 8 must have a key of its own; found that of entry 8." in chain.faults
+    faults = verification.chain_faults([*lines[:8], lines[7]])
+    assert "Entry 8 must have a key of its own; found that of entry 8." in faults
 
 
 def test_sentences_about_a_destroyed_chain_are_limited():

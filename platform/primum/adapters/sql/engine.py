@@ -6,6 +6,8 @@ Every transaction is durable when it returns. No error carries a bound value, no
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,9 +19,11 @@ from primum.domain.errors import Conflict, InvalidValue, PrimumError, Tampered, 
 
 BUSY_SECONDS = 30.0  # How long a writer waits for the others; a transaction takes milliseconds.
 CONNECT_SECONDS = 10
+IDLE_SECONDS = 5.0  # A server that went away within them is met by the next one who asks again.
 _SETTING = "PRIMUM_DATABASE_URL"
 ATTEMPTS_MAX = 8  # Conflicting transactions are run again; each time somebody else got through.
 _MESSAGE_LENGTH_MAX = 200
+_USED = "primum_used"
 _CONFLICTS = {"40001", "40P01", "23505"}  # Serialization failure, deadlock, unique violation.
 _DAMAGE = ("malformed", "not a database")  # What SQLite says of a damaged file.
 
@@ -69,7 +73,8 @@ class Database:
             try:
                 return _once(engine, work)
             except exc.DBAPIError as error:
-                if not _may_repeat(error):
+                cut = error.connection_invalidated and engine is self._reader
+                if not cut and not _may_repeat(error):
                     raise translated(error) from None
             except exc.SQLAlchemyError as error:
                 raise translated(error) from None
@@ -135,11 +140,31 @@ def _postgresql(url: sa.URL) -> sa.Engine:
     engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
         hide_parameters=True,
-        pool_pre_ping=True,
         connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "primum"},
     )
     event.listen(engine, "connect", _prepare_postgresql)
+    event.listen(engine, "checkin", _used)
+    event.listen(engine, "checkout", _still_there)
     return engine
+
+
+def _used(_connection: Any, record: Any) -> None:
+    record.info[_USED] = time.monotonic()
+
+
+def _still_there(connection: Any, record: Any, _proxy: object) -> None:
+    """Ask a connection that was idle whether its server is still there; else another is made.
+
+    Raises:
+        DisconnectionError: If it does not answer.
+    """
+    if time.monotonic() - record.info.get(_USED, math.inf) < IDLE_SECONDS:
+        return  # Asking before every transaction costs more than most of them.
+    try:
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, it is of no use
+        raise exc.DisconnectionError from None
 
 
 def _prepare_postgresql(connection: Any, _record: object) -> None:

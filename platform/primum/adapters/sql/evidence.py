@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from primum.adapters.sql import tables
 from primum.adapters.sql.engine import Database
-from primum.application.ports import Clock
+from primum.application.ports import Clock, Dossier
+from primum.domain import names
 from primum.domain.canonical import JSON, canonical_json, digest_of_bytes
 from primum.domain.errors import Conflict, InvalidValue, Tampered
 from primum.domain.governance.evidence import Evidence, evidence_from_json
@@ -85,13 +86,7 @@ class SqlEvidenceStore:
 
     def evidence(self, study_uid: str, generation: int) -> Sequence[Evidence]:
         """Every evidence record of a Study generation, oldest first."""
-        table = tables.evidence
-        query = (
-            sa.select(table)
-            .where(table.c.study_uid == study_uid, table.c.generation == generation)
-            .order_by(table.c.place)
-        )
-        rows = self._database.read(lambda connection: connection.execute(query).all())
+        rows = self._database.read(lambda c: _evidence(c, study_uid, generation))
         return tuple(evidence_from_json(_checked(row)) for row in rows)
 
     def put_fact(self, kind: str, key: str, value: Mapping[str, JSON]) -> None:
@@ -113,6 +108,20 @@ class SqlEvidenceStore:
         rows = self._database.read(lambda connection: connection.execute(query).all())
         return tuple((row.key, _checked(row)) for row in rows)
 
+    def dossier(self, study_uid: str, generation: int, *, facts: Mapping[str, str]) -> Dossier:
+        """Everything about one Study generation at once, on one snapshot."""
+        key = {"study_uid": study_uid, "generation": generation}
+
+        def work(connection: sa.Connection) -> Dossier:
+            row = _row(connection, tables.plans, key)
+            plan = None if row is None else plan_from_json(_checked(row))
+            outcomes = _outcomes(connection, plan) if plan else {}
+            rows = _evidence(connection, study_uid, generation)
+            evidence = tuple(evidence_from_json(_checked(row)) for row in rows)
+            return Dossier(plan, outcomes, evidence, _facts(connection, facts))
+
+        return self._database.read(work)
+
     def _value(self, table: sa.Table, key: Mapping[str, Any]) -> Mapping[str, JSON] | None:
         row = self._database.read(lambda connection: _row(connection, table, key))
         return None if row is None else _checked(row)
@@ -121,6 +130,35 @@ class SqlEvidenceStore:
 def _row(connection: sa.Connection, table: sa.Table, key: Mapping[str, Any]) -> sa.Row[Any] | None:
     condition = sa.and_(*(table.c[name] == value for name, value in key.items()))
     return connection.execute(sa.select(table).where(condition)).one_or_none()
+
+
+def _evidence(connection: sa.Connection, study_uid: str, generation: int) -> Sequence[sa.Row[Any]]:
+    table = tables.evidence
+    mine = sa.and_(table.c.study_uid == study_uid, table.c.generation == generation)
+    return connection.execute(sa.select(table).where(mine).order_by(table.c.place)).all()
+
+
+def _outcomes(connection: sa.Connection, plan: Plan) -> Mapping[str, StepOutcome]:
+    """Outcomes of a plan's steps, by step, in the plan's order."""
+    table = tables.outcomes
+    ids = {s: names.outcome_id(plan.study_uid, plan.generation, s) for s in plan.steps}
+    query = sa.select(table).where(table.c.outcome_id.in_(ids.values()))
+    found = {row.outcome_id: row for row in connection.execute(query)}
+    return {
+        step: outcome_from_json(_checked(found[name]))
+        for step, name in ids.items()
+        if name in found
+    }
+
+
+def _facts(
+    connection: sa.Connection, wanted: Mapping[str, str]
+) -> Mapping[str, Mapping[str, JSON]]:
+    """The facts of these kinds and keys that are there, by kind."""
+    table = tables.facts
+    either = sa.tuple_(table.c.kind, table.c.key).in_(wanted.items())
+    rows = connection.execute(sa.select(table).where(either)).all()
+    return {row.kind: _checked(row) for row in rows}
 
 
 def _put_once(

@@ -13,23 +13,22 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from primum.adapters.sql import rows, tables
+from primum.adapters.sql import rows, sharding, tables
 from primum.adapters.sql.engine import Database
 from primum.adapters.sql.grouping import Done, Grouping, Order
 from primum.adapters.sql.pen import Batch, Found, LatePen, Undo
 from primum.adapters.sql.rows import account_of, reservation_of
+from primum.adapters.sql.sharding import IN_PROCESS, Sharding, by_cores
 from primum.application.bookkeeping import Bookkeeping
 from primum.application.ports import Clock, LedgerAnchor
 from primum.application.rowstore import NOTHING_FORESEEN, Foreseen, Pages, Pen, unwatched
-from primum.domain.budget import verification
 from primum.domain.budget.book import LIVE_STATES, Account, Head
 from primum.domain.budget.entries import Entry, EntryKind, ReservationState, ReservationView
 from primum.domain.budget.lines import Line, entry_of
-from primum.domain.budget.verification import Cached, Stated
-from primum.domain.errors import PrimumError, Tampered, Unavailable
+from primum.domain.budget.verification import Stated
+from primum.domain.errors import Tampered, Unavailable
 
 _ACCOUNTS_KEPT = 64  # From one transaction to the next; a platform has a handful.
-_ROWS_AT_ONCE = 1000  # Verification streams; memory stays flat.
 
 Answer = TypeVar("Answer")
 _Row = sa.Row[Any]
@@ -39,9 +38,23 @@ class SqlLedgerStore(Bookkeeping):
     """``LedgerStore`` on SQLite or PostgreSQL."""
 
     def __init__(
-        self, database: Database, *, clock: Clock, anchor: LedgerAnchor | None = None
+        self,
+        database: Database,
+        *,
+        clock: Clock,
+        anchor: LedgerAnchor | None = None,
+        shared: Sharding | None = None,
     ) -> None:
-        super().__init__(SqlRowStore(database), clock=clock, anchor=anchor)
+        """Keep a ledger in a database that ``migrate`` has prepared.
+
+        Args:
+            database: Where.
+            clock: Stamps entries.
+            anchor: Remembers the end of the ledger outside the database.
+            shared: How verification is shared out among processes; ``None`` for as many as there
+                are cores.
+        """
+        super().__init__(SqlRowStore(database, shared or by_cores()), clock=clock, anchor=anchor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +81,15 @@ class _Left:
 class SqlRowStore:
     """``RowStore`` in a database; threads that write at the same time share a transaction."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, shared: Sharding = IN_PROCESS) -> None:
         self._database = database
+        self._sharding = shared
         self._grouping: Grouping[_Written] = Grouping(self._write)
         self._left = _Left()
 
     def read(self, work: Callable[[Pages], Answer]) -> Answer:
         """Run read-only work on one snapshot."""
-        return self._database.read(lambda connection: work(_SqlBook(connection)))
+        return self._database.read(lambda connection: work(_SqlBook(connection, self._sharding)))
 
     def write(
         self,
@@ -194,13 +208,6 @@ _LINES = sa.select(*_LINE).order_by(tables.entries.c.seq)
 _CHECKPOINTS = sa.select(*_LINE).where(
     tables.entries.c.account_id == "", tables.entries.c.kind == EntryKind.CHECKPOINT.value
 )
-_STRAYS = (
-    sa.select(tables.reservations.c.reservation_id)
-    .where(
-        ~sa.exists().where(tables.entries.c.reservation_id == tables.reservations.c.reservation_id)
-    )
-    .order_by(tables.reservations.c.reservation_id)
-)
 _EARLIER = sa.select(*_LINE).where(
     tables.entries.c.account_id == sa.bindparam("account_id"),
     tables.entries.c.idempotency_key == sa.bindparam("key"),
@@ -220,8 +227,9 @@ _KEYED = sa.select(*_LINE).where(
 class _SqlBook:
     """``Pages`` of one transaction, and what a pen needs to write it."""
 
-    def __init__(self, connection: sa.Connection) -> None:
+    def __init__(self, connection: sa.Connection, shared: Sharding = IN_PROCESS) -> None:
         self._connection = connection
+        self._sharding = shared
         self._head: Head | None = None
         self._accounts: dict[str, Account] = {}
         self._reservations: dict[str, ReservationView] = {}
@@ -320,47 +328,13 @@ class _SqlBook:
         return self._connection.execute(query).scalar() or ""
 
     def contradictions(self, stated: Sequence[Stated]) -> Sequence[str]:
-        faults: list[str] = []
-        held = self._every_holding()
-        cached = Cached(
-            head=self.head(),
-            accounts=list(
-                self._readable(
-                    sa.select(tables.accounts),
-                    lambda row: account_of(row, held.pop(row.account_id, ())),
-                    faults,
-                )
-            ),
-            reservations_of=lambda names: {
-                item.reservation_id: item
-                for item in self._readable(_RESERVATIONS, reservation_of, faults, names=list(names))
-            },
-            strays=list(self._connection.execute(_STRAYS).scalars()),
-            identities=[
-                (row.identity, row.account_id)
-                for row in self._connection.execute(sa.select(tables.identities))
-            ],
-            faults=faults,
-        )
-        faults += [f"Balances of account {name} must belong to one; found none." for name in held]
-        return verification.contradictions(self._lines(_LINES), cached, stated)
+        return sharding.contradictions(self._connection, self.head(), stated, self._sharding)
+
+    def chain_faults(self) -> Sequence[str]:
+        return sharding.chain_faults(self._connection, self.head(), self._sharding)
 
     def _lines(self, query: sa.Select[Any]) -> Iterator[Line]:
-        rows = self._connection.execute(query, execution_options={"yield_per": _ROWS_AT_ONCE})
-        return map(Line._make, rows)
-
-    def _readable(
-        self,
-        query: sa.Select[Any],
-        parse: Callable[[_Row], Answer],
-        faults: list[str],
-        **named: Sequence[str],
-    ) -> Iterator[Answer]:
-        for row in self._connection.execute(query, named):
-            try:
-                yield parse(row)
-            except PrimumError as error:
-                faults.append(str(error))
+        return map(Line._make, self._connection.execute(query))
 
     def find(self, foreseen: Foreseen, known: Collection[str]) -> Found:
         reservations = {

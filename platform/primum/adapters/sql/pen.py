@@ -227,6 +227,10 @@ class LatePen:
         """What ``verification.contradictions`` finds in everything stored."""
         return self._settled().contradictions(stated)
 
+    def chain_faults(self) -> Sequence[str]:
+        """What ``verification.chain_faults`` finds in everything stored."""
+        return self._settled().chain_faults()
+
     def append(self, entry: Entry) -> None:
         """Add an entry.
 

@@ -93,12 +93,14 @@ class SqlResourceStore:
         row = self._database.read(lambda connection: _row(connection, key))
         return None if row is None else _resource(row)
 
-    def list(self, kind: str, namespace: str = "") -> Sequence[StoredResource]:
-        """Resources of a kind, in one namespace or all, by name."""
+    def list(self, kind: str, namespace: str = "", *, name: str = "") -> Sequence[StoredResource]:
+        """Resources of a kind, in one namespace or all, of one name or all; by name."""
         table = tables.resources
         query = sa.select(table).where(table.c.kind == kind)
         if namespace:
             query = query.where(table.c.namespace == namespace)
+        if name:
+            query = query.where(table.c.name == name)
         query = query.order_by(table.c.namespace, table.c.name)
         rows = self._database.read(lambda connection: connection.execute(query).all())
         return tuple(_resource(row) for row in rows)

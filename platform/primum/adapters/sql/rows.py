@@ -29,6 +29,7 @@ _NOTHING = "null"  # What a column holds as JSON where there is no value yet.
 _TEXTS_CACHED = 1024
 _ROWS = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False)
 
+_STATES = {state.value: state for state in ReservationState}
 _Row = sa.Row[Any]
 _Values = dict[str, Any]
 _KEYS: dict[str, tuple[str, ...]] = {
@@ -274,33 +275,54 @@ def account_of(row: _Row, held: Sequence[_Row]) -> Account:
         raise Tampered(f"Account {row.account_id} must be readable; found damaged text.") from error
 
 
-def reservation_of(row: _Row) -> ReservationView:
-    """The reservation of a row.
+def reservation_of(row: Sequence[Any]) -> ReservationView:
+    """The reservation of a row of its table.
 
     Raises:
         Tampered: If it cannot be read.
     """
+    # By place: a verification reads a million, and looking columns up by name takes half the time.
+    (
+        reservation_id,
+        account_id,
+        study_uid,
+        generation,
+        study,
+        state,
+        fence,
+        lease_until,
+        event,
+        charge,
+        charged,
+        executed,
+        exposed,
+        reason,
+        blocks,
+        requester,
+        group,
+        purpose,
+    ) = row
     try:
         return ReservationView(
-            reservation_id=row.reservation_id,
-            account_id=row.account_id,
-            study_uid=row.study_uid,
-            generation=row.generation,
-            study=row.study,
-            state=ReservationState(row.state),
-            fence=row.fence,
-            lease_until=row.lease_until,
-            event=book.event_of_text(row.event),
-            charge=book.charge_of_text(row.charge),
-            charged=None if row.charged == _NOTHING else book.charge_of_text(row.charged),
-            executed=None if row.executed == _NOTHING else book.event_of_text(row.executed),
-            exposed=_names_of_text(row.exposed),
-            reason=row.reason,
-            blocks=_names_of_text(row.blocks),
-            requester=row.requester,
-            group=row.asking_group,
-            purpose=row.purpose,
+            reservation_id,
+            account_id,
+            study_uid,
+            generation,
+            study,
+            _STATES[state],
+            fence,
+            lease_until,
+            book.event_of_text(event),
+            book.charge_of_text(charge),
+            None if charged == _NOTHING else book.charge_of_text(charged),
+            None if executed == _NOTHING else book.event_of_text(executed),
+            _names_of_text(exposed),
+            reason,
+            _names_of_text(blocks),
+            requester,
+            group,
+            purpose,
         )
     except (KeyError, TypeError, ValueError, PrimumError) as error:
-        name = row.reservation_id
-        raise Tampered(f"Reservation {name} must be readable; found damaged text.") from error
+        text = f"Reservation {reservation_id} must be readable; found damaged text."
+        raise Tampered(text) from error

@@ -26,7 +26,7 @@ from primum.domain.budget.entries import (
     ReservationView,
 )
 from primum.domain.budget.rules import Rules, UnlockingRule, rules_from_json
-from primum.domain.canonical import JSON, canonical_json
+from primum.domain.canonical import JSON, canonical_json, parsed_json
 from primum.domain.errors import NotFound
 from primum.domain.quantities import Neighbors, PrivacyUnit
 
@@ -38,9 +38,6 @@ _NAME_SHOWN = 64  # Characters of a name that somebody made up, in a message.
 _POLICIES_CACHED = 256  # Recorded policies kept parsed; a platform has a handful.
 # Charges and events kept parsed: a plan's come back when it is charged, and most plans are repeats.
 _VALUES_CACHED = 1024
-_TEXT = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=False, check_circular=False
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +320,7 @@ def event_json(event: Event) -> Mapping[str, JSON]:
 
 def event_from(value: JSON) -> Event:
     """An event from its JSON form."""
-    return event_of_text(_TEXT.encode(value))
+    return event_of_text(parsed_json(value))
 
 
 @functools.lru_cache(maxsize=_VALUES_CACHED)

@@ -62,25 +62,34 @@ class AccountsDigest:
     The JSON is ``{account id: {"charged": {...}, "reserved": {...}}}`` with amounts as strings of
     digits, and without those that are 0; of a divided dataset it is that of each block by its name,
     under ``blocks``, and where anything is unlocked step by step, ``unlocked`` stands beside them.
-    An account's text is kept until its balances change, since a replay asks for the digest of the
-    same accounts again and again.
+    A text stays until another one is put in its place, since a replay asks for the digest of mostly
+    the same balances again and again.
     """
 
     def __init__(self) -> None:
-        self._texts: dict[str, tuple[object, str]] = {}
+        self._texts: dict[str, str] = {}
 
-    def of(self, accounts: Iterable[Account]) -> str:
+    def put(self, texts: Mapping[str, str]) -> None:
+        """Replace accounts by what ``balance_text`` says of them, by id."""
+        self._texts.update(texts)
+
+    def value(self) -> str:
         """The digest, as ``sha256:<64 hex digits>``."""
-        shown = sorted((account.account_id, self._text(account)) for account in accounts)
+        shown = sorted(self._texts.items())
         return digest_of_bytes(f"{{{','.join(text for _, text in shown)}}}".encode())
 
-    def _text(self, account: Account) -> str:
-        known = self._texts.get(account.account_id)
-        if known is None or known[0] is not account.blocks:
-            content: dict[str, JSON] = {account.account_id: _content(account)}
-            known = account.blocks, canonical_json(content).decode()[1:-1]
-            self._texts[account.account_id] = known
-        return known[1]
+
+def balance_text(account: Account) -> str:
+    """What an account's balance is in the digest of all of them."""
+    content: dict[str, JSON] = {account.account_id: _content(account)}
+    return canonical_json(content).decode()[1:-1]
+
+
+def digest_of_accounts(accounts: Iterable[Account]) -> str:
+    """The digest of accounts as they stand; see ``AccountsDigest``."""
+    digest = AccountsDigest()
+    digest.put({account.account_id: balance_text(account) for account in accounts})
+    return digest.value()
 
 
 def checkpoint_at(head: Head, accounts: Iterable[Account], *, time: str, key_id: str) -> Checkpoint:
@@ -92,7 +101,7 @@ def checkpoint_at(head: Head, accounts: Iterable[Account], *, time: str, key_id:
         time: The ledger's time.
         key_id: Whose key will sign.
     """
-    return Checkpoint(head.seq, head.hash, time, AccountsDigest().of(accounts), key_id)
+    return Checkpoint(head.seq, head.hash, time, digest_of_accounts(accounts), key_id)
 
 
 def checkpoint_from(payload: bytes) -> Checkpoint:

@@ -13,7 +13,7 @@ from json.encoder import encode_basestring as _quoted
 from typing import NamedTuple
 
 from primum.domain.budget.entries import Entry, EntryKind
-from primum.domain.canonical import canonical_json
+from primum.domain.canonical import canonical_json, parsed_json
 from primum.domain.errors import Tampered
 
 _STRING = r'"((?:[^"\\]|\\.)*)"'
@@ -68,7 +68,7 @@ def entry_of(line: Line) -> Entry:
     try:
         # What stands behind the value, or before it, is not in its canonical form.
         payload, _ = _DECODER.raw_decode(line.payload)
-        canonical = _ENCODER.encode(payload)
+        canonical = parsed_json(payload)
         kind = _KINDS[line.kind]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise Tampered(f"Entry {line.seq} must be readable; found damaged text.") from error
@@ -97,8 +97,15 @@ def hash_of(line: Line) -> str:
         Tampered: If a column holds something else than text that UTF-8 can say.
     """
     try:
-        before, after = _halves(line)
-        return hashlib.sha256((before + after).encode()).hexdigest()
+        # Written out: looking columns up by name takes a third of the time.
+        seq, before, account, kind, reservation, key, actor, time, payload, _ = line
+        return hashlib.sha256(
+            f'{{"accountId":{_quoted(account)},"actor":{_quoted(actor)},'
+            f'"idempotencyKey":{_quoted(key)},"kind":{_quoted(kind)},'
+            f'"payload":{payload},"prevHash":{_quoted(before)},'
+            f'"reservationId":{_quoted(reservation)},"seq":{seq},'
+            f'"time":{_quoted(time)}}}'.encode()
+        ).hexdigest()
     except (TypeError, UnicodeEncodeError) as error:
         raise Tampered(f"Entry {line.seq} must be readable; found damaged text.") from error
 
@@ -166,10 +173,6 @@ def _no_float(text: str) -> object:
     raise ValueError(f"{text[:20]} has no canonical form")
 
 
-# Built once, for a verification reads a million payloads. What these parse holds no float, so that
-# the encoder gives what ``canonical_json`` would.
+# Built once, for a verification reads a million payloads.
 _DECODER = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float)
-_ENCODER = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=False, check_circular=False
-)
 _KINDS = {kind.value: kind for kind in EntryKind}
