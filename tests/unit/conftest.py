@@ -376,6 +376,7 @@ class JobBench:
             "id": f"token-{access.name}",
             "access": access.name,
             "budget": access.budget,
+            "accountId": f"account-{access.budget}",
             "uri": facts.dataset.uri,
             "unit": facts.dataset.unit.value,
             "options": dict(facts.dataset.options),

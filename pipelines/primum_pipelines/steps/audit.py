@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from primum import extensions
@@ -17,7 +18,8 @@ from primum.domain.accounting.events import NoEvent
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue, NotFound, PrimumError, Tampered
 from primum.domain.governance.evidence import Evidence, EvidenceKind, Verdict
-from primum.domain.study.steps import Receipt, WorkRequest, WorkResult
+from primum.domain.study.steps import ArtifactRef, Receipt, WorkRequest, WorkResult
+from primum_pipelines import artifacts
 from primum_pipelines.audits.audit import Finding
 from primum_pipelines.audits.mechanism_self_test import MechanismSelfTest
 from primum_pipelines.audits.risk_corridor import NAME as CORRIDOR
@@ -54,12 +56,34 @@ def run(request: WorkRequest) -> WorkResult:
         progress.update(done, len(planned) + 1, name)
         findings.append(_audited(subject, name, kind, parameters))
     findings += _corridor(subject, findings)
+    kept = [_with_pictures(request, number, item) for number, item in enumerate(findings)]
     return records.report(
         message=", ".join(f"{item.name} {item.verdict.value}" for item in findings),
         seconds=seconds(),
-        evidence=_evidence(request, subject, findings),
+        evidence=_evidence(request, subject, [item for item, _ in kept]),
         receipts=_receipts(request, subject),
+        artifacts=[reference for _, references in kept for reference in references],
     )
+
+
+def _with_pictures(
+    request: WorkRequest, number: int, finding: Finding
+) -> tuple[Finding, list[ArtifactRef]]:
+    """Store a finding's pictures in the zone; its Restricted side then names their digests."""
+    stored = {
+        name: artifacts.store(
+            request.artifacts_uri,
+            f"{number}-{finding.name}-{name}",
+            picture,
+            kind=records.PICTURE,
+        )
+        for name, picture in finding.pictures.items()
+    }
+    if not stored:
+        return finding, []
+    digests: dict[str, JSON] = {name: item.digest for name, item in stored.items()}
+    told = replace(finding, restricted={**finding.restricted, "pictures": digests})
+    return told, list(stored.values())
 
 
 def _planned(request: WorkRequest) -> list[tuple[str, str, Mapping[str, JSON]]]:

@@ -8,9 +8,8 @@ unprotected.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from primum.domain.accounting.events import NoEvent
 from primum.domain.canonical import JSON, decimal_text
@@ -21,9 +20,10 @@ from primum.domain.study.steps import ArtifactRef, Receipt, WorkRequest, WorkRes
 from primum_pipelines import artifacts
 from primum_pipelines.datasets.access import open_private, token_claims
 from primum_pipelines.datasets.checks import require_sound
+from primum_pipelines.evaluation import calibration, figures, plots, predictions, subgroups
+from primum_pipelines.evaluation.figures import Figure, Scored
 from primum_pipelines.models.artifact import LoadedModel, from_bytes
-from primum_pipelines.steps import metrics, records
-from primum_pipelines.steps.metrics import Figure, Scored
+from primum_pipelines.steps import records
 from primum_pipelines.synthesis import archive
 
 if TYPE_CHECKING:
@@ -35,6 +35,15 @@ _DISCLOSURE_OF = {
     EvidenceKind.FAIRNESS: Disclosure.FAIRNESS,
 }
 _SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where held-out rows come from: its name, what tells its rows apart, and what may leave."""
+
+    name: str
+    dataset: str
+    allowed: frozenset[Disclosure]
 
 
 def run(request: WorkRequest) -> WorkResult:
@@ -53,41 +62,46 @@ def run(request: WorkRequest) -> WorkResult:
         raise NotFound("job must have left an artifact of kind Model; found none.")
     model = from_bytes(artifacts.fetch(reference.uri, digest=reference.digest))
     evidence: list[Evidence] = []
+    stored: list[ArtifactRef] = []
     receipts = []
     for access in records.accesses_of(request, "evaluate"):
         table = open_private(request, access.name)
         require_sound(table)
-        allowed = _disclosures(request, access.budget)
-        evidence += _evaluated(
-            request, model, table, reference, name=access.budget, allowed=allowed
+        claims = token_claims(request, access.name)
+        source = _Source(
+            access.budget, str(claims["accountId"]), _disclosures(request, access.budget)
         )
-        token = str(token_claims(request, access.name)["id"])
-        receipts.append(Receipt(access.name, access.budget, NoEvent(), {}, token))
+        found, kept = _evaluated(request, model, table, reference, source)
+        evidence += found
+        stored += kept
+        receipts.append(Receipt(access.name, access.budget, NoEvent(), {}, str(claims["id"])))
     if not receipts:
-        evidence += _on_released(request, model, reference)
+        evidence, stored = _on_released(request, model, reference)
     return records.report(
         message="evaluated on held-out units",
         seconds=seconds(),
         evidence=evidence,
         receipts=receipts,
+        artifacts=stored,
     )
 
 
 def _on_released(
     request: WorkRequest, model: LoadedModel, reference: ArtifactRef
-) -> list[Evidence]:
+) -> tuple[list[Evidence], list[ArtifactRef]]:
     """A Study on synthetic data alone is evaluated on the held-out part of it, which is public."""
-    evidence = []
+    evidence: list[Evidence] = []
+    stored: list[ArtifactRef] = []
     synthetic = records.mapping(request.context["synthetic"])
     for name in sorted(synthetic):
         item = records.mapping(synthetic[name])
         data = artifacts.fetch(str(item["uri"]), digest=str(item["digest"]))
         table = archive.from_bytes(data)
-        allowed = frozenset(Disclosure)
-        evidence += _evaluated(
-            request, model, table, reference, name=f"{_SYNTHETIC}:{name}", allowed=allowed
-        )
-    return evidence
+        source = _Source(f"{_SYNTHETIC}:{name}", str(item["digest"]), frozenset(Disclosure))
+        found, kept = _evaluated(request, model, table, reference, source)
+        evidence += found
+        stored += kept
+    return evidence, stored
 
 
 def _disclosures(request: WorkRequest, budget: str) -> frozenset[Disclosure]:
@@ -100,26 +114,41 @@ def _evaluated(
     model: LoadedModel,
     table: UnitTable,
     reference: ArtifactRef,
-    *,
-    name: str,
-    allowed: frozenset[Disclosure],
-) -> list[Evidence]:
-    held_out = ~table.train
+    source: _Source,
+) -> tuple[list[Evidence], list[ArtifactRef]]:
+    held_out, name = ~table.train, source.name
     scored = Scored(
         labels=table.labels[held_out],
         probabilities=model.predict_proba(table.features[held_out]),
         positive=model.spec.classes.index(model.spec.positive),
+        units=table.units[held_out],
     )
-    found = {
-        EvidenceKind.UTILITY: _shown(metrics.utility(scored)),
-        EvidenceKind.CALIBRATION: _shown(metrics.calibration(scored)),
+    diagram = artifacts.store(
+        request.artifacts_uri,
+        f"reliability-{name.replace(':', '-')}.svg",
+        plots.reliability_diagram(calibration.reliability(scored)),
+        kind=records.PICTURE,
+    )
+    answers = artifacts.store(
+        request.artifacts_uri,
+        f"predictions-{name.replace(':', '-')}.npz",
+        predictions.to_bytes(predictions.of(scored, dataset=source.dataset)),
+        kind=predictions.ARTIFACT_KIND,
+    )
+    found: dict[EvidenceKind, dict[str, JSON]] = {
+        EvidenceKind.UTILITY: _shown(figures.utility(scored)),
+        EvidenceKind.CALIBRATION: {
+            **_shown(calibration.calibration(scored)),
+            "reliability": _bins(scored),
+            "pictures": {"reliability": diagram.digest},
+        },
     }
     groups = {group: values[held_out] for group, values in table.subgroups.items()}
     if groups:
-        found[EvidenceKind.FAIRNESS] = fairness(scored, groups)
+        found[EvidenceKind.FAIRNESS] = subgroups.fairness(scored, groups)
     evidence = []
-    for kind, figures in found.items():
-        disclosed = _DISCLOSURE_OF[kind] in allowed
+    for kind, measured in found.items():
+        disclosed = _DISCLOSURE_OF[kind] in source.allowed
         public: dict[str, JSON] = {"data": name, "positive": model.spec.positive}
         evidence.append(
             records.record(
@@ -128,55 +157,25 @@ def _evaluated(
                 name=name,
                 subject=reference.digest,
                 verdict=None,
-                public={**public, **figures} if disclosed else public,
-                restricted={} if disclosed else figures,
+                public={**public, **measured} if disclosed else public,
+                restricted={} if disclosed else measured,
             )
         )
-    return evidence
+    return evidence, [diagram, answers]
 
 
-def fairness(scored: Scored, groups: Mapping[str, np.ndarray]) -> dict[str, JSON]:
-    """Figures per group and their differences to all others; small groups are not measured.
-
-    Args:
-        scored: Held-out rows.
-        groups: Group number of each row, by attribute.
-
-    Returns:
-        Per attribute and group number: either ``{"masked": "fewer than 30"}`` or rates with
-        intervals, ``statisticalParityDifference`` and ``equalOpportunityDifference`` (group minus
-        all others).
-    """
-    report: dict[str, JSON] = {}
-    for attribute, numbers in groups.items():
-        entries: dict[str, JSON] = {}
-        for number in np.unique(numbers):
-            inside = numbers == number
-            if inside.sum() < metrics.GROUP_MIN or (~inside).sum() < metrics.GROUP_MIN:
-                entries[str(number)] = {"masked": f"fewer than {metrics.GROUP_MIN}"}
-                continue
-            own = metrics.group_rates(scored.where(inside))
-            rest = metrics.group_rates(scored.where(~inside))
-            entries[str(number)] = {
-                **_shown(own),
-                "statisticalParityDifference": _gap(own, rest, "positiveRate"),
-                "equalOpportunityDifference": _gap(own, rest, "sensitivity"),
-                "accuracyDifference": _gap(own, rest, "accuracy"),
-            }
-        report[attribute] = entries
-    return report
-
-
-def _gap(own: Mapping[str, Figure], rest: Mapping[str, Figure], name: str) -> str:
-    return decimal_text(own[name].estimate - rest[name].estimate)
-
-
-def _shown(figures: Mapping[str, Figure]) -> dict[str, JSON]:
-    return {
-        name: {
-            "estimate": decimal_text(figure.estimate),
-            "lower": decimal_text(figure.lower),
-            "upper": decimal_text(figure.upper),
+def _bins(scored: Scored) -> list[JSON]:
+    """The bins of the reliability diagram that say something, for whoever draws another."""
+    return [
+        {
+            "confidence": decimal_text(item.confidence),
+            "accuracy": decimal_text(item.accuracy),
+            "rows": item.rows,
         }
-        for name, figure in figures.items()
-    }
+        for item in calibration.reliability(scored)
+        if item.rows >= subgroups.GROUP_MIN
+    ]
+
+
+def _shown(measured: Mapping[str, Figure]) -> dict[str, JSON]:
+    return {name: figure.to_json() for name, figure in measured.items()}

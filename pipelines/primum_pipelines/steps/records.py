@@ -11,6 +11,9 @@ from primum.domain.governance.evidence import Evidence, EvidenceKind, Verdict
 from primum.domain.study.plan import Access, Plan, plan_from_json
 from primum.domain.study.steps import ArtifactRef, Receipt, StepStatus, WorkRequest, WorkResult
 
+PICTURE = "Picture"
+"""Kind of an artifact that shows figures; it is as restricted as they are."""
+
 
 def plan_of(request: WorkRequest) -> Plan:
     """The plan that the step runs by."""

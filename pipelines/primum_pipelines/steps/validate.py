@@ -20,9 +20,11 @@ from primum.domain.governance.evidence import Evidence, EvidenceKind, Verdict
 from primum.domain.study.plan import Access
 from primum.domain.study.steps import Receipt, StepStatus, WorkRequest, WorkResult
 from primum_pipelines.datasets.access import open_private, token_claims
+from primum_pipelines.datasets.table import LabelTask
 from primum_pipelines.steps import records
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from primum_pipelines.datasets.table import UnitTable
@@ -32,7 +34,6 @@ _RESULT_FORMAT = {"result_format": "SUMMARY", "partial_unexpected_count": 0}
 _CRITICAL = "Critical"
 _ROUNDING_SHARE = 0.01  # Published bounds are rounded; a hundredth of the range covers that.
 _COUNTS = ("element_count", "unexpected_count", "missing_count")
-_IMAGE_AXES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,27 +134,39 @@ def _load_engine() -> Any:
 
 
 def _frame(table: UnitTable) -> pd.DataFrame:
-    import numpy as np
     import pandas as pd
 
-    if table.features.ndim == _IMAGE_AXES:
+    if table.pictures:
         flat = table.features.reshape(len(table.labels), -1)
         columns = {"mean": flat.mean(axis=1), "std": flat.std(axis=1)}
     else:
         columns = {name: table.features[:, i] for i, name in enumerate(table.feature_names)}
-    known = (table.labels >= 0) & (table.labels < len(table.classes))
+    return pd.DataFrame({**columns, **_label_columns(table)})
+
+
+def _label_columns(table: UnitTable) -> dict[str, np.ndarray]:
+    """The class of each row by name; of several labels each one, of a mask its greatest class."""
+    import numpy as np
+
+    if table.task is LabelTask.MULTI_LABEL:
+        return {f"{LABEL}.{name}": table.labels[:, i] for i, name in enumerate(table.classes)}
+    numbers = table.labels
+    if table.task is LabelTask.SEGMENTATION:
+        numbers = table.labels.reshape(len(table.labels), -1).max(axis=1).astype(np.int64)
+    known = (numbers >= 0) & (numbers < len(table.classes))
     names = np.array([*table.classes, None], dtype=object)
-    labels = names[np.where(known, table.labels, len(table.classes))]
-    return pd.DataFrame({**columns, LABEL: labels})
+    return {LABEL: names[np.where(known, numbers, len(table.classes))]}
 
 
 def _standing(table: UnitTable) -> Sequence[Mapping[str, JSON]]:
     """What every dataset must meet: known labels, features present and within public bounds."""
-    asked: list[Mapping[str, JSON]] = [
-        {"type": "ExpectColumnValuesToNotBeNull", "column": LABEL},
-        {"type": "ExpectColumnValuesToBeInSet", "column": LABEL, "values": list(table.classes)},
-    ]
-    if table.features.ndim == _IMAGE_AXES:
+    several = table.task is LabelTask.MULTI_LABEL
+    allowed = ["0", "1"] if several else list(table.classes)
+    asked: list[Mapping[str, JSON]] = []
+    for column in [f"{LABEL}.{name}" for name in table.classes] if several else [LABEL]:
+        asked.append({"type": "ExpectColumnValuesToNotBeNull", "column": column})
+        asked.append({"type": "ExpectColumnValuesToBeInSet", "column": column, "values": allowed})
+    if table.pictures:
         bounds = {"mean": (0.0, 1.0), "std": (0.0, 1.0)}
     elif table.feature_low is None or table.feature_high is None:
         return asked

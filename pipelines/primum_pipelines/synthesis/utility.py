@@ -13,8 +13,8 @@ import numpy as np
 
 from primum.domain.canonical import JSON, decimal_text
 from primum_pipelines.datasets.table import UnitTable
-from primum_pipelines.steps import metrics
-from primum_pipelines.steps.metrics import Figure, Scored
+from primum_pipelines.evaluation import figures
+from primum_pipelines.evaluation.figures import Figure, Scored
 from primum_pipelines.synthesis.archive import unit_interval
 
 _HEADLINE = ("accuracy", "rocAuc")
@@ -39,25 +39,16 @@ class SyntheticUtility:
 
     def headline(self) -> dict[str, JSON]:
         """What may leave where Utility is disclosed."""
-        return {name: shown(self.synthetic[name]) for name in _HEADLINE}
+        return {name: self.synthetic[name].to_json() for name in _HEADLINE}
 
     def to_json(self) -> dict[str, JSON]:
         """Everything."""
         return {
-            **{name: shown(figure) for name, figure in self.synthetic.items()},
-            "trainedOnReal": {name: shown(figure) for name, figure in self.real.items()},
+            **{name: figure.to_json() for name, figure in self.synthetic.items()},
+            "trainedOnReal": {name: figure.to_json() for name, figure in self.real.items()},
             "testRows": self.test_rows,
             "classBalance": [decimal_text(share) for share in self.balance],
         }
-
-
-def shown(figure: Figure) -> dict[str, JSON]:
-    """A figure with its 95 % interval as decimal strings."""
-    return {
-        "estimate": decimal_text(figure.estimate),
-        "lower": decimal_text(figure.lower),
-        "upper": decimal_text(figure.upper),
-    }
 
 
 def synthetic_utility(*, synthetic: UnitTable, real: UnitTable, positive: int) -> SyntheticUtility:
@@ -79,8 +70,8 @@ def synthetic_utility(*, synthetic: UnitTable, real: UnitTable, positive: int) -
     on_real = _probabilities(features[real.train], real.labels[real.train], test, classes=classes)
     counts = np.bincount(real.labels[real.train], minlength=classes)
     return SyntheticUtility(
-        synthetic=metrics.utility(Scored(labels, on_synthetic, positive)),
-        real=metrics.utility(Scored(labels, on_real, positive)),
+        synthetic=figures.utility(Scored(labels, on_synthetic, positive)),
+        real=figures.utility(Scored(labels, on_real, positive)),
         test_rows=len(labels),
         balance=tuple(float(count) / max(1, int(counts.sum())) for count in counts),
     )

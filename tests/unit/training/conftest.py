@@ -103,6 +103,7 @@ class Zone:
             "id": f"token-{access.name}",
             "access": access.name,
             "budget": access.budget,
+            "accountId": "account-1",
             "uri": dataset.uri,
             "unit": dataset.unit.value,
             "options": dict(dataset.options),

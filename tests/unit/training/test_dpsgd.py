@@ -62,13 +62,10 @@ def test_a_step_is_the_clipped_sum_over_the_expected_batch():
         assert torch.allclose(noisy, part, atol=1e-5)
 
 
-def test_micro_batches_change_nothing(monkeypatch):
-    from primum_pipelines.optimization import dpsgd
-
+def test_virtual_batches_change_nothing():
     whole = make_task()
     DPSGD().fit(whole)
-    monkeypatch.setattr(dpsgd, "_PHYSICAL_ROWS_MAX", 7)
-    parts = make_task()
+    parts = make_task(rows_at_once=7)
     DPSGD().fit(parts)
     for one, other in zip(whole.module.parameters(), parts.module.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-6)

@@ -7,7 +7,7 @@ import pytest
 
 from primum.domain.errors import InvalidValue, NotFound, Tampered
 from primum.domain.quantities import PrivacyUnit
-from primum_pipelines.datasets import driver, images
+from primum_pipelines.datasets import driver, medmnist
 from primum_pipelines.datasets.driver import driver_for
 from primum_pipelines.datasets.registration import content_digest, register
 
@@ -58,7 +58,7 @@ def test_the_split_is_decided_by_the_unit_alone():
     ("uri", "unit", "named"),
     [
         ("breast_cancer", "Patient", "must have the form scheme://name"),
-        ("ftp://x", "Patient", "must start with one of csv, medmnist, npz, sklearn, uci-heart"),
+        ("ftp://x", "Patient", "must start with one of csv, dicom, images, medmnist, nifti"),
         ("sklearn://iris", "Patient", "must be one of sklearn://breast_cancer"),
         ("sklearn://breast_cancer", "Image", "unit must be Patient"),
         ("medmnist://pneumoniamnist", "Patient", "unit must be Image"),
@@ -86,7 +86,7 @@ def test_a_missing_file_says_where_it_was_looked_for(uri, tmp_path):
 
 def test_a_download_needs_permission(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(images, "_download", asked.append)
+    monkeypatch.setattr(medmnist, "_downloaded", lambda uri, _: asked.append(uri))
     uri = "medmnist://pneumoniamnist"
     with pytest.raises(NotFound, match="download"):
         opened(uri, unit=PrivacyUnit.IMAGE, folders=[tmp_path])
@@ -146,7 +146,8 @@ def test_dropping_copies_is_stable_under_one_more_row(tmp_path):
     [
         ({"pictures": np.zeros(3)}, "must have the array images"),
         ({"images": np.zeros((3, 4)), "labels": np.zeros(3)}, "must have shape"),
-        ({"images": np.zeros((3, 4, 4)), "labels": np.zeros(2)}, "as many labels"),
+        ({"images": np.zeros((3, 4, 4)), "labels": np.zeros(2, int)}, "as many labels"),
+        ({"images": np.zeros((3, 4, 4)), "labels": np.zeros(3)}, "must hold class numbers"),
         ({"images": np.array([{}]), "labels": np.zeros(1)}, "numeric arrays"),
     ],
 )

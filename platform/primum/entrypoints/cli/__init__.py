@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import click
 import typer
@@ -17,9 +18,11 @@ from primum.entrypoints.cli import (
     audits,
     bounds,
     certificates,
+    comparing,
     conformance,
     consent,
     ledger,
+    pipelines,
     quoting,
     resources,
     running,
@@ -44,8 +47,10 @@ for module in (
     ledger,
     audits,
     certificates,
+    comparing,
     conformance,
     consent,
+    pipelines,
     tokens,
     bounds,
 ):
@@ -53,10 +58,15 @@ for module in (
 
 
 def main() -> None:
-    """Run the command line; whatever goes wrong becomes one sentence and an exit code."""
+    """Run the command line."""
+    run(lambda: app(standalone_mode=False, prog_name="primum"))
+
+
+def run(work: Callable[[], object]) -> None:
+    """Run a command; whatever goes wrong becomes one sentence and an exit code."""
     try:
         with processes.short_lived():
-            code = app(standalone_mode=False, prog_name="primum")
+            code = work()
     except click.exceptions.NoArgsIsHelpError as shown:
         print(shown.format_message())
         sys.exit(2)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from primum_pipelines.steps import metrics
-from primum_pipelines.steps.evaluate import fairness
-from primum_pipelines.steps.metrics import Scored
+from primum_pipelines.evaluation import figures
+from primum_pipelines.evaluation.calibration import calibration
+from primum_pipelines.evaluation.figures import Scored
 
 
 def scored(*, classes=2, rows=300, seed=1):
@@ -22,7 +22,7 @@ def scored(*, classes=2, rows=300, seed=1):
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_figures_agree_with_an_independent_library(classes):
     rows = scored(classes=classes)
-    found = metrics.utility(rows)
+    found = figures.utility(rows)
     labels, chosen = rows.labels, rows.predictions
     assert found["accuracy"].estimate == pytest.approx(reference.accuracy_score(labels, chosen))
     balanced = reference.balanced_accuracy_score(labels, chosen)
@@ -32,6 +32,8 @@ def test_figures_agree_with_an_independent_library(classes):
     assert found["sensitivity"].estimate == pytest.approx(recall)
     rejected = reference.recall_score(labels != 0, chosen != 0)
     assert found["specificity"].estimate == pytest.approx(rejected)
+    precision = reference.average_precision_score(labels == 0, rows.probabilities[:, 0])
+    assert found["averagePrecision"].estimate == pytest.approx(precision)
     if classes == 2:
         area = reference.roc_auc_score(labels == 0, rows.probabilities[:, 0])
     else:
@@ -43,7 +45,7 @@ def test_figures_agree_with_an_independent_library(classes):
 
 def test_auc_of_two_distinct_ties():
     """Scores 1, 1, 2 with labels 0, 1, 1: one pair tied, one won, so 3/4."""
-    area = metrics.roc_auc(
+    area = figures.roc_auc(
         np.array([False, True, True]), np.array([1.0, 1.0, 2.0]), np.ones((1, 3))
     )
     assert area[0] == pytest.approx(0.75)
@@ -51,20 +53,20 @@ def test_auc_of_two_distinct_ties():
 
 def test_wilson_matches_a_published_example():
     """Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662."""
-    figure = metrics.wilson(81, 263)
+    figure = figures.wilson(81, 263)
     assert (figure.lower, figure.upper) == pytest.approx((0.2553, 0.3662), abs=5e-5)
 
 
 def test_brier_and_calibration_of_a_known_table():
     """Four rows said 0.8 and three were right: gap 0.05; squared errors 2 x 0.04 and 2 x 0.64."""
     probabilities = np.array([[0.8, 0.2]] * 4)
-    found = metrics.calibration(Scored(np.array([0, 0, 0, 1]), probabilities, 0))
+    found = calibration(Scored(np.array([0, 0, 0, 1]), probabilities, 0))
     assert found["ece"].estimate == pytest.approx(0.05)
     assert found["brier"].estimate == pytest.approx((3 * 0.08 + 1.28) / 4)
 
 
 def test_a_bootstrap_interval_holds_its_estimate_and_narrows():
-    small, large = metrics.utility(scored(rows=80)), metrics.utility(scored(rows=1500))
+    small, large = figures.utility(scored(rows=80)), figures.utility(scored(rows=1500))
     for name, figure in large.items():
         assert figure.lower <= figure.estimate <= figure.upper, name
         assert figure.upper - figure.lower < small[name].upper - small[name].lower, name
@@ -72,16 +74,32 @@ def test_a_bootstrap_interval_holds_its_estimate_and_narrows():
 
 def test_one_class_gives_no_area():
     rows = Scored(np.zeros(5, dtype=np.int64), np.array([[0.9, 0.1]] * 5), 0)
-    assert np.isnan(metrics.utility(rows)["rocAuc"].estimate)
+    assert np.isnan(figures.utility(rows)["rocAuc"].estimate)
 
 
-def test_small_groups_are_masked():
-    rows = scored(rows=100)
-    groups = {"sex": np.array([0] * 71 + [1] * 29), "site": np.array([0, 1] * 50)}
-    found = fairness(rows, groups)
-    assert found["sex"] == {
-        "0": {"masked": "fewer than 30"},
-        "1": {"masked": "fewer than 30"},
-    }
-    gaps = [float(found["site"][n]["statisticalParityDifference"]) for n in ("0", "1")]
-    assert gaps[0] == pytest.approx(-gaps[1])
+def test_rows_of_one_unit_are_drawn_together():
+    """Every row three times over tells no more about units than once: the interval stays."""
+    once = scored(rows=200)
+    rows = np.repeat(np.arange(200), 3)
+    thrice = Scored(once.labels[rows], once.probabilities[rows], 0, rows)
+    alone = Scored(once.labels[rows], once.probabilities[rows], 0)
+    wide, narrow = figures.utility(thrice), figures.utility(alone)
+    for name, figure in figures.utility(once).items():
+        assert wide[name].estimate == pytest.approx(figure.estimate), name
+        width = figure.upper - figure.lower
+        assert wide[name].upper - wide[name].lower == pytest.approx(width, rel=0.2), name
+        assert narrow[name].upper - narrow[name].lower < 0.75 * width, name
+
+
+def test_intervals_cover():
+    """The bootstrap's interval of an accuracy over units holds the truth about 19 times of 20."""
+    generator = np.random.default_rng(7)
+    held = 0
+    for _ in range(60):
+        units = np.repeat(np.arange(100), 2)
+        right = np.repeat(generator.random(100) < 0.8, 2)
+        probabilities = np.where(right[:, None], [[0.9, 0.1]], [[0.1, 0.9]])
+        labels = np.zeros(200, dtype=np.int64)
+        found = figures.utility(Scored(labels, probabilities, 0, units))["accuracy"]
+        held += found.lower <= 0.8 <= found.upper
+    assert 51 <= held <= 60

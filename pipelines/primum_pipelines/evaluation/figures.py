@@ -1,7 +1,8 @@
 """Figures of a classifier on held-out units, with 95 % intervals. Pure NumPy; knows no Study.
 
-Accuracy has a Wilson interval; everything else a stratified percentile bootstrap over units,
-vectorized: a resample is a vector of weights, and every figure is a function of weighted sums.
+Accuracy has a Wilson interval where every row is a unit; everything else a stratified percentile
+bootstrap over units, vectorized: a resample is a vector of weights, and every figure is a function
+of weighted sums. Rows of one unit are drawn together: two images of a patient are not two patients.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from primum.domain.canonical import JSON, decimal_text
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 RESAMPLES = 1000
-BINS = 15  # Equal-width bins of the top label's confidence (Guo et al. 2017).
-GROUP_MIN = 30  # Below it a figure of a group says nothing and may single out people.
 _Z = 1.959963984540054  # Two-sided 95 %.
 _CHUNK = 50  # Resamples at a time, so that large held-out sets fit in memory.
 _SEED = 20211  # The bootstrap is reproducible; its randomness protects nobody.
@@ -32,20 +33,30 @@ class Figure:
     lower: float
     upper: float
 
+    def to_json(self) -> dict[str, JSON]:
+        """Decimal strings; an undefined figure says so."""
+        return {
+            "estimate": decimal_text(self.estimate),
+            "lower": decimal_text(self.lower),
+            "upper": decimal_text(self.upper),
+        }
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Scored:
-    """Held-out rows as a model sees them, one per unit.
+    """Held-out rows as a model sees them.
 
     Args:
         labels: ``(n,)`` class numbers.
         probabilities: ``(n, classes)``, rows sum to 1.
         positive: Class number that binary figures are about.
+        units: ``(n,)``, the privacy unit of each row; ``None`` where every row is one.
     """
 
     labels: Ints
     probabilities: Floats
     positive: int
+    units: NDArray[np.generic] | None = None
 
     @property
     def predictions(self) -> Ints:
@@ -55,35 +66,30 @@ class Scored:
 
     def where(self, mask: NDArray[np.bool_]) -> Scored:
         """The rows of a mask."""
-        return Scored(self.labels[mask], self.probabilities[mask], self.positive)
+        units = None if self.units is None else self.units[mask]
+        return Scored(self.labels[mask], self.probabilities[mask], self.positive, units)
+
+    def one_row_a_unit(self) -> bool:
+        """Whether no unit has two rows."""
+        return self.units is None or len(np.unique(self.units)) == len(self.units)
 
 
 def utility(scored: Scored) -> Mapping[str, Figure]:
-    """Accuracy, balanced accuracy, sensitivity, specificity, ROC-AUC and MCC.
+    """Accuracy, balanced accuracy, sensitivity, specificity, ROC-AUC, average precision and MCC.
 
     ROC-AUC is of the positive class for two classes, else one-vs-rest weighted by class frequency.
-    Sensitivity and specificity are of the positive class, one-vs-rest.
+    Sensitivity, specificity and average precision are of the positive class, one-vs-rest.
     """
-    figures = _bootstrapped(scored, _utility_of)
-    right = int((scored.predictions == scored.labels).sum())
-    return {"accuracy": wilson(right, len(scored.labels)), **figures}
+    figures = bootstrapped(scored, _utility_of)
+    return {"accuracy": _accuracy(scored), **figures}
 
 
-def calibration(scored: Scored) -> Mapping[str, Figure]:
-    """Expected calibration error of the top label (15 equal-width bins) and the Brier score."""
-    return _bootstrapped(scored, _calibration_of)
-
-
-def group_rates(scored: Scored) -> Mapping[str, Figure]:
-    """Accuracy, positive rate and sensitivity with Wilson intervals: what compares groups."""
-    predicted = scored.predictions == scored.positive
-    actual = scored.labels == scored.positive
+def _accuracy(scored: Scored) -> Figure:
     right = scored.predictions == scored.labels
-    return {
-        "accuracy": wilson(int(right.sum()), len(right)),
-        "positiveRate": wilson(int(predicted.sum()), len(predicted)),
-        "sensitivity": wilson(int((predicted & actual).sum()), int(actual.sum())),
-    }
+    if scored.one_row_a_unit():
+        return wilson(int(right.sum()), len(right))
+    hit = right.astype(np.float64)
+    return bootstrapped(scored, lambda _, w: {"accuracy": w @ hit / w.sum(axis=1)})["accuracy"]
 
 
 def wilson(successes: int, trials: int) -> Figure:
@@ -119,15 +125,35 @@ def roc_auc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Flo
     return area
 
 
-def _bootstrapped(
+def _average_precision(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
+    """Weighted area under the precision-recall curve, as a step function; ties are one step."""
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    found = np.cumsum(weights[:, order] * positive[order], axis=1)[:, ends]
+    taken = np.cumsum(weights[:, order], axis=1)[:, ends]
+    gained = np.diff(found, axis=1, prepend=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(taken > 0, found / taken, 0)
+        area: Floats = (gained * precision).sum(axis=1) / found[:, -1]
+    return area
+
+
+def bootstrapped(
     scored: Scored, of: Callable[[Scored, Floats], Mapping[str, Floats]]
 ) -> Mapping[str, Figure]:
+    """Figures with 95 % percentile intervals over units, every class keeping its number of units.
+
+    Args:
+        scored: Held-out rows.
+        of: Gives ``(b,)`` values by name for ``(b, n)`` weights of the rows.
+    """
     ones = np.ones((1, len(scored.labels)))
     estimates = {name: float(values[0]) for name, values in of(scored, ones).items()}
     drawn: dict[str, list[Floats]] = {name: [] for name in estimates}
     generator = np.random.Generator(np.random.PCG64(_SEED))
     for start in range(0, RESAMPLES, _CHUNK):
-        weights = _resamples(scored.labels, min(_CHUNK, RESAMPLES - start), generator)
+        weights = _resamples(scored, min(_CHUNK, RESAMPLES - start), generator)
         for name, values in of(scored, weights).items():
             drawn[name].append(values)
     return {
@@ -144,14 +170,19 @@ def _interval(estimate: float, values: Floats) -> Figure:
     return Figure(estimate, float(lower), float(upper))
 
 
-def _resamples(labels: Ints, count: int, generator: np.random.Generator) -> Floats:
-    """How often each row is drawn, ``(count, n)``: every class keeps its size."""
-    weights = np.zeros((count, len(labels)))
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        shares = np.full(len(rows), 1 / len(rows))
-        weights[:, rows] = generator.multinomial(len(rows), shares, size=count)
-    return weights
+def _resamples(scored: Scored, count: int, generator: np.random.Generator) -> Floats:
+    """How often each row is drawn, ``(count, n)``; a unit is of the class of its first row."""
+    if scored.units is None:
+        first, of_row = np.arange(len(scored.labels)), np.arange(len(scored.labels))
+    else:
+        _, first, of_row = np.unique(scored.units, return_index=True, return_inverse=True)
+    classes = scored.labels[first]
+    weights = np.zeros((count, len(first)))
+    for label in np.unique(classes):
+        members = np.flatnonzero(classes == label)
+        shares = np.full(len(members), 1 / len(members))
+        weights[:, members] = generator.multinomial(len(members), shares, size=count)
+    return weights if scored.units is None else weights[:, of_row]
 
 
 def _confusion(scored: Scored, weights: Floats) -> Floats:
@@ -174,12 +205,16 @@ def _utility_of(scored: Scored, weights: Floats) -> Mapping[str, Floats]:
             "balancedAccuracy": np.nanmean(np.where(actual > 0, recall, np.nan), axis=1),
             "sensitivity": recall[:, k],
             "specificity": rejected / (total - actual[:, k]),
-            "rocAuc": _roc_auc_of(scored, weights),
+            "rocAuc": roc_auc_of(scored, weights),
+            "averagePrecision": _average_precision(
+                scored.labels == k, scored.probabilities[:, k], weights
+            ),
             "mcc": _mcc(total, hits.sum(axis=1), actual, predicted),
         }
 
 
-def _roc_auc_of(scored: Scored, weights: Floats) -> Floats:
+def roc_auc_of(scored: Scored, weights: Floats) -> Floats:
+    """ROC-AUC of the positive class for two classes, else one-vs-rest weighted by frequency."""
     classes = scored.probabilities.shape[1]
     if classes == 2:  # noqa: PLR2004 - the binary figure is of the positive class
         k = scored.positive
@@ -206,16 +241,3 @@ def _mcc(total: Floats, right: Floats, actual: Floats, predicted: Floats) -> Flo
     scale = np.sqrt(left * other)
     values: Floats = np.divide(top, scale, out=np.zeros_like(top), where=scale > 0)
     return values
-
-
-def _calibration_of(scored: Scored, weights: Floats) -> Mapping[str, Floats]:
-    confidence = scored.probabilities.max(axis=1)
-    right = (scored.predictions == scored.labels).astype(np.float64)
-    # A score on an edge goes to the upper bin, 1.0 to the last.
-    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    member = np.eye(BINS)[bins]
-    gaps = np.abs(weights @ (member * (right - confidence)[:, None])).sum(axis=1)
-    target = np.eye(scored.probabilities.shape[1])[scored.labels]
-    squared = ((scored.probabilities - target) ** 2).sum(axis=1)
-    total = weights.sum(axis=1)
-    return {"ece": gaps / total, "brier": weights @ squared / total}

@@ -1,0 +1,183 @@
+"""``primum study compare``: Studies of one dataset side by side.
+
+Figures that no disclosure covers, and tests between models, are shown to who may read them in the
+zone; to others the same command shows what is public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from primum.entrypoints.cli.rendering import Output
+
+if TYPE_CHECKING:
+    from primum.application.comparing import ComparedStudy
+
+_DIFFERENCE = "rocAucDifference"
+_COLUMNS = ("rocAuc", "accuracy", "ece")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    group = typer.Typer(help="What Studies came to.", no_args_is_help=True)
+    group.command("compare")(compare)
+    group.callback()(lambda: None)  # One command alone would take the group's place.
+    app.add_typer(group, name="study")
+
+
+def compare(
+    studies: Annotated[list[str], typer.Argument(help="Studies of one dataset; two at least.")],
+    against: Annotated[
+        str, typer.Option("--against", help="The Study that others are tested against.")
+    ] = "",
+    figure: Annotated[
+        str, typer.Option("--figure", help="What the picture shows over epsilon.")
+    ] = "rocAuc",
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Write it here: a .svg or .png file.")
+    ] = None,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace.")] = "",
+    output: Annotated[
+        Output, typer.Option("--output", "-o", help="table, json or yaml.")
+    ] = Output.TABLE,
+) -> None:
+    """Compare Studies of one dataset: utility over epsilon, subgroups, calibration and cost.
+
+    Tests between models (McNemar, kappa, DeLong) are against the first Study, or the one named.
+
+    Example: primum study compare malignancy malignancy-eps1 --picture utility.svg
+    """
+    from primum import extensions
+    from primum.application import comparing
+    from primum.entrypoints.cli import rendering, session
+
+    settings = session.existing()
+    stores = session.open_stores(settings)
+    keys = [session.only_namespace(stores.resources, "Study", name, namespace) for name in studies]
+    view = _view(settings)
+    found = comparing.compare(
+        [stores.resources.get(key) for key in keys], stores.evidence, stores.resources, view=view
+    )
+    reference = _named(found, against)
+    tests = extensions.load("primum.step_runtime", "compare_models")(
+        {item.name: item.predictions for item in found if item.predictions is not None}
+        if reference.predictions is not None
+        else {},
+        against=reference.name,
+    )
+    groups = extensions.load("primum.step_runtime", "compare_subgroups")(
+        [(float(item.epsilon), item.fairness) for item in found if item.fairness is not None],
+        figure=_DIFFERENCE,
+    )
+    if picture is not None:
+        _draw(found, figure, picture)
+    if output is not Output.TABLE:
+        value = {"studies": [item.to_json() for item in found], "tests": tests, "subgroups": groups}
+        rendering.structured(value, output)
+        return
+    _print(found, tests, groups)
+
+
+def _view(settings: Any) -> Any:
+    from primum.adapters.identity import Role, caller
+    from primum.application.comparing import View
+
+    inside = caller(settings.home, settings.token).holds(Role.STEWARD, Role.AUDITOR)
+    return View.ZONE if inside else View.PUBLIC
+
+
+def _named(found: Sequence[ComparedStudy], against: str) -> ComparedStudy:
+    from primum.domain.errors import InvalidValue
+
+    if not against:
+        return found[0]
+    for item in found:
+        if against in (item.name, item.name.partition("/")[2]):
+            return item
+    listed = ", ".join(item.name.partition("/")[2] for item in found)
+    raise InvalidValue("--against", f"must be one of {listed}", against)
+
+
+def _draw(found: Sequence[ComparedStudy], figure: str, picture: Path) -> None:
+    from primum import extensions
+    from primum.domain.errors import InvalidValue
+
+    forms = {".svg": "svg", ".png": "png"}
+    if picture.suffix not in forms:
+        raise InvalidValue("--picture", "must end in .svg or .png", picture.name)
+    series: dict[str, list[dict[str, str]]] = {}
+    for item in found:
+        shown = item.figures.get(figure)
+        if shown is not None:
+            entry = {"epsilon": str(item.epsilon), "estimate": shown.estimate}
+            entry |= {"lower": shown.lower, "upper": shown.upper}
+            series.setdefault(item.model, []).append(entry)
+    if not series:
+        known = sorted({name for item in found for name in item.figures})
+        rule = f"must be one of {', '.join(known)}" if known else "must have been disclosed"
+        raise InvalidValue("--figure", rule, figure)
+    draw = extensions.load("primum.step_runtime", "compare_picture")
+    picture.write_bytes(draw(series, figure=figure, form=forms[picture.suffix]))
+
+
+def _print(found: Sequence[ComparedStudy], tests: Sequence[Any], groups: Any) -> None:
+    from primum.application.comparing import View
+    from primum.entrypoints.cli import rendering
+
+    rows = []
+    for item in found:
+        cells = [item.name, item.model, _short(str(item.epsilon)), _short(item.spent)]
+        rows.append([*cells, *(_cell(item, name) for name in _COLUMNS), f"{_short(item.seconds)}"])
+    headers = ["study", "model", "epsilon", "spent", *_COLUMNS, "seconds"]
+    rendering.table(headers, rows)
+    figures = [figure for item in found for figure in item.figures.values()]
+    if any(figure.view is View.ZONE for figure in figures):
+        print("* Restricted: shown because you hold a role inside the steward's zone")
+    for test in tests:
+        print(_sentence(test))
+    for name, entry in groups.items():
+        points = ", ".join(
+            f"{_short(point[_DIFFERENCE])} at epsilon {_short(point['epsilon'])}"
+            for point in entry["points"]
+        )
+        trend = entry["trend"]
+        said = f"; r with log epsilon {_short(trend['estimate'])}" if trend else ""
+        print(f"{name}: ROC-AUC beside other groups {points}{said}")
+
+
+def _cell(item: ComparedStudy, name: str) -> str:
+    from primum.application.comparing import View
+
+    figure = item.figures.get(name)
+    if figure is None:
+        return "-"
+    star = "*" if figure.view is View.ZONE else ""
+    return f"{_short(figure.estimate)} ({_short(figure.lower)}-{_short(figure.upper)}){star}"
+
+
+def _sentence(test: Any) -> str:
+    if not test["rows"]:
+        return f"{test['study']} and {test['against']} answered no unit in common"
+    counts, kappa = test["mcnemar"], test["kappa"]
+    area = test.get("rocAuc")
+    parts = [
+        f"{test['study']} against {test['against']}, {test['rows']} units:",
+        f"only this right {counts['onlyThisRight']}, only the other {counts['onlyOtherRight']},",
+        f"McNemar p {_short(counts['adjustedP'])}; kappa {_short(kappa['estimate'])}",
+    ]
+    if area is not None:
+        parts.append(
+            f"; ROC-AUC {_short(area['difference']['estimate'])}, p {_short(area['adjustedP'])}"
+        )
+    return " ".join(parts).replace(" ;", ";")
+
+
+def _short(value: str) -> str:
+    try:
+        return f"{float(value):.3g}"
+    except ValueError:
+        return value or "-"
