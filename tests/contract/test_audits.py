@@ -13,7 +13,18 @@ from primum_pipelines.audits.audit import Finding
 
 GROUP = "primum.audits"
 NAMES = extensions.names(GROUP)
-BUILT_IN = {"MechanismSelfTest", "OneRunCanary", "LiRA", "GradientInversion"}
+SHADOWED = {
+    "LiRA",
+    "RMIA",
+    "Thresholds",
+    "Population",
+    "Reference",
+    "LabelOnly",
+    "ShadowClassifier",
+}
+SAMPLED = {"DOMIAS", "SampleDistance", "Copies"}
+INVERTING = {"GradientInversion", "Imprint", "ModelInversion"}
+BUILT_IN = {"MechanismSelfTest", "OneRunCanary"} | INVERTING | SHADOWED | SAMPLED
 KINDS = {EvidenceKind.MEMBERSHIP, EvidenceKind.RECONSTRUCTION, EvidenceKind.SELF_TEST}
 
 

@@ -211,7 +211,7 @@ spec:
   study: anything
   audit: {kind: Membership, attack: Lira}
 """,
-        "spec.audit.attack must be one of GradientInversion, LiRA",
+        "spec.audit.attack must be one of Copies, DOMIAS, GradientInversion",
         "found Lira. Did you mean LiRA?",
     ),
 }

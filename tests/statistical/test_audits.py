@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 
 from primum.domain.governance.evidence import Verdict  # noqa: E402
 from primum.domain.risk import from_scratch  # noqa: E402
-from primum_pipelines.attacks import analytic_inversion, lira  # noqa: E402
+from primum_pipelines.attacks import analytic_inversion, scorings, signals  # noqa: E402
 from primum_pipelines.attacks.figures import auc  # noqa: E402
 from primum_pipelines.attacks.pool import Pool  # noqa: E402
 from primum_pipelines.attacks.shadows import (  # noqa: E402
@@ -319,25 +319,41 @@ def overfitted(*, noise_multiplier: float, seed: int = 0):
         return torch.nn.Sequential(linear)
 
     stack = train_stacked(build, pool, halves, recipe, generator=generator)
-    signals = lira.scaled_confidence(logits_of(build(), stack, inputs), labels)
-    return signals[2:], halves[2:].numpy(), signals[0], halves[0].numpy()
+    logits = logits_of(build(), stack, inputs).double().numpy()[:, None]
+    asked = signals.Asked(
+        target=logits[0],
+        shadows=logits[2:],
+        had=halves[2:].numpy(),
+        labels=labels.numpy(),
+        population=np.zeros(240, dtype=bool),
+    )
+    return asked, halves[0].numpy()
 
 
-def test_lira_finds_members_of_an_overfitted_model_and_beats_the_loss_attack() -> None:
-    """Fixed seed. The ordering that must hold: loss attack <= LiRA."""
-    shadows, members, target, truth = overfitted(noise_multiplier=0.0)
-    scores = lira.online_scores(target, shadows, members)
-    by_lira = auc(scores[truth], scores[~truth])
-    by_loss = auc(target[truth], target[~truth])
-    assert by_lira > 0.75
-    assert by_lira >= by_loss
-    threshold = lira.calibrated_threshold(shadows, members)
-    accuracy = ((scores > threshold) == truth).mean()
-    assert accuracy > 0.65
+def found_by(scoring, asked, truth):
+    scores = scoring(asked)
+    return auc(scores[truth], scores[~truth])
 
 
-def test_lira_finds_nothing_under_strong_noise() -> None:
+def test_attacks_find_members_of_an_overfitted_model_in_the_published_order() -> None:
+    """Fixed seed. The ordering that must hold: loss attack <= offline <= online LiRA."""
+    asked, truth = overfitted(noise_multiplier=0.0)
+    by_loss = found_by(scorings.loss, asked, truth)
+    offline = found_by(scorings.lira_offline, asked, truth)
+    online = found_by(scorings.lira_online, asked, truth)
+    assert online > 0.75
+    assert by_loss <= offline + 0.02
+    assert offline <= online + 0.02
+    for scoring in (scorings.reference, scorings.shadow_classifier, scorings.modified_entropy):
+        assert found_by(scoring, asked, truth) > 0.6, scoring
+    threshold = signals.calibrated_threshold(asked, scorings.lira_online)
+    assert ((scorings.lira_online(asked) > threshold) == truth).mean() > 0.65
+
+
+@pytest.mark.parametrize(
+    "scoring",
+    [scorings.loss, scorings.lira_online, scorings.lira_offline, scorings.reference],
+)
+def test_attacks_find_nothing_under_strong_noise(scoring) -> None:
     """Fixed seed; 120 against 120 records, so an AUC of 0.5 has a standard error of 0.037."""
-    shadows, members, target, truth = overfitted(noise_multiplier=30.0)
-    scores = lira.online_scores(target, shadows, members)
-    assert 0.35 < auc(scores[truth], scores[~truth]) < 0.65
+    assert 0.35 < found_by(scoring, *overfitted(noise_multiplier=30.0)) < 0.65

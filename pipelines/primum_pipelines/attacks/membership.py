@@ -1,4 +1,4 @@
-"""The membership attack as a whole: pool, stacked shadows, signals, scores, figures. Heavy.
+"""A membership attack as a whole: pool, stacked shadows, queries, scores. Heavy.
 
 Shadows are trained, asked once about the whole pool, and dropped. What comes back is numbers about
 the attack, never a record, a score of a record, or a model.
@@ -6,6 +6,8 @@ the attack, never a record, a score of a record, or a model.
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,15 +15,48 @@ import numpy as np
 import torch
 
 from primum.domain.errors import InvalidValue
-from primum_pipelines.attacks import figures, lira, shadows
+from primum_pipelines.attacks import figures, scorings, shadows, signals
 from primum_pipelines.attacks.figures import Array
 from primum_pipelines.attacks.pool import Pool, pool_of
+from primum_pipelines.attacks.queries import queries_of
+from primum_pipelines.attacks.signals import Asked, Scoring
 from primum_pipelines.models.registry import build
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from primum_pipelines.attacks.shadows import Recipe
     from primum_pipelines.datasets.table import UnitTable
-    from primum_pipelines.models.artifact import LoadedModel
+    from primum_pipelines.models.artifact import LoadedModel, ModelSpec
+
+_POPULATION_SHARE = 3  # One held-out record in three is compared with instead of attacked.
+_OTHER = {"hidden": 64, "layers": 1}
+
+
+class Shadowing(enum.StrEnum):
+    """What the attacker knows of the target's architecture."""
+
+    GRAY_BOX = "GrayBox"  # the same one
+    BLACK_BOX = "BlackBox"  # another one
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How hard an attack tries.
+
+    Args:
+        shadows: Even number of shadow models.
+        pool: Records at most; more are sampled, members and non-members alike.
+        queries: Queries per record; 1 asks about the record alone.
+        shadowing: Architecture of the shadows.
+        population: Whether the attack compares with records that no model had.
+    """
+
+    shadows: int
+    pool: int
+    queries: int = 1
+    shadowing: Shadowing = Shadowing.GRAY_BOX
+    population: bool = False
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -34,6 +69,8 @@ class MembershipScores:
         threshold: Calibrated on shadows.
         duplicates: Rows dropped before anything.
         loss_auc: AUC of the plain loss attack, for comparison.
+        task_accuracy: The model's accuracy on the non-members.
+        groups: Group number of each member and of each non-member, by subgroup attribute.
     """
 
     present: Array
@@ -41,17 +78,14 @@ class MembershipScores:
     threshold: float
     duplicates: int
     loss_auc: float
+    task_accuracy: float
+    groups: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
 def attack(
-    model: LoadedModel,
-    table: UnitTable,
-    *,
-    recipe: Recipe,
-    shadow_count: int,
-    pool_most: int,
+    model: LoadedModel, table: UnitTable, *, recipe: Recipe, effort: Effort, scoring: Scoring
 ) -> MembershipScores:
-    """Online LiRA against the Study's own model.
+    """Attack the Study's own model.
 
     Members are its training units, non-members the held-out ones of the same split rule.
 
@@ -59,46 +93,88 @@ def attack(
         model: The attacked model.
         table: The private table.
         recipe: The Study's recipe; the shadows' too.
-        shadow_count: Even number of shadows.
-        pool_most: Largest pool; a larger one is sampled at random, both sides alike.
+        effort: How hard to try.
+        scoring: The attack.
 
     Returns:
-        Scores.
+        Scores of the records that are not the population.
 
     Raises:
         InvalidValue: If there is no member or no non-member.
     """
     generator = torch.Generator()
     generator.seed()  # Which records are tried must not be predictable.
-    pool = _sampled(pool_of(table, model.spec), pool_most, generator)
+    pool = _sampled(pool_of(table, model.spec), effort.pool, generator)
     if bool(pool.members.all()) or not bool(pool.members.any()):
         raise InvalidValue("audit data", "must have members and non-members", "one of them only")
-    halves = shadows.complementary_halves(shadow_count, len(pool.labels), generator=generator)
+    asked = _ask(model, pool, recipe, effort, generator)
+    scores = scoring(asked)
+    threshold = signals.calibrated_threshold(asked, scoring)
+    member = pool.members.numpy()
+    tried = ~asked.population
+    present, absent = member & tried, ~member & tried
+    loss = scorings.loss(asked)
+    right = asked.target[0].argmax(axis=-1) == asked.labels
+    groups = {
+        name: (numbers[pool.rows][present], numbers[pool.rows][absent])
+        for name, numbers in table.subgroups.items()
+    }
+    return MembershipScores(
+        present=scores[present],
+        absent=scores[absent],
+        threshold=threshold,
+        duplicates=pool.duplicates,
+        loss_auc=figures.auc(loss[present], loss[absent]),
+        task_accuracy=float(right[absent].mean()),
+        groups=groups,
+    )
+
+
+def _ask(
+    model: LoadedModel, pool: Pool, recipe: Recipe, effort: Effort, generator: torch.Generator
+) -> Asked:
+    population = _population(pool, effort, generator)
+    tried = torch.from_numpy(~population)
+    had = torch.zeros((effort.shadows, len(pool.labels)), dtype=torch.bool)
+    had[:, tried] = shadows.complementary_halves(
+        effort.shadows, int(tried.sum()), generator=generator
+    )
+    fresh = _builder(model.spec, effort.shadowing)
+    stack = shadows.train_stacked(fresh, pool, had, recipe, generator=generator)
+    queries = queries_of(pool.inputs, effort.queries, generator=generator)
+    skeleton = fresh()
+    answers = torch.stack([shadows.logits_of(skeleton, stack, query) for query in queries], dim=1)
+    with torch.no_grad():
+        own = torch.stack([model.module(query) for query in queries])
+    return Asked(
+        target=own.double().numpy(),
+        shadows=answers.double().numpy(),
+        had=had.numpy(),
+        labels=pool.labels.numpy(),
+        population=population,
+    )
+
+
+def _population(pool: Pool, effort: Effort, generator: torch.Generator) -> NDArray[np.bool_]:
+    found = np.zeros(len(pool.labels), dtype=bool)
+    if effort.population:
+        others = np.flatnonzero(~pool.members.numpy())
+        order = torch.randperm(len(others), generator=generator).numpy()
+        found[others[order[: len(others) // _POPULATION_SHARE]]] = True
+        if not found.any():
+            raise InvalidValue("audit data", "must have three non-members", str(len(others)))
+    return found
+
+
+def _builder(spec: ModelSpec, shadowing: Shadowing) -> Callable[[], torch.nn.Module]:
+    name, parameters = spec.model, spec.parameters
+    if shadowing is Shadowing.BLACK_BOX:
+        name, parameters = ("Logistic", {}) if name == "MLP" else ("MLP", _OTHER)
 
     def fresh() -> torch.nn.Module:
-        return build(
-            model.spec.model,
-            model.spec.parameters,
-            input_shape=model.spec.input_shape,
-            classes=len(model.spec.classes),
-        )
+        return build(name, parameters, input_shape=spec.input_shape, classes=len(spec.classes))
 
-    stack = shadows.train_stacked(fresh, pool, halves, recipe, generator=generator)
-    signals = lira.scaled_confidence(
-        shadows.logits_of(model.module, stack, pool.inputs), pool.labels
-    )
-    with torch.no_grad():
-        own = lira.scaled_confidence(model.module(pool.inputs), pool.labels)
-    had = halves.numpy()
-    scores = lira.online_scores(own, signals, had)
-    members = pool.members.numpy()
-    return MembershipScores(
-        present=scores[members],
-        absent=scores[~members],
-        threshold=lira.calibrated_threshold(signals, had),
-        duplicates=pool.duplicates,
-        loss_auc=figures.auc(own[members], own[~members]),
-    )
+    return fresh
 
 
 def _sampled(pool: Pool, most: int, generator: torch.Generator) -> Pool:
@@ -106,4 +182,4 @@ def _sampled(pool: Pool, most: int, generator: torch.Generator) -> Pool:
     if count <= most:
         return pool
     kept = torch.from_numpy(np.sort(torch.randperm(count, generator=generator)[:most].numpy()))
-    return Pool(pool.inputs[kept], pool.labels[kept], pool.members[kept], pool.duplicates)
+    return pool.only(kept)

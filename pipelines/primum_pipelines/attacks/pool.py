@@ -7,7 +7,7 @@ dropped first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,12 +29,25 @@ class Pool:
         labels: int64, ``(n,)``.
         members: Whether the unit was in the training split, ``(n,)``.
         duplicates: Rows dropped: further rows of a unit, and exact copies.
+        rows: Which rows of the table they are, ``(n,)``; empty where there is no table.
     """
 
     inputs: torch.Tensor
     labels: torch.Tensor
     members: torch.Tensor
     duplicates: int
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def only(self, kept: torch.Tensor) -> Pool:
+        """Some of the records, by number or mask."""
+        chosen = kept.numpy()
+        return Pool(
+            inputs=self.inputs[kept],
+            labels=self.labels[kept],
+            members=self.members[kept],
+            duplicates=self.duplicates,
+            rows=self.rows[chosen] if len(self.rows) else self.rows,
+        )
 
 
 def pool_of(table: UnitTable, spec: ModelSpec) -> Pool:
@@ -54,15 +67,11 @@ def pool_of(table: UnitTable, spec: ModelSpec) -> Pool:
         labels=torch.from_numpy(table.labels[rows][kept].astype(np.int64)),
         members=torch.from_numpy(table.train[rows][kept].astype(bool)),
         duplicates=len(table.labels) - len(kept),
+        rows=rows[kept],
     )
 
 
 def training_pool(table: UnitTable, spec: ModelSpec) -> Pool:
     """The training units alone."""
     pool = pool_of(table, spec)
-    return Pool(
-        inputs=pool.inputs[pool.members],
-        labels=pool.labels[pool.members],
-        members=pool.members[pool.members],
-        duplicates=pool.duplicates,
-    )
+    return pool.only(pool.members)

@@ -8,7 +8,7 @@ leaves the worker but means.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,9 +17,10 @@ from torch import nn
 
 from primum.domain.errors import InvalidValue
 from primum_pipelines.attacks import analytic_inversion, gradient_inversion
-from primum_pipelines.attacks.figures import Array, ncc, psnr
+from primum_pipelines.attacks.figures import Array, ncc, psnr, ssim
 from primum_pipelines.attacks.gradient_inversion import InversionEffort, clipped_gradients
-from primum_pipelines.attacks.pool import Pool, training_pool
+from primum_pipelines.attacks.linear_prior import LinearPrior
+from primum_pipelines.attacks.pool import Pool, pool_of
 from primum_pipelines.optimization.algorithm import (
     MechanismParameters,
     TrainingAlgorithm,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _TOTAL_VARIATION = 0.2  # The published weight for images.
 _DATA_RANGE = 2.0  # Inputs are scaled to [-1, 1] by public bounds.
+RECOGNIZABLE = 0.5  # NCC from which people see the resemblance.
+_PICTURES_MAX = 8
 _GRADIENT_NUMBERS_MAX = 2**25  # Candidates' gradients held at once: 128 MB of float32.
 
 
@@ -65,6 +68,12 @@ class OptimizedFigures:
         ncc_worst: The largest of them.
         ncc_without_noise: Without the noise: how well the attack works at all.
         ncc_baseline: Of the best guess without the update, the candidates' mean.
+        psnr_mean: Peak signal-to-noise ratio in dB; likewise for the others.
+        mse_mean: Mean squared error with records scaled to [0, 1]; likewise.
+        ssim_mean: Structural similarity; likewise. ``None`` for tables.
+        feature_distance: One minus the cosine between what the model's last hidden layer sees in
+            record and reconstruction.
+        recognizable: Share of targets with an NCC of at least 0.5.
     """
 
     identified: int
@@ -75,6 +84,15 @@ class OptimizedFigures:
     psnr_mean: float
     psnr_without_noise: float
     psnr_baseline: float
+    mse_mean: float
+    mse_baseline: float
+    ssim_mean: float | None
+    ssim_without_noise: float | None
+    ssim_baseline: float | None
+    feature_distance: float
+    feature_distance_baseline: float
+    recognizable: float
+    recognizable_baseline: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +107,10 @@ class Reconstruction:
         identified_by_gradient: Trials in which the observed update named the right candidate.
         optimized: Figures of the optimization attack.
         ncc_analytic: Mean correlation of the analytic attack of a malicious server.
+        ncc_linear_prior: The same after the best linear guess from held-out records, who such an
+            attacker may well have; ``None`` where there are fewer than two.
         gradient_norm_mean: Mean norm of the clipped gradients.
+        picture: Records and their reconstructions side by side; empty for tables.
     """
 
     candidates: int
@@ -99,7 +120,9 @@ class Reconstruction:
     identified_by_gradient: int
     optimized: OptimizedFigures
     ncc_analytic: float
+    ncc_linear_prior: float | None
     gradient_norm_mean: float
+    picture: bytes = field(default=b"", repr=False)
 
 
 def reconstruct(
@@ -125,7 +148,8 @@ def reconstruct(
     Raises:
         InvalidValue: If there are fewer than two training units.
     """
-    pool = training_pool(table, model.spec)
+    whole = pool_of(table, model.spec)
+    pool = whole.only(whole.members)
     if len(pool.labels) < 2:  # noqa: PLR2004 - one candidate cannot be told from itself
         raise InvalidValue("audit data", "must have at least 2 training units", len(pool.labels))
     generator = np.random.default_rng()  # Which records are tried must not be predictable.
@@ -133,7 +157,7 @@ def reconstruct(
     module = copy.deepcopy(model.module)
     seen = [_identified(module, pool, chosen, mechanism, algorithm) for chosen in trials]
     targets = min(effort.targets, len(trials))
-    figures = _by_optimization(
+    figures, picture = _by_optimization(
         module,
         pool.inputs,
         pool.labels,
@@ -157,9 +181,26 @@ def reconstruct(
         dimension=records.shape[1],
         identified_by_gradient=sum(item.right for item in seen),
         ncc_analytic=float(ncc(anchor, records).mean()),
+        ncc_linear_prior=_with_prior(whole.only(~whole.members), anchor, records, mechanism),
         gradient_norm_mean=float(np.mean([item.norm for item in seen])),
         optimized=figures,
+        picture=picture,
     )
+
+
+def _with_prior(
+    others: Pool, anchor: Array, records: Array, mechanism: PlannedMechanism
+) -> float | None:
+    """The analytic attack's observation, denoised by what held-out records look like."""
+    if len(others.labels) < 2:  # noqa: PLR2004 - a prior needs two
+        return None
+    prior = LinearPrior.of(_flat(others.inputs))
+    norms = np.maximum(1.0, np.linalg.norm(records, axis=1) / mechanism.max_grad_norm)
+    std = mechanism.noise_multiplier * mechanism.max_grad_norm * norms
+    found = np.stack(
+        [prior.denoise(row[None], std=float(own))[0] for row, own in zip(anchor, std, strict=True)]
+    )
+    return float(ncc(found, records).mean())
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -248,7 +289,7 @@ def _by_optimization(
     observed: torch.Tensor,
     mechanism: PlannedMechanism,
     effort: ReconstructionEffort,
-) -> OptimizedFigures:
+) -> tuple[OptimizedFigures, bytes]:
     """The optimization attack with and without the noise, and the best guess without any update."""
     first = [int(chosen[0]) for chosen in trials]
     shape = tuple(inputs.shape[1:])
@@ -276,16 +317,84 @@ def _by_optimization(
         first_is_best(ncc(np.repeat(row[None], len(chosen), axis=0), _flat(inputs[chosen])))
         for row, chosen in zip(found, trials, strict=True)
     ]
+    parts = _Parts(truth, found, without_noise, guess)
+    return _figures(module, parts, shape, identified=sum(nearest)), _picture(parts, shape)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Parts:
+    """Records, what was made of their updates with and without noise, and the guess without one."""
+
+    truth: Array
+    found: Array
+    clean: Array
+    guess: Array
+
+
+def _figures(
+    module: nn.Module, parts: _Parts, shape: tuple[int, ...], *, identified: int
+) -> OptimizedFigures:
+    def similarity(values: Array) -> float | None:
+        if len(shape) == 1:
+            return None
+        return float(ssim(values, parts.truth, shape=shape, data_range=_DATA_RANGE).mean())
+
+    def loudness(values: Array) -> float:
+        return float(psnr(values, parts.truth, data_range=_DATA_RANGE).mean())
+
+    def error(values: Array) -> float:
+        return float((((values - parts.truth) / _DATA_RANGE) ** 2).mean())
+
+    with_noise, alone = ncc(parts.found, parts.truth), ncc(parts.guess, parts.truth)
     return OptimizedFigures(
-        identified=sum(nearest),
-        ncc_mean=float(ncc(found, truth).mean()),
-        ncc_worst=float(ncc(found, truth).max()),
-        ncc_without_noise=float(ncc(without_noise, truth).mean()),
-        ncc_baseline=float(ncc(guess, truth).mean()),
-        psnr_mean=float(psnr(found, truth, data_range=_DATA_RANGE).mean()),
-        psnr_without_noise=float(psnr(without_noise, truth, data_range=_DATA_RANGE).mean()),
-        psnr_baseline=float(psnr(guess, truth, data_range=_DATA_RANGE).mean()),
+        identified=identified,
+        ncc_mean=float(with_noise.mean()),
+        ncc_worst=float(with_noise.max()),
+        ncc_without_noise=float(ncc(parts.clean, parts.truth).mean()),
+        ncc_baseline=float(alone.mean()),
+        psnr_mean=loudness(parts.found),
+        psnr_without_noise=loudness(parts.clean),
+        psnr_baseline=loudness(parts.guess),
+        mse_mean=error(parts.found),
+        mse_baseline=error(parts.guess),
+        ssim_mean=similarity(parts.found),
+        ssim_without_noise=similarity(parts.clean),
+        ssim_baseline=similarity(parts.guess),
+        feature_distance=_apart(module, parts.found, parts.truth, shape),
+        feature_distance_baseline=_apart(module, parts.guess, parts.truth, shape),
+        recognizable=float((with_noise >= RECOGNIZABLE).mean()),
+        recognizable_baseline=float((alone >= RECOGNIZABLE).mean()),
     )
+
+
+def _apart(module: nn.Module, found: Array, truth: Array, shape: tuple[int, ...]) -> float:
+    """Mean distance of features: what enters the module's last linear layer."""
+    last = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1:]
+    seen: list[torch.Tensor] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, told: seen.append(told[0])) for layer in last
+    ]
+    try:
+        with torch.no_grad():
+            for values in (found, truth):
+                module(torch.from_numpy(values.astype(np.float32)).reshape(-1, *shape))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not last:
+        return float("nan")
+    left, right = (part.reshape(len(found), -1).double() for part in seen)
+    return float((1 - nn.functional.cosine_similarity(left, right, dim=1)).mean())
+
+
+def _picture(parts: _Parts, shape: tuple[int, ...]) -> bytes:
+    if len(shape) == 1:
+        return b""
+    from primum_pipelines.evaluation import plots
+
+    rows = {"record": parts.truth, "attack": parts.found, "no noise": parts.clean}
+    few = {name: values[:_PICTURES_MAX] for name, values in rows.items()}
+    return plots.contact_sheet(few, shape=shape, low=-1, high=1)
 
 
 def _draw(

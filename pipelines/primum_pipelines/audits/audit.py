@@ -65,6 +65,7 @@ class Finding:
         public: What may leave: verdict words, the threat model, figures of the plan.
         restricted: Everything measured.
         reasons: Why the verdict is not Pass, in words without measured figures.
+        pictures: Pictures of what was measured, by file name; Restricted.
     """
 
     kind: EvidenceKind
@@ -73,6 +74,7 @@ class Finding:
     public: Mapping[str, JSON]
     restricted: Mapping[str, JSON] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
+    pictures: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     def evidence(self, *, study_uid: str, generation: int, subject: str) -> Evidence:
         """The record that gates look at.

@@ -142,6 +142,7 @@ class GradientInversion:
             },
             restricted=_restricted(measured),
             reasons=reasons,
+            pictures={"reconstructions.png": measured.picture} if measured.picture else {},
         )
 
 
@@ -192,13 +193,23 @@ def _restricted(measured: Reconstruction) -> dict[str, JSON]:
         "nccWithoutNoise": optimized.ncc_without_noise,
         "nccBaseline": optimized.ncc_baseline,
         "nccAnalytic": measured.ncc_analytic,
+        "nccLinearPrior": measured.ncc_linear_prior,
         "psnr": optimized.psnr_mean,
         "psnrWithoutNoise": optimized.psnr_without_noise,
         "psnrBaseline": optimized.psnr_baseline,
+        "mse": optimized.mse_mean,
+        "mseBaseline": optimized.mse_baseline,
+        "ssim": optimized.ssim_mean,
+        "ssimWithoutNoise": optimized.ssim_without_noise,
+        "ssimBaseline": optimized.ssim_baseline,
+        "featureDistance": optimized.feature_distance,
+        "featureDistanceBaseline": optimized.feature_distance_baseline,
+        "recognizable": optimized.recognizable,
+        "recognizableBaseline": optimized.recognizable_baseline,
         "meanGradientNorm": measured.gradient_norm_mean,
     }
     return {
-        **{name: decimal_text(value) for name, value in figures.items()},
+        **{name: decimal_text(value) for name, value in figures.items() if value is not None},
         "identifiedByGradient": measured.identified_by_gradient,
         "identifiedByReconstruction": measured.optimized.identified,
         "identifiedLowerLimit": decimal_text(

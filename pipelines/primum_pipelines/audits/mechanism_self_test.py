@@ -77,6 +77,7 @@ class MechanismSelfTest:
                             if mechanism.filter_orders
                             else None
                         ),
+                        clipping=mechanism.clipping,
                     ),
                 ),
             )

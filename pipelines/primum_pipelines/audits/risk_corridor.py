@@ -7,7 +7,7 @@ inside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from primum.domain.canonical import JSON, decimal_text
@@ -16,6 +16,7 @@ from primum.domain.risk import rero
 from primum_pipelines.audits.audit import Finding, ThreatModel, worst
 from primum_pipelines.audits.gradient_inversion import reconstruction_bounds
 from primum_pipelines.audits.low_tail import auc_bound, tpr_bounds
+from primum_pipelines.steps import records
 
 if TYPE_CHECKING:
     from primum_pipelines.audits.subject import AuditSubject, PlannedMechanism
@@ -31,6 +32,12 @@ _THREAT = ThreatModel(
     data="AllButOne",
     sampling="Iid",
 )
+_CORRELATIONS = {
+    "nccBaseline": "guess",
+    "ncc": "optimization",
+    "nccAnalytic": "analytic",
+    "nccLinearPrior": "with a prior",
+}
 _MEASURED = ("lowerBound", "ncc", "nccAnalytic", "identifiedLowerLimit", "auc")
 
 
@@ -67,6 +74,39 @@ def risk_corridor(subject: AuditSubject, *, dimension: int, findings: Sequence[F
             for item in measured
         },
         reasons=reasons if measured else ("no attack was planned",),
+        pictures={"corridor.svg": _picture(mechanism, dimension, measured)},
+    )
+
+
+def _picture(mechanism: PlannedMechanism, dimension: int, measured: Sequence[Finding]) -> bytes:
+    """Both edges with the measured attacks inside."""
+    from primum_pipelines.evaluation import plots
+
+    bounds = plan_bounds(mechanism, dimension=dimension)
+    edges, scratch = (
+        records.mapping(bounds["identification"]),
+        records.mapping(bounds["fromScratch"]),
+    )
+    named: dict[str, tuple[int, float, float]] = {}
+    correlations: dict[str, float] = {}
+    for item in measured:
+        told, limits = item.restricted, item.public.get("bounds")
+        if "identifiedLowerLimit" in told and isinstance(limits, Mapping):
+            hits = told.get("identifiedByGradient", told.get("identified", 0))
+            success = int(str(hits)) / int(str(item.public["trials"]))
+            low = float(str(told["identifiedLowerLimit"]))
+            named[item.name] = (int(str(limits["candidates"])), success, low)
+        correlations |= {
+            words: float(str(told[name])) for name, words in _CORRELATIONS.items() if name in told
+        }
+    return plots.corridor(
+        plots.Corridor(
+            candidates=CANDIDATES,
+            bounds=[float(str(edges[str(count)])) for count in CANDIDATES],
+            named=named,
+            scratch=float(str(scratch["expectedNcc"])),
+            correlations=correlations,
+        )
     )
 
 

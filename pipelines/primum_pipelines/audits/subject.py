@@ -24,6 +24,7 @@ from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue, NotFound, Tampered
 from primum.domain.quantities import parse_decimal
 from primum.domain.study.plan import Plan, Treatment, plan_from_json
+from primum_pipelines.optimization.settings import ClippingRule
 
 if TYPE_CHECKING:
     from primum.domain.study.steps import WorkRequest
@@ -49,6 +50,7 @@ class PlannedMechanism:
         max_grad_norm: Clipping bound.
         filter_orders: Renyi orders of the individual filters; empty without filters. What is
             proved with them is the Renyi curve of the bound at these orders, and no more.
+        clipping: How unit gradients are brought to the bound.
     """
 
     budget: str
@@ -57,6 +59,7 @@ class PlannedMechanism:
     steps: int
     max_grad_norm: float
     filter_orders: tuple[int, ...] = ()
+    clipping: ClippingRule = ClippingRule.FLAT
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -217,6 +220,7 @@ def mechanisms_of(plan: Plan) -> tuple[PlannedMechanism, ...]:
                     steps=count,
                     max_grad_norm=_clip(plan),
                     filter_orders=orders,
+                    clipping=_clipping(plan),
                 )
             )
     return tuple(found)
@@ -251,6 +255,7 @@ def _described(plan: Plan) -> tuple[PlannedMechanism, ...]:
                 steps=int(_number(rule, "boundSteps") if rule else _number(facts, "steps")),
                 max_grad_norm=_clip(plan),
                 filter_orders=_orders(rule),
+                clipping=_clipping(plan),
             )
         )
     return tuple(found)
@@ -269,6 +274,10 @@ def _clip(plan: Plan) -> float:
             if name in source:
                 return _number(source, name)
     raise InvalidValue("plan.mechanism.maxGradNorm", "must state the clipping bound", "nothing")
+
+
+def _clipping(plan: Plan) -> ClippingRule:
+    return ClippingRule(str(plan.mechanism.get("clipping", ClippingRule.FLAT.value)))
 
 
 def _number(facts: Mapping[str, JSON], name: str) -> float:

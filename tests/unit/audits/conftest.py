@@ -128,6 +128,7 @@ class Zone:
             "id": f"token-{access.name}",
             "access": access.name,
             "budget": access.budget,
+            "accountId": "account",
             "uri": URI,
             "unit": "Patient",
             "options": {},

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from primum.domain.errors import InvalidValue  # noqa: E402
-from primum_pipelines.attacks import figures, gradient_inversion, lira, reconstruction  # noqa: E402
+from primum_pipelines.attacks import figures, gradient_inversion, reconstruction  # noqa: E402
 from primum_pipelines.attacks.gradient_inversion import InversionEffort  # noqa: E402
 from primum_pipelines.attacks.pool import pool_of  # noqa: E402
 from primum_pipelines.attacks.shadows import GhostSums, complementary_halves  # noqa: E402
@@ -70,24 +70,6 @@ def test_every_record_is_in_exactly_half_of_the_shadows() -> None:
     assert not (halves[0] & halves[1]).any()
     with pytest.raises(InvalidValue):
         complementary_halves(5, 11, generator=torch.Generator())
-
-
-def test_scaled_confidence_does_not_saturate_in_float32() -> None:
-    logits = torch.tensor([[40.0, 0.0, 0.0]])
-    found = lira.scaled_confidence(logits, torch.tensor([0]))
-    assert found[0] == pytest.approx(40 - np.log(2), abs=1e-6)
-
-
-def test_lira_uses_one_variance_with_few_shadows_and_each_records_own_with_many() -> None:
-    generator = np.random.default_rng(0)
-    for count in (8, 64):
-        members = np.tile([[True], [False]], (count // 2, 5))
-        signals = generator.standard_normal((count, 5)) * [1, 1, 1, 1, 9] + 3.0 * members
-        found = lira.online_scores(np.full(5, 3.0), signals, members)
-        assert found.shape == (5,)
-        assert (found[:4] > 0).all()
-        if count == 64:
-            assert abs(found[4]) < found[:4].min()
 
 
 def test_ncc_psnr_and_auc_on_known_cases() -> None:

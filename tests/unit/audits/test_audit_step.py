@@ -130,3 +130,44 @@ def test_an_audit_run_without_charges_audits_the_planned_mechanism(trained) -> N
     plan = plan_from_json(trained(audits=(CANARIES,)).context["plan"])
     own = replace(plan, accesses=())
     assert [replace(m, budget="") for m in mechanisms_of(plan)] == list(mechanisms_of(own))
+
+
+EIGHT = {"shadows": 8}
+ATTACKS = [
+    ("Membership", "LiRA", EIGHT | {"variant": "Offline", "augmentations": "2"}),
+    ("Membership", "RMIA", EIGHT),
+    ("Membership", "Thresholds", EIGHT | {"signal": "Entropy", "thresholds": "PerClass"}),
+    ("Membership", "Population", EIGHT),
+    ("Membership", "Reference", EIGHT),
+    ("Membership", "LabelOnly", EIGHT | {"augmentations": "3"}),
+    ("Membership", "ShadowClassifier", EIGHT | {"architecture": "BlackBox"}),
+    ("Reconstruction", "Imprint", {"trials": 16}),
+    ("Reconstruction", "ModelInversion", {"iterations": 50}),
+]
+
+
+def test_every_attack_runs_on_a_private_study(trained) -> None:
+    """Breast cancer under epsilon 3: nothing is proved against it, and figures stay Restricted."""
+    result = run(trained(audits=[AuditSpec(*attack) for attack in ATTACKS]))
+    found = records_of(result)
+    assert set(found) >= {name for _, name, _ in ATTACKS}
+    stored = {item["digest"] for item in result.artifacts if item["kind"] == "Picture"}
+    for kind, name, _ in ATTACKS:
+        item = found[name]
+        assert item.verdict != "Fail", name
+        assert "raised" not in str(item.public["reasons"]), item.public["reasons"]
+        assert {"auc", "lowerBound", "identified", "pictures"}.isdisjoint(item.public)
+        if kind == "Membership":
+            assert 0.35 < float(item.restricted["auc"]["estimate"]) < 0.65, name
+            assert float(item.restricted["lowerBound"]) <= 3
+            assert float(item.restricted["p1"]) <= 2 / 3
+            assert item.restricted["pictures"]["roc.svg"] in stored
+    assert float(found["Imprint"].restricted["shareRecovered"]) == 0
+    assert found["ModelInversion"].verdict == "Inconclusive"
+
+
+def test_a_wrong_setting_is_inconclusive_and_names_its_rule(trained) -> None:
+    wrong = AuditSpec("Membership", "LiRA", EIGHT | {"variant": "Sideways"})
+    found = records_of(run(trained(audits=(wrong,))))["LiRA"]
+    assert found.verdict == "Inconclusive"
+    assert "must be one of Online, Offline" in str(found.public["reasons"])

@@ -17,6 +17,7 @@ from primum_pipelines.optimization.algorithm import (
     MechanismParameters,
     TrainingAlgorithm,
 )
+from primum_pipelines.optimization.settings import ClippingRule
 
 STEPS = 32
 BOUND_STEPS = 16  # Of the toy: half of its steps.
@@ -47,7 +48,8 @@ def filter_checks(
     rule = IndividualFilter(BOUND_STEPS, mechanism.individual.orders)
     q, sigma = mechanism.sample_rate, mechanism.noise_multiplier
     units = _group_units(mechanism)
-    toy = replace(mechanism, steps=STEPS, individual=rule)
+    # A filter looks at lengths after clipping; under flat clipping the toy's units saturate.
+    toy = replace(mechanism, steps=STEPS, individual=rule, clipping=ClippingRule.FLAT)
     seen = observe(algorithm, toy, shape=ToyShape(GROUPS, units, SINGLES), runs=runs)
     mean, variance = units * q, units * q * (1 - q) + sigma**2
     before, after = _halves(seen.groups, runs=runs)

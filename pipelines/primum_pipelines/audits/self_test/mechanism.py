@@ -26,6 +26,7 @@ from primum_pipelines.audits.self_test.toy import (
     ToyShape,
     UnobservableError,
     observe,
+    pushed,
     toy_shape,
 )
 from primum_pipelines.optimization.algorithm import MechanismParameters, TrainingAlgorithm
@@ -80,6 +81,7 @@ def mechanism_self_test(
         sample_rate=mechanism.sample_rate,
         steps=STEPS,
         max_grad_norm=mechanism.max_grad_norm,
+        clipping=mechanism.clipping,
     )
     shape = toy_shape(
         noise_multiplier=mechanism.noise_multiplier, sample_rate=mechanism.sample_rate
@@ -133,7 +135,8 @@ def _sampling_checks(
     """Participation, in sums of clipped gradients: binomial counts plus noise of known variance."""
     q, n, g = mechanism.sample_rate, shape.group_units, shape.groups
     noise = mechanism.noise_multiplier**2
-    mean, spread = n * q, n * q * (1 - q)
+    push = pushed(mechanism)
+    mean, spread = n * q * push, n * q * (1 - q) * push**2
     groups = seen.groups
     batches = groups.sum(axis=1)
     totals = groups.reshape(RUNS, seen.steps, g).sum(axis=1)

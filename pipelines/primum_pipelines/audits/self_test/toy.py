@@ -27,8 +27,10 @@ from primum_pipelines.optimization.algorithm import (
     TrainingReport,
     TrainingTask,
 )
+from primum_pipelines.optimization.settings import AUTOMATIC_STABILITY, ClippingRule
 
 HUGE = 1000.0  # Gradient norm of every unit, in clipping bounds: clipping is always active.
+LAYERS = 3  # With trainable parameters: own, twin and still.
 SINGLES = 256  # Units that own a coordinate; as many coordinates have no unit.
 NOISE_INPUTS, NOISE_OUTPUTS = 31, 32  # With biases 1,024 noise coordinates, a power of two.
 GROUPS = 32
@@ -101,6 +103,21 @@ def toy_shape(*, noise_multiplier: float, sample_rate: float) -> ToyShape:
     least = BATCH_MIN / sample_rate / groups
     most = BATCH_MAX / sample_rate / groups
     return ToyShape(groups, math.ceil(min(max(wanted, least), most)), SINGLES)
+
+
+def pushed(mechanism: MechanismParameters) -> float:
+    """By how many clipping bounds a unit of a group moves its group's sum each time it takes part.
+
+    A unit's gradient lies in two of the toy's three layers, with ``HUGE`` bounds in each.
+    """
+    match mechanism.clipping:
+        case ClippingRule.FLAT:
+            return 1.0
+        case ClippingRule.PER_LAYER:
+            return math.sqrt(2 / LAYERS)
+        case ClippingRule.AUTOMATIC:
+            norm = math.sqrt(2) * HUGE * mechanism.max_grad_norm
+            return norm / (norm + AUTOMATIC_STABILITY)
 
 
 class ToyModule(nn.Module):  # type: ignore[misc] # torch is not typed here

@@ -5,7 +5,7 @@ Attack a released artifact again, and read what audits found, as far as a role m
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 def run(
     study: Annotated[str, typer.Argument(help="The Study whose artifact is attacked.")],
     attack: Annotated[
-        str, typer.Option("--attack", help="OneRunCanary, LiRA or GradientInversion.")
+        str, typer.Option("--attack", help="A registered attack, such as OneRunCanary or LiRA.")
     ],
     kind: Annotated[
         str, typer.Option("--kind", help="Membership or Reconstruction.")
@@ -37,33 +37,46 @@ def run(
 
     Example: primum audit run malignancy --attack LiRA --shadows 64
     """
-    import time
-
     from primum.domain.names import ResourceKey
     from primum.entrypoints.cli import applying, session
-    from primum.resources.loading import checked_resource
 
     check_attack("--attack", attack)
     settings = session.existing()
     stores = session.open_stores(settings)
     subject = session.only_namespace(stores.resources, "Study", study, namespace)
+    body = audit_run(
+        subject.namespace, study, attack=attack, kind=kind, canaries=canaries, shadows=shadows
+    )
+    key = ResourceKey("AuditRun", subject.namespace, body["metadata"]["name"])
+    stored, _ = stores.resources.apply(key, body["spec"], labels={})
+    raise typer.Exit(applying.follow_all(settings, stores, [stored], timeout=timeout, quiet=False))
+
+
+def audit_run(
+    namespace: str, study: str, *, attack: str, kind: str, canaries: int, shadows: int
+) -> dict[str, Any]:
+    """An AuditRun that breaks no rule, under a name of its own.
+
+    Raises:
+        InvalidValue: If it would break one.
+    """
+    import time
+
+    from primum.resources.loading import checked_resource
+
     audit: dict[str, object] = {"kind": kind, "attack": attack}
     audit |= {
         name: value for name, value in (("canaries", canaries), ("shadows", shadows)) if value
     }
     name = f"{study[:40]}-{attack.lower()[:12]}-{int(time.time()) % 10**8}"
-    spec = {"study": study, "audit": audit}
-    checked_resource(
-        {
-            "apiVersion": "primum.dev/v1alpha1",
-            "kind": "AuditRun",
-            "metadata": {"name": name, "namespace": subject.namespace},
-            "spec": spec,  # type: ignore[dict-item]
-        }
-    )
-    key = ResourceKey("AuditRun", subject.namespace, name)
-    stored, _ = stores.resources.apply(key, spec, labels={})
-    raise typer.Exit(applying.follow_all(settings, stores, [stored], timeout=timeout, quiet=False))
+    body: dict[str, Any] = {
+        "apiVersion": "primum.dev/v1alpha1",
+        "kind": "AuditRun",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"study": study, "audit": audit},
+    }
+    checked_resource(body)
+    return body
 
 
 def check_attack(field: str, attack: str) -> None:

@@ -1,0 +1,266 @@
+"""Audits of released samples: who was in the data, and who was copied (methods, section 8).
+
+They see the samples alone, and compare with held-out records that the generator never saw.
+Distances to training records never gate on their own: sets that pass them can be open to membership
+attacks (Yao et al. 2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from primum.domain.canonical import JSON, decimal_text
+from primum.domain.errors import InvalidValue
+from primum.domain.governance.evidence import EvidenceKind, Verdict
+from primum.domain.risk import audits
+from primum.domain.risk.intervals import clopper_pearson_one_sided
+from primum_pipelines.audits.audit import (
+    CONFIDENCE,
+    FAIL_CONFIDENCE,
+    Finding,
+    ThreatModel,
+    membership_verdict,
+)
+from primum_pipelines.audits.low_tail import smallest_fpr, tpr_bounds
+from primum_pipelines.audits.membership import FPRS, MEMBERS_MIN, area_of
+from primum_pipelines.audits.parameters import whole
+from primum_pipelines.audits.subject import AuditSubject
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from primum_pipelines.attacks.figures import Array
+
+THREAT = ThreatModel(
+    access="SamplesOnly",
+    architecture="BlackBox",
+    server="HonestButCurious",
+    data="Population",
+    sampling="Iid",
+)
+METHOD = "two-sided test at the 95 % quantile of held-out records set aside for it"
+_ALARMS = 0.05  # Of the records that the threshold is calibrated on.
+_THIRDS = 3
+_MEMBERS_DEFAULT = 2000
+_SEED = 20250  # Of the records that are compared; it protects nobody.
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Sides:
+    """Released samples, members, and three disjoint parts of what the generator never saw."""
+
+    samples: np.ndarray
+    members: np.ndarray
+    reference: np.ndarray
+    calibration: np.ndarray
+    others: np.ndarray
+
+
+class SampleAudit:
+    """A membership audit of released samples. Subclasses say which score."""
+
+    name: ClassVar[str]
+    kind = EvidenceKind.MEMBERSHIP
+    reviewed = True
+    opens_data = True
+
+    def scores(self, records: np.ndarray, sides: _Sides) -> Array:
+        """Scores of records; higher means member."""
+        raise NotImplementedError
+
+    def run(self, subject: AuditSubject, parameters: Mapping[str, JSON]) -> Finding:
+        """Attack the samples that a Synthesize Study released.
+
+        Args:
+            subject: The samples and the plan that they were made by.
+            parameters: ``pool``, members at most, default 2000.
+
+        Returns:
+            The finding. The threshold is a quantile of held-out records that are used for nothing
+            else. The bound treats records as independent trials, which they are only nearly.
+
+        Raises:
+            InvalidValue: If a parameter breaks its rule or there are too few records.
+            NotFound: If the Study released no samples.
+        """
+        most = whole(parameters, "pool", default=_MEMBERS_DEFAULT, low=20, high=100_000)
+        sides = _sides(subject, most)
+        present = [float(score) for score in self.scores(sides.members, sides)]
+        absent = [float(score) for score in self.scores(sides.others, sides)]
+        threshold = _quantile([float(s) for s in self.scores(sides.calibration, sides)])
+        mechanism = subject.released_by()
+        bound = audits.epsilon_lower_bound(
+            true_positives=sum(score > threshold for score in present),
+            members=len(present),
+            false_positives=sum(score > threshold for score in absent),
+            non_members=len(absent),
+            delta=subject.delta,
+            confidence=float(CONFIDENCE),
+        )["epsilon_lower"]
+        certifiable = audits.max_certifiable_two_sided(
+            members=len(present),
+            non_members=len(absent),
+            delta=subject.delta,
+            confidence=float(CONFIDENCE),
+        )
+        verdict, reasons = membership_verdict(
+            epsilon_lower=bound,
+            claim=subject.claim,
+            max_certifiable=certifiable,
+            low_tail=smallest_fpr(present=present, absent=absent, mechanism=mechanism),
+        )
+        if verdict is Verdict.PASS and min(len(present), len(absent)) < MEMBERS_MIN:
+            verdict, reasons = Verdict.INCONCLUSIVE, ("there are too few units for this attack",)
+        if verdict is Verdict.PASS and len({*present, *absent}) == 1:
+            verdict, reasons = (
+                Verdict.INCONCLUSIVE,
+                ("the attack gave every unit the same score",),
+            )
+        return Finding(
+            kind=self.kind,
+            name=self.name,
+            verdict=verdict,
+            public=_public(subject, certifiable=certifiable),
+            restricted={
+                "lowerBound": decimal_text(bound),
+                "members": len(present),
+                "nonMembers": len(absent),
+                "samples": len(sides.samples),
+                "auc": area_of(present, absent),
+            },
+            reasons=reasons,
+        )
+
+
+class DOMIAS(SampleAudit):
+    """Density of the samples over that of the population (van Breugel et al. 2023)."""
+
+    name = "DOMIAS"
+
+    def scores(self, records: np.ndarray, sides: _Sides) -> Array:
+        """See the base."""
+        from primum_pipelines.attacks.synthetic import density_ratio
+
+        return density_ratio(records, sides.samples, sides.reference)
+
+
+class SampleDistance(SampleAudit):
+    """Distance to the nearest sample, calibrated by the population (Chen et al. 2020)."""
+
+    name = "SampleDistance"
+
+    def scores(self, records: np.ndarray, sides: _Sides) -> Array:
+        """See the base."""
+        from primum_pipelines.attacks.synthetic import calibrated_distance
+
+        return calibrated_distance(records, sides.samples, sides.reference)
+
+
+class Copies:
+    """Whether samples are copies of training records, beside records that nobody could copy."""
+
+    name = "Copies"
+    kind = EvidenceKind.RECONSTRUCTION
+    reviewed = True
+    opens_data = True
+
+    def run(self, subject: AuditSubject, parameters: Mapping[str, JSON]) -> Finding:
+        """Compare samples with training and held-out records.
+
+        Args:
+            subject: The samples and the plan that they were made by.
+            parameters: ``pool``, training records at most, default 2000.
+
+        Returns:
+            Fail where copies of training records are provably more frequent than of records that
+            the generator never saw; Inconclusive below 20 records on a side.
+
+        Raises:
+            InvalidValue: If there are fewer than two records on a side.
+            NotFound: If the Study released no samples.
+        """
+        import numpy as np
+
+        from primum_pipelines.attacks.synthetic import copying
+
+        most = whole(parameters, "pool", default=_MEMBERS_DEFAULT, low=20, high=100_000)
+        sides = _sides(subject, most)
+        others = np.concatenate([sides.reference, sides.calibration, sides.others])
+        found = copying(sides.samples, sides.members, others, seed=_SEED)
+        tail = float(1 - FAIL_CONFIDENCE) / 2
+        limits = [
+            clopper_pearson_one_sided(successes=count, trials=found.samples, tail_probability=tail)
+            for count in (found.copies, found.control_copies)
+        ]
+        verdict, reasons = Verdict.PASS, tuple[str, ...]()
+        if limits[0]["lower"] > limits[1]["upper"]:
+            reason = "training records are copied more often than records that were never seen"
+            verdict, reasons = Verdict.FAIL, (reason,)
+        elif min(len(sides.members), len(others), found.samples) < MEMBERS_MIN:
+            verdict, reasons = Verdict.INCONCLUSIVE, ("there are too few records to compare",)
+        return Finding(
+            kind=self.kind,
+            name=self.name,
+            verdict=verdict,
+            public={
+                "threatModel": THREAT.to_json(),
+                "claim": str(subject.plan.epsilon),
+                "delta": str(subject.plan.delta),
+                "confidence": str(FAIL_CONFIDENCE),
+            },
+            restricted={
+                "samples": found.samples,
+                "copies": found.copies,
+                "controlCopies": found.control_copies,
+                "nearerToTraining": decimal_text(found.nearer),
+                "authentic": decimal_text(found.authentic),
+            },
+            reasons=reasons,
+        )
+
+
+def _sides(subject: AuditSubject, most: int) -> _Sides:
+    import numpy as np
+
+    from primum_pipelines.synthesis import archive
+
+    samples = archive.from_bytes(subject.artifact_bytes("Dataset"))
+    table = subject.table()
+    values = archive.unit_interval(table)
+    _, first = np.unique(table.units, return_index=True)
+    one = np.zeros(len(table.units), dtype=bool)
+    one[first] = True
+    generator = np.random.Generator(np.random.PCG64(_SEED))
+    members = np.flatnonzero(table.train & one)
+    others = generator.permutation(np.flatnonzero(~table.train & one))
+    if not len(members) or len(others) < _THIRDS:
+        raise InvalidValue("audit data", "must have members and three non-members", "fewer")
+    parts = [values[part] for part in np.array_split(others, _THIRDS)]
+    return _Sides(
+        archive.unit_interval(samples),
+        values[generator.permutation(members)[:most]],
+        *parts,
+    )
+
+
+def _public(subject: AuditSubject, *, certifiable: float) -> dict[str, JSON]:
+    bounds = tpr_bounds(subject.released_by(), fprs=FPRS)
+    return {
+        "threatModel": THREAT.to_json(),
+        "claim": str(subject.plan.epsilon),
+        "delta": str(subject.plan.delta),
+        "confidence": str(CONFIDENCE),
+        "method": METHOD,
+        "boundImplied": {
+            decimal_text(fpr): decimal_text(tpr) for fpr, tpr in zip(FPRS, bounds, strict=True)
+        },
+        "maxCertifiable": decimal_text(certifiable),
+    }
+
+
+def _quantile(scores: list[float]) -> float:
+    """The score that one in twenty of the calibration records exceed."""
+    ordered = sorted(scores, reverse=True)
+    return ordered[min(len(ordered) - 1, int(_ALARMS * len(ordered)))]

@@ -1,0 +1,165 @@
+"""Do reconstruction attacks reach what their papers say, and is it gone under noise?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from primum.domain.errors import InvalidValue  # noqa: E402
+from primum_pipelines.attacks import figures, imprint, model_inversion  # noqa: E402
+from primum_pipelines.attacks.linear_prior import LinearPrior  # noqa: E402
+
+
+def pictures(count, seed):
+    """Smooth 28 x 28 pictures whose brightness varies, flat, in [-1, 1]."""
+    generator = np.random.default_rng(seed)
+    grid = np.linspace(-1, 1, 28)
+    across, down = np.meshgrid(grid, grid)
+    centers = generator.uniform(-0.5, 0.5, (count, 2, 1, 1))
+    width = generator.uniform(0.1, 0.6, (count, 1, 1))
+    far = (across - centers[:, 0]) ** 2 + (down - centers[:, 1]) ** 2
+    return (2 * np.exp(-far / width) - 1).reshape(count, -1)
+
+
+def share_recovered(*, noise=0.0, clip=float("inf"), seed=0):
+    batch = pictures(64, seed)
+    layer = imprint.Imprint(imprint.quantiles(pictures(500, seed + 1), 128), dimension=784)
+    weights, biases = imprint.gradient_sum(
+        layer,
+        torch.from_numpy(batch),
+        max_grad_norm=clip,
+        noise_multiplier=noise,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    found = imprint.recover(weights, biases)
+    best = [
+        figures.psnr(found, np.repeat(row[None], len(found), axis=0), data_range=2.0).max()
+        for row in batch
+    ]
+    return float((np.array(best) > 30).mean())
+
+
+def test_an_imprint_recovers_the_share_that_is_alone_in_a_bin():
+    """The formula holds for records that fall into bins evenly; these fall nearly so."""
+    expected = imprint.expected_share(records=64, bins=128)
+    assert expected == pytest.approx(0.61, abs=0.01)
+    found = np.mean([share_recovered(seed=seed) for seed in range(4)])
+    assert found == pytest.approx(expected, abs=0.12)
+
+
+def test_an_imprint_recovers_nothing_from_clipped_noisy_gradients():
+    assert share_recovered(noise=1.0, clip=1.0) == 0
+
+
+def test_evenly_spread_records_meet_the_formula():
+    """Measures drawn from the very distribution whose quantiles are the bins."""
+    generator = np.random.default_rng(5)
+    population = generator.normal(size=(4000, 1)) * 0.1 + generator.normal(size=(4000, 20)) * 1e-3
+    shares = []
+    for seed in range(30):
+        rows = np.random.default_rng(seed).choice(4000, 64, replace=False)
+        layer = imprint.Imprint(imprint.quantiles(population, 128), dimension=20)
+        weights, biases = imprint.gradient_sum(
+            layer,
+            torch.from_numpy(population[rows]),
+            max_grad_norm=float("inf"),
+            noise_multiplier=0.0,
+            generator=torch.Generator(),
+        )
+        found = imprint.recover(weights, biases)
+        gaps = np.abs(found[None] - population[rows][:, None]).max(axis=2).min(axis=1)
+        shares.append((gaps < 1e-4).mean())
+    assert np.mean(shares) == pytest.approx(0.61, abs=0.05)
+
+
+def test_the_linear_prior_is_the_best_linear_guess():
+    """Records along two directions: the prior's error is that of the filter, far below no prior."""
+    generator = np.random.default_rng(1)
+    axes = np.linalg.qr(generator.normal(size=(50, 2)))[0].T
+    records = 3 + generator.normal(size=(3000, 2)) * [2.0, 1.0] @ axes
+    prior = LinearPrior.of(records[:2000])
+    truth = records[2000:]
+    observed = truth + generator.normal(size=truth.shape) * 0.5
+    error = ((prior.denoise(observed, std=0.5) - truth) ** 2).sum(axis=1).mean()
+    expected = sum(variance * 0.25 / (variance + 0.25) for variance in (4.0, 1.0))
+    assert error == pytest.approx(expected, rel=0.1)
+    assert error < 0.1 * ((observed - truth) ** 2).sum(axis=1).mean()
+    assert prior.denoise(observed, std=1e6) == pytest.approx(np.repeat(prior.mean[None], 1000, 0))
+
+
+def test_a_prior_needs_a_population():
+    with pytest.raises(InvalidValue, match="two records"):
+        LinearPrior.of(np.zeros((1, 4)))
+
+
+def test_inversion_of_a_linear_classifier_points_along_its_weights():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(30, 2))
+    before = [value.clone() for value in module.parameters()]
+    found = model_inversion.invert_classes(module, classes=2, input_shape=(30,), iterations=200)
+    direction = (module[0].weight[1] - module[0].weight[0]).sign()
+    assert (found[1].sign() == direction).float().mean() > 0.95
+    assert found.abs().max() <= 1
+    for value, old in zip(module.parameters(), before, strict=True):
+        assert torch.equal(value, old)
+
+
+def test_structural_similarity_of_known_cases():
+    rows = pictures(3, 2)
+    shape = (1, 28, 28)
+    assert figures.ssim(rows, rows, shape=shape, data_range=2.0) == pytest.approx(np.ones(3))
+    noisy = rows + 0.5 * np.random.default_rng(0).normal(size=rows.shape)
+    found = figures.ssim(noisy, rows, shape=shape, data_range=2.0)
+    assert (found < 0.6).all()
+    constant = figures.ssim(np.full_like(rows, 0.5), np.zeros_like(rows), shape=shape, data_range=2)
+    assert constant == pytest.approx(np.full(3, 0.0004 / (0.25 + 0.0004)), rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def attacked():
+    """What gradient inversion makes of a small convolutional model of pictures without noise."""
+    from primum_pipelines.attacks.reconstruction import ReconstructionEffort, reconstruct
+    from primum_pipelines.audits.subject import PlannedMechanism
+    from primum_pipelines.datasets.table import UnitTable
+    from primum_pipelines.models.artifact import LoadedModel, ModelSpec
+    from primum_pipelines.models.registry import build
+    from primum_pipelines.optimization.dpsgd import DPSGD
+
+    rows = ((pictures(60, 3) + 1) / 2).reshape(60, 1, 28, 28)[..., ::2, ::2].astype(np.float32)
+    table = UnitTable(
+        features=rows,
+        labels=np.arange(60) % 2,
+        units=np.array([str(n) for n in range(60)]),
+        train=np.arange(60) < 40,
+        classes=("a", "b"),
+    )
+    torch.manual_seed(0)
+    spec = ModelSpec(
+        "MLP", {"hidden": 32, "layers": 1}, (1, 14, 14), ("a", "b"), "b", (), (), (), "s"
+    )
+    module = build(spec.model, spec.parameters, input_shape=spec.input_shape, classes=2)
+    mechanism = PlannedMechanism(
+        "b", noise_multiplier=1e-6, sample_rate=0.5, steps=1, max_grad_norm=1
+    )
+    effort = ReconstructionEffort(candidates=10, trials=4, targets=2, iterations=400, restarts=1)
+    model = LoadedModel(module.eval(), spec)
+    return reconstruct(model, table, mechanism=mechanism, algorithm=DPSGD(), effort=effort)
+
+
+def test_inversion_of_an_unprotected_update_shows_the_record(attacked):
+    found = attacked.optimized
+    assert found.ncc_without_noise > 0.9 > found.ncc_baseline + 0.2
+    assert found.ssim_without_noise > found.ssim_baseline + 0.2
+    assert found.psnr_without_noise > found.psnr_baseline
+    assert found.mse_mean < found.mse_baseline
+    assert found.feature_distance < found.feature_distance_baseline
+    assert found.recognizable == 1
+    assert attacked.ncc_analytic == pytest.approx(1, abs=1e-6)
+    assert attacked.identified_by_gradient == 4
+
+
+def test_records_and_reconstructions_are_shown_side_by_side(attacked):
+    assert attacked.picture.startswith(b"\x89PNG")
+    assert "PNG" not in repr(attacked)
