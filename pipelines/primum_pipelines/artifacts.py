@@ -1,4 +1,4 @@
-"""Artifacts of steps: bytes in a folder, each known by its SHA-256. The only door to fsspec.
+"""Artifacts of steps: bytes in a folder, each known by its SHA-256.
 
 Writing the same name again replaces it; reading checks the digest first, so a swapped file is
 noticed.
@@ -11,6 +11,7 @@ import hashlib
 from primum.domain.canonical import digest_of_bytes
 from primum.domain.errors import NotFound, Tampered
 from primum.domain.study.steps import ArtifactRef
+from primum_pipelines.storage import filesystem_at
 
 
 def store(folder_uri: str, name: str, data: bytes, *, kind: str) -> ArtifactRef:
@@ -25,9 +26,7 @@ def store(folder_uri: str, name: str, data: bytes, *, kind: str) -> ArtifactRef:
     Returns:
         The reference to record in the step's outcome.
     """
-    import fsspec
-
-    filesystem, path = fsspec.core.url_to_fs(folder_uri)
+    filesystem, path = filesystem_at(folder_uri)
     filesystem.makedirs(path, exist_ok=True)
     target = f"{path.rstrip('/')}/{name}"
     partial = f"{target}.{hashlib.sha256(data).hexdigest()[:16]}.partial"
@@ -50,10 +49,9 @@ def fetch(uri: str, *, digest: str) -> bytes:
         NotFound: If it is gone.
         Tampered: If its bytes are not those that were recorded.
     """
-    import fsspec
-
+    filesystem, path = filesystem_at(uri)
     try:
-        with fsspec.open(uri, "rb") as file:
+        with filesystem.open(path, "rb") as file:
             data: bytes = file.read()
     except FileNotFoundError:
         raise NotFound(f"artifact {uri} must exist; found nothing there.") from None

@@ -44,7 +44,7 @@ PRELOAD: Mapping[str, Sequence[str]] = {
         "numpy",
         "torch",
         "torch._dynamo",  # what a torch optimizer imports when the first one is made
-        "opacus",
+        "cryptography.hazmat.primitives.ciphers",
         "safetensors.torch",
         "primum_pipelines.datasets.access",
     ),
@@ -129,7 +129,7 @@ class _Step:
     def request(self, tokens: Mapping[str, DataToken]) -> WorkRequest:
         """What the worker gets: tokens instead of tickets."""
         context = dict(self.context.to_json())
-        context["tickets"] = {}
+        context |= {"tickets": {}, "credential": ""}
         return WorkRequest(
             context=context,
             tokens={access: token.text for access, token in tokens.items()},

@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,15 @@ from primum.domain.budget.layout import BlockLayout, layout_from_json
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue, Refused, Tampered
 from primum.domain.quantities import PrivacyUnit
+from primum.domain.study.spec import DataRole
 from primum.domain.study.steps import WorkRequest
 from primum_pipelines.datasets import consent
-from primum_pipelines.datasets.driver import driver_for, load_blocks
+from primum_pipelines.datasets.driver import driver_for, examples_max, load_blocks
 
 if TYPE_CHECKING:
     from primum_pipelines.datasets.table import UnitTable
 
+PUBLIC_INPUTS = "publicInputs"  # Where a plan's parameters name the public data that is read.
 # A token has about 1 kB, and 3.6 MB with every block of the largest layout: what was paid for must
 # open. A hostile one must not fill memory.
 _TOKEN_LENGTH_MAX = 4 * 2**20
@@ -37,7 +40,8 @@ def open_private(request: WorkRequest, access: str) -> UnitTable:
         Nothing is read unless the token carries the platform's signature, names this access and
         this Study generation, covers the very dataset and the very blocks that the step was told
         of, and has not expired. Of a divided dataset only rows of the token's blocks are read. No
-        row of a unit whose consent was withdrawn comes out.
+        row of a unit whose consent was withdrawn comes out, and of no unit more rows than the
+        dataset declares. The rows of a unit lie side by side, on one side of the split.
 
     Args:
         request: The step's request with its tokens.
@@ -61,23 +65,69 @@ def open_private(request: WorkRequest, access: str) -> UnitTable:
         column = layout.column
         table = load_blocks(uri, unit, options, request.data_dirs, layout=layout, wanted=wanted)
     naming = consent.naming_of(driver_for(uri), uri, options, column=column)
-    return consent.standing(table, consent.opened(claims, request.zone_dir, naming=naming))
+    standing = consent.standing(table, consent.opened(claims, request.zone_dir, naming=naming))
+    from primum_pipelines.datasets.units import by_unit
+
+    return by_unit(standing, examples_max=examples_max(options))
 
 
-def open_public(
-    uri: str,
-    *,
-    unit: PrivacyUnit,
-    options: Mapping[str, JSON],
-    data_dirs: Sequence[str],
-) -> UnitTable:
-    """A public or released synthetic dataset. Needs no token; must never be given a budget's URI.
+@dataclass(frozen=True, slots=True, repr=False)
+class OtherInput:
+    """An input of a Study that nobody's privacy is spent on.
+
+    Args:
+        role: Public or Synthetic.
+        name: Address of public data, name of the Release of synthetic data.
+        table: Its examples; units mean nothing, and are not bounded.
+    """
+
+    role: DataRole
+    name: str
+    table: UnitTable
+
+
+def open_others(request: WorkRequest) -> tuple[OtherInput, ...]:
+    """The public and synthetic inputs of a Study, public ones first, each in the plan's order.
+
+    Guarantees:
+        Public data is what the plan names, which the planner holds to places without private data.
+        Synthetic data has the digest that its Release was certified with.
+
+    Args:
+        request: The step's request; no token is needed.
 
     Raises:
-        NotFound: If the file is nowhere.
-        InvalidValue: If it cannot be opened.
+        NotFound: If something is nowhere.
+        Tampered: If synthetic data is not what was released.
+        InvalidValue: If something cannot be opened as declared.
     """
-    return driver_for(uri).load(uri, unit, options, data_dirs)
+    parameters = _mapping(_mapping(request.context["plan"]).get("parameters", {}))
+    named = parameters.get(PUBLIC_INPUTS, ())
+    found = []
+    for item in named if isinstance(named, list | tuple) else ():
+        wanted = _mapping(item)
+        table = _public(str(wanted["uri"]), _mapping(wanted["options"]), request.data_dirs)
+        found.append(OtherInput(DataRole.PUBLIC, str(wanted["uri"]), table))
+    released = _mapping(request.context.get("synthetic", {}))
+    if released:
+        # Imported only where it is used: the archive of synthetic data needs numpy.
+        from primum_pipelines import artifacts
+        from primum_pipelines.synthesis import archive
+
+        for name in sorted(released):
+            reference = _mapping(released[name])
+            data = artifacts.fetch(str(reference["uri"]), digest=str(reference["digest"]))
+            found.append(OtherInput(DataRole.SYNTHETIC, name, archive.from_bytes(data)))
+    return tuple(found)
+
+
+def _public(uri: str, options: Mapping[str, JSON], data_dirs: Sequence[str]) -> UnitTable:
+    """Public data, under whichever unit its driver can tell apart."""
+    driver = driver_for(uri)
+    units = driver.describe(uri, options).get("units", [unit.value for unit in PrivacyUnit])
+    if not isinstance(units, list | tuple) or not units:
+        raise InvalidValue(f"dataset driver {driver.scheme}", "must name units", "none")
+    return driver.load(uri, PrivacyUnit(str(units[0])), options, data_dirs)
 
 
 def token_claims(request: WorkRequest, access: str) -> Mapping[str, JSON]:

@@ -102,6 +102,7 @@ class BundledDriver:
     """``sklearn://breast_cancer`` and ``sklearn://digits``."""
 
     scheme = "sklearn"
+    published = True
 
     def describe(self, uri: str, options: Mapping[str, JSON]) -> Mapping[str, JSON]:
         """Public facts, from published documentation."""
@@ -113,6 +114,7 @@ class BundledDriver:
             "inputShape": list(facts.shape),
             "featureNames": list(facts.names),
             "split": "hash of unit, 80/20",
+            "units": [unit.value for unit in facts.units],
         }
 
     def locate(self, uri: str, data_dirs: Sequence[str]) -> str:  # noqa: ARG002 - protocol

@@ -23,12 +23,19 @@ if TYPE_CHECKING:
     from primum_pipelines.datasets.table import UnitTable
 
 GROUP = "primum.datasets"
+EXAMPLES_MAX = "maxExamplesPerUnit"  # Every driver's data obeys it, so no driver reads it.
+_EXAMPLES_LIMIT = 1000  # What a unit contributes is held in memory at once for its one gradient.
 TRAIN_SHARE = 0.8  # Of tables without a published split; decided by a hash of the unit.
 _HASH_BITS = 64
 
 
 class DatasetDriver(Protocol):
-    """One kind of place where datasets lie."""
+    """One kind of place where datasets lie.
+
+    A driver that reads through ``places.place_of`` says so with an attribute ``transports``;
+    without it, its data lies on this machine. One that reads published data alone, and recognizes
+    it, has ``published = True``: then its data may be a public input wherever it lies.
+    """
 
     scheme: str
 
@@ -37,6 +44,7 @@ class DatasetDriver(Protocol):
 
         And ``unitNames``: what names a unit, so that a name means the same unit tomorrow:
         ``column NAME``, ``content``, or ``row`` (its place in the file), which is the default.
+        And ``units``: the privacy units that it can tell apart; by default any.
 
         Raises:
             InvalidValue: If the URI or an option breaks a rule.
@@ -93,37 +101,50 @@ class DividingDriver(DatasetDriver, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Uri:
-    """A dataset URI in its two parts."""
+    """A dataset URI in its parts.
+
+    Args:
+        scheme: Names the driver.
+        rest: Path, or address under the transport.
+        transport: The protocol that brings the bytes; empty for files on this machine.
+    """
 
     scheme: str
     rest: str
+    transport: str = ""
 
 
 def parse_uri(uri: str) -> Uri:
-    """The parts of ``scheme://rest``.
+    """The parts of ``scheme://rest`` or ``scheme+transport://rest``.
 
     Raises:
         InvalidValue: If it has another form.
     """
-    scheme, separator, rest = uri.partition("://")
-    if not separator or not scheme or not rest.strip("/"):
+    first, separator, rest = uri.partition("://")
+    scheme, plus, transport = first.partition("+")
+    if not separator or not scheme or not rest.strip("/") or (plus and not transport):
         raise InvalidValue(
             "dataset.uri", "must have the form scheme://name", uri, "For example sklearn://digits."
         )
-    return Uri(scheme=scheme, rest=rest)
+    return Uri(scheme=scheme, rest=rest, transport=transport)
 
 
 def driver_for(uri: str) -> DatasetDriver:
     """The registered driver of a URI's scheme.
 
     Raises:
-        InvalidValue: If the URI has no scheme or no driver knows it.
+        InvalidValue: If the URI has no scheme, no driver knows it, or the driver's data cannot come
+            over that transport.
     """
-    scheme = parse_uri(uri).scheme
+    parts = parse_uri(uri)
     known = extensions.names(GROUP)
-    if scheme not in known:
+    if parts.scheme not in known:
         raise InvalidValue("dataset.uri", f"must start with one of {', '.join(known)}", uri)
-    driver: DatasetDriver = extensions.load(GROUP, scheme)()
+    driver: DatasetDriver = extensions.load(GROUP, parts.scheme)()
+    if parts.transport and parts.transport not in getattr(driver, "transports", ()):
+        listed = ", ".join(getattr(driver, "transports", ())) or "none"
+        rule = f"must have a transport of {parts.scheme}, of which there are: {listed}"
+        raise InvalidValue("dataset.uri", rule, parts.transport)
     return driver
 
 
@@ -207,6 +228,21 @@ def find_file(names: Sequence[str], data_dirs: Sequence[str], *, remedy: str) ->
     raise NotFound(f"dataset file {' or '.join(names)} must exist; looked in {places}. {remedy}")
 
 
+def examples_max(options: Mapping[str, JSON]) -> int | None:
+    """How many rows a unit may contribute, as the steward declares; ``None`` where nothing is.
+
+    Raises:
+        InvalidValue: If it is no whole number from 1 to 1000.
+    """
+    value = options.get(EXAMPLES_MAX)
+    if value is None:
+        return None
+    if type(value) is not int or not 1 <= value <= _EXAMPLES_LIMIT:
+        rule = f"must be a whole number from 1 to {_EXAMPLES_LIMIT}"
+        raise InvalidValue(f"dataset.options.{EXAMPLES_MAX}", rule, value)
+    return value
+
+
 def known_options(options: Mapping[str, JSON], allowed: Sequence[str]) -> None:
     """Refuse options that a driver does not know: a misspelled one must not pass in silence.
 
@@ -214,9 +250,21 @@ def known_options(options: Mapping[str, JSON], allowed: Sequence[str]) -> None:
         InvalidValue: If there is one; names it.
     """
     for name in options:
-        if name not in allowed:
+        if name not in allowed and name != EXAMPLES_MAX:
             listed = ", ".join(allowed) if allowed else "absent"
             raise InvalidValue(f"dataset.options.{name}", f"must be one of {listed}", name)
+
+
+def choice(options: Mapping[str, JSON], name: str, allowed: Sequence[str], *, default: str) -> str:
+    """One of a few words.
+
+    Raises:
+        InvalidValue: If the option is another one.
+    """
+    value = options.get(name, default)
+    if not isinstance(value, str) or value not in allowed:
+        raise InvalidValue(f"dataset.options.{name}", f"must be one of {', '.join(allowed)}", value)
+    return value
 
 
 def require_unit(unit: PrivacyUnit, allowed: Sequence[PrivacyUnit], *, why: str) -> None:

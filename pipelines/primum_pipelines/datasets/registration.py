@@ -8,6 +8,7 @@ messages that name columns but never a value.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from primum.domain.errors import InvalidValue, NotFound, Refused, Tampered, Unav
 from primum.domain.quantities import PrivacyUnit
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from primum_pipelines.datasets.table import UnitTable
 
 
@@ -41,9 +44,17 @@ def register(payload: Mapping[str, JSON]) -> Mapping[str, JSON]:
 
 
 def _register(payload: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    import numpy as np
+
     from primum_pipelines.datasets import consent
     from primum_pipelines.datasets.checks import require_sound
-    from primum_pipelines.datasets.driver import TRAIN_SHARE, driver_for, load_blocks
+    from primum_pipelines.datasets.driver import (
+        TRAIN_SHARE,
+        driver_for,
+        examples_max,
+        load_blocks,
+    )
+    from primum_pipelines.datasets.units import by_unit
 
     uri, folders = str(payload["uri"]), payload.get("dataDirs")
     given = payload.get("options")
@@ -55,11 +66,12 @@ def _register(payload: Mapping[str, JSON]) -> Mapping[str, JSON]:
     if isinstance(divided, Mapping):
         layout = layout_from_json(divided)
         table = load_blocks(uri, unit, options, places, layout=layout, wanted=None)
-        counts, column = {"blocks": _block_sizes(table, layout)}, layout.column
+        column = layout.column
     else:
-        table, counts = driver.load(uri, unit, options, places), {}
+        table, layout = driver.load(uri, unit, options, places), None
     # Identity and declared size are those of the whole file, so that a withdrawal neither makes a
-    # new account nor shows in a public number (docs/decisions/0012).
+    # new account nor shows in a public number (docs/decisions/0012), and another bound on what a
+    # unit contributes meets the same account.
     digest = content_digest(table)
     source = consent.Opened(
         zone_dir=str(payload.get("zoneDir", "")),
@@ -67,8 +79,13 @@ def _register(payload: Mapping[str, JSON]) -> Mapping[str, JSON]:
         naming=consent.naming_of(driver, uri, options, column=column),
         digest=digest,
     )
-    require_sound(consent.standing(table, source))
-    units, train_units = len(table.units), int(table.train.sum())
+    standing = consent.standing(table, source)
+    require_sound(by_unit(standing, examples_max=examples_max(options)))
+    first = np.unique(table.units, return_index=True)[1]
+    counts: dict[str, JSON] = {}
+    if layout is not None:
+        counts = {"blocks": _block_sizes(table, layout, first)}
+    units, train_units = len(first), int(table.train[first].sum())
     declared = payload.get("units")
     if isinstance(declared, int):
         units = declared
@@ -83,8 +100,8 @@ def _register(payload: Mapping[str, JSON]) -> Mapping[str, JSON]:
     }
 
 
-def _block_sizes(table: UnitTable, layout: BlockLayout) -> dict[str, JSON]:
-    """Units and training units of each block that has any.
+def _block_sizes(table: UnitTable, layout: BlockLayout, first: np.ndarray) -> dict[str, JSON]:
+    """Units and training units of each block that has any; ``first`` is one row of each unit.
 
     Raises:
         InvalidValue: If the layout has no block for a unit; names the column, never a value.
@@ -102,8 +119,8 @@ def _block_sizes(table: UnitTable, layout: BlockLayout) -> dict[str, JSON]:
             rule = "must hold one of spec.blocks.values"
             remedy = "Correct the data, or add the missing value to spec.blocks.values."
         raise InvalidValue(f"dataset column {layout.column}", rule, "another or none", remedy)
-    names, numbers, units = np.unique(placed, return_inverse=True, return_counts=True)
-    train = np.bincount(numbers, weights=table.train, minlength=len(names)).astype(int)
+    names, numbers, units = np.unique(placed[first], return_inverse=True, return_counts=True)
+    train = np.bincount(numbers, weights=table.train[first], minlength=len(names)).astype(int)
     return {
         str(name): [int(count), int(trained)]
         for name, count, trained in zip(names, units, train, strict=True)
@@ -117,15 +134,9 @@ def content_digest(table: UnitTable) -> str:
         The same for any order of the rows, any compression of the file, and with or without exact
         duplicates, so that a copied or shuffled file meets the account of the original.
     """
-    import numpy as np
-
-    flat = np.ascontiguousarray(table.features.reshape(len(table.labels), -1), dtype="<f4")
-    labels = np.ascontiguousarray(table.labels, dtype="<i8")
-    rows = {
-        hashlib.sha256(row.tobytes() + label.tobytes()).digest()
-        for row, label in zip(flat, labels, strict=True)
-    }
-    total = hashlib.sha256(b"primum-table-v1\x1f" + str(flat.shape[1]).encode() + b"\x1f")
+    rows = {table.row_digest(row) for row in range(len(table.labels))}
+    width = math.prod(table.features.shape[1:])
+    total = hashlib.sha256(b"primum-table-v1\x1f" + str(width).encode() + b"\x1f")
     for digest in sorted(rows):
         total.update(digest)
     return "sha256:" + total.hexdigest()

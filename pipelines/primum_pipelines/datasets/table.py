@@ -7,6 +7,8 @@ Never serialized, logged or sent anywhere; it lives in the memory of a step's wo
 
 from __future__ import annotations
 
+import enum
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -14,18 +16,31 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+IMAGE_AXES = 4  # (n, channels, h, w), and (n, channels, d, h, w) above; a table has two.
+
+
+class LabelTask(enum.StrEnum):
+    """What the labels of a table say of a row."""
+
+    MULTI_CLASS = "MultiClass"  # one class
+    MULTI_LABEL = "MultiLabel"  # each class, or not
+    SEGMENTATION = "Segmentation"  # one class per pixel or voxel
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class UnitTable:
     """Examples of a dataset.
 
     Args:
-        features: float32, ``(n, d)`` for tables in their raw published units, ``(n, 1, h, w)`` in
-            [0, 1] for images.
-        labels: int64, ``(n,)``, 0-based class numbers.
-        units: The privacy unit of each row, ``(n,)`` of strings.
+        features: float32, ``(n, d)`` for tables in their raw published units; ``(n, c, h, w)`` for
+            images and ``(n, c, d, h, w)`` for volumes in [0, 1].
+        labels: 0-based class numbers, int64 ``(n,)``; of several labels 0 or 1 for each class,
+            uint8 ``(n, classes)``; of masks class numbers, uint8 ``(n, h, w)`` or
+            ``(n, d, h, w)``.
+        units: The privacy unit of each row, ``(n,)`` of strings. A unit has several rows only where
+            the steward declares how many it may contribute; then they lie side by side.
         train: Boolean mask of the fixed split, ``(n,)``; decided by hash of the unit, or published
-            with the data.
+            with the data. A unit is on one side.
         classes: Public class names.
         feature_names: Public column names; empty for images.
         feature_low: Public lower bound of each feature (data dictionary), ``(d,)``; never measured
@@ -34,6 +49,9 @@ class UnitTable:
         subgroups: Public group names to group number per row.
         blocks: The block of each row, ``(n,)`` of strings, empty where the layout has none for it;
             ``None`` for a table without blocks.
+        task: What the labels say.
+        subgroup_names: Public names of the groups by their numbers, for each of ``subgroups``;
+            absent where the numbers speak for themselves.
     """
 
     features: np.ndarray
@@ -46,13 +64,20 @@ class UnitTable:
     feature_high: np.ndarray | None = None
     subgroups: Mapping[str, np.ndarray] = field(default_factory=dict)
     blocks: np.ndarray | None = None
+    task: LabelTask = LabelTask.MULTI_CLASS
+    subgroup_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Shape only; a table must not print itself into a log."""
         return f"UnitTable({len(self.labels)} rows, {len(self.classes)} classes)"
 
+    @property
+    def pictures(self) -> bool:
+        """Whether rows are images or volumes; else they are lines of a table."""
+        return self.features.ndim >= IMAGE_AXES
+
     def only(self, keep: np.ndarray) -> UnitTable:
-        """The rows that a mask ``(n,)`` keeps; everything public stays."""
+        """The rows that a mask ``(n,)`` keeps, or those of these numbers in this order."""
         return replace(
             self,
             features=self.features[keep],
@@ -62,3 +87,8 @@ class UnitTable:
             subgroups={name: groups[keep] for name, groups in self.subgroups.items()},
             blocks=None if self.blocks is None else self.blocks[keep],
         )
+
+    def row_digest(self, row: int) -> bytes:
+        """SHA-256 over the content of one row, features and labels, without its unit."""
+        features = self.features[row].astype("<f4").tobytes()
+        return hashlib.sha256(features + self.labels[row].astype("<i8").tobytes()).digest()

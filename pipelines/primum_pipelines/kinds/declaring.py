@@ -7,6 +7,7 @@ noise or default a privacy decision.
 from __future__ import annotations
 
 import difflib
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,6 +20,7 @@ from primum.domain.quantities import Disclosure, Neighbors, PrivacyUnit, parse_d
 from primum.domain.study.jobs import PlanningContext
 from primum.domain.study.plan import Access, DatasetFacts, Plan, Treatment
 from primum.domain.study.spec import DataRole, StudySpec
+from primum_pipelines.datasets.driver import Uri, driver_for, examples_max, parse_uri
 
 AUDIT_GROUP = "primum.audits"
 ONE_RUN_CANARY = "OneRunCanary"
@@ -101,6 +103,68 @@ def require_delta_below_units(claim: Claim, facts: DatasetFacts) -> None:
             str(claim.delta),
             "At 1/n, publishing one unit's record would satisfy it.",
         )
+
+
+def require_one_example_per_unit(facts: DatasetFacts, *, job: str) -> None:
+    """Refuse a dataset whose units may have several rows, for a job that clips row by row.
+
+    Args:
+        facts: The dataset.
+        job: Name of the job kind, for the message.
+
+    Raises:
+        InvalidValue: If the dataset declares more than one example per unit.
+    """
+    bound = examples_max(facts.dataset.options)
+    if bound is not None and bound > 1:
+        raise InvalidValue(
+            "spec.data",
+            f"must have one example per unit for {job}",
+            f"budget {facts.budget} with maxExamplesPerUnit {bound}",
+            "Use a budget whose dataset declares maxExamplesPerUnit: 1.",
+        )
+
+
+def public_inputs(study: StudySpec, context: PlanningContext) -> list[JSON]:
+    """The Study's public inputs, for a plan's parameters under ``access.PUBLIC_INPUTS``.
+
+    Guarantees:
+        Each lies where the platform engineer says that nothing is private, or is a published set
+        that its driver recognizes, and no PrivacyBudget protects that address.
+
+    Raises:
+        InvalidValue: If one lies elsewhere, has a budget, or is declared wrongly.
+    """
+    protected = {_address(parse_uri(uri)) for uri in context.protected}
+    found: list[JSON] = []
+    for item in study.inputs:
+        if item.role is not DataRole.PUBLIC:
+            continue
+        driver, parts = driver_for(item.uri), parse_uri(item.uri)
+        driver.describe(item.uri, item.options)
+        address = _address(parts)
+        if address in protected:
+            rule = "must not be a dataset that a PrivacyBudget protects"
+            raise InvalidValue("spec.data.uri", rule, item.uri, "Use role Private.")
+        proper = not (set("?#") & set(address)) and ".." not in address.split("/")
+        within = proper and any(address.startswith(place) for place in context.public_places)
+        if not within and not getattr(driver, "published", False):
+            listed = ", ".join(context.public_places) or "none are declared"
+            raise InvalidValue(
+                "spec.data.uri",
+                f"must be a published set, or lie in a place of public data: {listed}",
+                item.uri,
+                "Ask the platform engineer to name the place in PRIMUM_PUBLIC_DATA.",
+            )
+        found.append({"uri": item.uri, "options": dict(item.options)})
+    return found
+
+
+def _address(uri: Uri) -> str:
+    """Where a dataset lies, whatever driver reads it."""
+    if uri.transport:
+        return f"{uri.transport}://{uri.rest.rstrip('/')}"
+    return posixpath.normpath(uri.rest) if uri.rest.startswith("/") else uri.rest.strip("/")
 
 
 def planned_canaries(study: StudySpec) -> int:

@@ -12,8 +12,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from primum_pipelines.optimization.settings import (
+    ClippingRule,
+    Descent,
+    GradientMode,
+)
+
 if TYPE_CHECKING:
     import torch
+
+    from primum_pipelines.datasets.units import UnitRows
+    from primum_pipelines.optimization.augmentation import Augmentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,7 @@ class MechanismParameters:
         max_grad_norm: Clipping bound C in L2.
         individual: The filter of each unit, or ``None``: every unit may take part in every step.
             Given only to algorithms that have ``filters_individually``.
+        clipping: How a unit's gradient is brought to the bound.
     """
 
     noise_multiplier: float
@@ -48,6 +58,7 @@ class MechanismParameters:
     steps: int
     max_grad_norm: float
     individual: IndividualFilter | None = None
+    clipping: ClippingRule = ClippingRule.FLAT
 
     @property
     def filter_orders(self) -> tuple[int, ...]:
@@ -57,12 +68,12 @@ class MechanismParameters:
 
 @dataclass(frozen=True, slots=True)
 class TrainingTask:
-    """What is trained on what. One row is one privacy unit.
+    """What is trained on what. One row is one privacy unit unless ``units`` says otherwise.
 
     Args:
         module: The model to train in place; maps a batch ``(B, ...)`` to per-row losses through
             ``loss``.
-        inputs: Tensors with one row per unit, e.g. ``(features, labels, canary_ids)``.
+        inputs: Tensors with one row per example, e.g. ``(features, labels, canary_ids)``.
         loss: ``loss(module, *batch_rows) -> (B,)`` tensor of per-unit losses; never mixes rows.
         expected_units: Public number of units that the divisor uses (expected batch size = rate x
             this).
@@ -72,6 +83,14 @@ class TrainingTask:
         momentum: For SGD.
         seed: Entropy for sampling and noise; ``None`` draws from the operating system.
         on_step: Called after each step with (steps done, steps planned).
+        units: The rows of each unit; ``None`` for one row each. A unit's loss is the mean of its
+            rows' losses.
+        gradients: How unit gradients are computed; changes cost, never the result.
+        rows_at_once: Most rows of a virtual batch; ``None`` leaves it to what fits.
+        descent: What is done with the noisy sums: all of it is post-processing.
+        augmentation: Copies of each row whose gradients are averaged before clipping.
+        bias_aware: Lambda of bias-aware minimization; 0 for none.
+        reported_sums: Names of the parameters whose sums are to be reported; ``None`` for all.
     """
 
     module: torch.nn.Module
@@ -84,6 +103,13 @@ class TrainingTask:
     momentum: float = 0.0
     seed: int | None = None
     on_step: Callable[[int, int], None] | None = None
+    units: UnitRows | None = None
+    gradients: GradientMode = GradientMode.AUTO
+    rows_at_once: int | None = None
+    descent: Descent = field(default_factory=Descent)
+    augmentation: Augmentation | None = None
+    bias_aware: float = 0.0
+    reported_sums: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +127,9 @@ class TrainingReport:
             that saturates the clipping bound, as a canary does, takes part in no later one.
         diagnostics: Restricted figures such as the share of clipped units; decimal strings.
         individual: The filter that was enforced on each unit, or ``None``.
+        clipping: The clipping rule used.
+        gradients: How unit gradients were computed, in words.
+        iterates: States of the model that were kept on the way, oldest first.
     """
 
     executed: tuple[tuple[float, float, int], ...]
@@ -110,6 +139,9 @@ class TrainingReport:
     update_sums: Mapping[str, torch.Tensor] = field(default_factory=dict)
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     individual: IndividualFilter | None = None
+    clipping: ClippingRule = ClippingRule.FLAT
+    gradients: str = ""
+    iterates: tuple[Mapping[str, torch.Tensor], ...] = ()
 
 
 def filters_individually(algorithm: object) -> bool:

@@ -1,9 +1,10 @@
-"""DP-SGD (Abadi et al. 2016, algorithm 1) with Poisson sampling over units, on Opacus.
+"""DP-SGD (Abadi et al. 2016, algorithm 1) with Poisson sampling over units.
 
-Per step: every row takes part independently with probability q; each gradient is clipped to C in
-L2; the clipped gradients are summed; N(0, (sigma C)^2) is added once; the sum is divided by the
-public constant q x expected_units, never by the realized batch size. Must not look at the data in
-any other way: no early stopping, no batch statistics, no data-dependent learning rate.
+Per step: every unit takes part independently with probability q; the gradient of each unit,
+however many rows it has, is clipped to C in L2; the clipped gradients are summed;
+N(0, (sigma C)^2) is added once; the sum is divided by the public constant q x expected_units, never
+by the realized batch size. Must not look at the data in any other way: no early stopping, no batch
+statistics, no data-dependent learning rate.
 
 With individual filters every unit that is still in is charged in every step by the norm of its
 gradient at that step's model, drawn or not, so each step computes the gradients of all of them:
@@ -14,8 +15,6 @@ last unit has gone would tell when that was.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from primum.domain.canonical import decimal_text
@@ -25,15 +24,14 @@ from primum_pipelines.optimization.algorithm import TrainingReport, TrainingTask
 
 if TYPE_CHECKING:
     import torch
-    from opacus import GradSampleModule
 
+    from primum_pipelines.optimization.clipping import Clipped
+    from primum_pipelines.optimization.gradients.contributions import UnitGradients
+    from primum_pipelines.optimization.gradients.segments import Segments
     from primum_pipelines.optimization.individual_filter import RenyiFilter
-    from primum_pipelines.optimization.noisy_optimizer import NoisyOptimizer
+    from primum_pipelines.optimization.virtual_batches import VirtualBatch
 
-_GRADIENT_NUMBERS_MAX = (
-    2**22
-)  # Per-row gradients held at once: 16 MB of float32, activations on top.
-_PHYSICAL_ROWS_MAX = 1024
+_TINY = 1e-12
 
 
 class DPSGD:
@@ -41,10 +39,11 @@ class DPSGD:
 
     Guarantees:
         What ``fit`` reports is a ``Repeated(SubsampledGaussian(sigma, q), steps)`` event on the
-        rows of the task under add-or-remove-one, whatever the loss is, as long as the loss of a row
-        depends on this row and the parameters alone. With individual filters, and beyond the steps
-        of the bound, it is an ``IndividuallyFiltered`` event with the bound
-        ``Repeated(SubsampledGaussian(sigma, q), bound_steps)``.
+        units of the task under add-or-remove-one, whatever the loss is, as long as the loss of a
+        row depends on this row and the parameters alone. With individual filters, and beyond the
+        steps of the bound, it is an ``IndividuallyFiltered`` event with the bound
+        ``Repeated(SubsampledGaussian(sigma, q), bound_steps)``. Clipping rule, gradient mode,
+        augmentations and everything in ``Descent`` leave that as it is.
     """
 
     name = "DPSGD"
@@ -58,150 +57,201 @@ class DPSGD:
             What was really done, with the noisy sums per parameter.
 
         Raises:
-            InvalidValue: If the mechanism, the optimizer or the module breaks a rule.
+            InvalidValue: If the mechanism, the optimizer, the module or the loss breaks a rule.
         """
-        from opacus import GradSampleModule
-
-        from primum_pipelines.optimization.noisy_optimizer import NoisyOptimizer
-        from primum_pipelines.optimization.randomness import random_source
-
         _check(task)
-        source = random_source(task.seed)
-        wrapped = GradSampleModule(task.module, loss_reduction="sum")
-        try:
-            optimizer = NoisyOptimizer(
-                _base_optimizer(task, wrapped),
-                noise_multiplier=task.mechanism.noise_multiplier,
-                max_grad_norm=task.mechanism.max_grad_norm,
-                source=source,
-            )
-            run = _Run(task, wrapped, optimizer)
-            for _ in range(task.mechanism.steps):
-                run.step()
-            return TrainingReport(
-                executed=((optimizer.noise_multiplier, task.mechanism.sample_rate, run.steps),),
-                max_grad_norm=optimizer.max_grad_norm,
-                sampling="Poisson",
-                generator=source.name,
-                update_sums=run.update_sums,
-                diagnostics=run.diagnostics(),
-                individual=task.mechanism.individual,
-            )
-        finally:
-            _unwrap(wrapped)
+        run = _Run(task)
+        for _ in range(task.mechanism.steps):
+            run.step()
+        return run.finish()
 
 
 class _Run:
     """The state of one training: the noisy sums so far and the number of steps really taken."""
 
-    def __init__(
-        self, task: TrainingTask, wrapped: GradSampleModule, optimizer: NoisyOptimizer
-    ) -> None:
+    def __init__(self, task: TrainingTask) -> None:
         import torch
 
+        from primum_pipelines.datasets.units import one_row_each
+        from primum_pipelines.optimization.descent import Mover
+        from primum_pipelines.optimization.gradients.engine import engine_of
+        from primum_pipelines.optimization.noisy_sums import NoisySums
         from primum_pipelines.optimization.randomness import random_source
+        from primum_pipelines.optimization.virtual_batches import PartSize
 
         self._task = task
-        self._wrapped = wrapped
-        self._optimizer = optimizer
         self._source = random_source(None if task.seed is None else task.seed + 1)
-        self._named = {
-            name: parameter
-            for name, parameter in task.module.named_parameters()
-            if parameter.requires_grad
-        }
-        self._divisor = task.mechanism.sample_rate * task.expected_units
-        count = sum(parameter.numel() for parameter in self._named.values())
-        self._physical_rows = max(
-            1, min(_PHYSICAL_ROWS_MAX, _GRADIENT_NUMBERS_MAX // max(1, count))
+        self._noise = random_source(task.seed)
+        self._named = {n: p for n, p in task.module.named_parameters() if p.requires_grad}
+        self._units = one_row_each(len(task.inputs[0])) if task.units is None else task.units
+        self._engine = engine_of(task.module, task.gradients)
+        mechanism = task.mechanism
+        self._sums = NoisySums(
+            {name: parameter.detach() for name, parameter in self._named.items()},
+            noise_multiplier=mechanism.noise_multiplier,
+            max_grad_norm=mechanism.max_grad_norm,
+            source=self._noise,
         )
-        self.update_sums = {name: torch.zeros_like(p) for name, p in self._named.items()}
+        self._mover = Mover(
+            task.module,
+            self._named,
+            divisor=mechanism.sample_rate * task.expected_units,
+            noise_std=mechanism.noise_multiplier * mechanism.max_grad_norm,
+            optimizer=task.optimizer,
+            learning_rate=task.learning_rate,
+            momentum=task.momentum,
+            descent=task.descent,
+            steps=mechanism.steps,
+        )
+        self._size = PartSize(task.inputs[0].device, rows_max=task.rows_at_once)
+        self._filter = _unit_filters(task, units=self._units.count)
+        self._audited_steps = (
+            mechanism.steps if mechanism.individual is None else mechanism.individual.bound_steps
+        )
+        self._checked = False
+        wanted = self._named if task.reported_sums is None else task.reported_sums
+        self.update_sums = {
+            name: torch.zeros_like(p) for name, p in self._named.items() if name in wanted
+        }
         self.steps = 0
-        self._filter = _unit_filters(task)
-        rule = task.mechanism.individual
-        self._audited_steps = task.mechanism.steps if rule is None else rule.bound_steps
+        self.units_seen = 0
+        self.units_shortened = 0
 
     def step(self) -> None:
-        """One logical batch: sample, clip and sum in physical batches, noise once, divide, move."""
+        """One logical batch: sample, clip and sum in virtual batches, noise once, divide, move."""
         import torch
 
         from primum_pipelines.optimization.randomness import poisson_sample
+        from primum_pipelines.optimization.virtual_batches import virtual_batches
 
-        drawn = poisson_sample(
-            self._source,
-            rows=len(self._task.inputs[0]),
-            rate=self._task.mechanism.sample_rate,
-        )
-        rows = drawn if self._filter is None else torch.from_numpy(self._filter.active)
-        parts = rows.split(self._physical_rows) if len(rows) else (rows,)
-        for part in parts[:-1]:
-            self._optimizer.signal_skip_step(do_skip=True)
-            self._backward(part)
-            self._optimizer.takes_part = self._taking_part(part, drawn)
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
-        self._optimizer.signal_skip_step(do_skip=False)
-        self._backward(parts[-1])
-        self._optimizer.takes_part = self._taking_part(parts[-1], drawn)
-        self._optimizer.pre_step()
-        with torch.no_grad():
-            for name, parameter in self._named.items():
-                if self.steps < self._audited_steps:
-                    self.update_sums[name] += parameter.grad
-                parameter.grad /= self._divisor
-        self._optimizer.original_optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        rate = self._task.mechanism.sample_rate
+        drawn = poisson_sample(self._source, rows=self._units.count, rate=rate)
+        units = drawn if self._filter is None else torch.from_numpy(self._filter.active)
+        for part in virtual_batches(units, self._units, self._size, copies=self._copies):
+            self._add(part, drawn)
+        noisy = self._sums.release()
+        if self.steps < self._audited_steps:
+            for name, total in self.update_sums.items():
+                total.add_(noisy[name])
+        self._mover.move(noisy)
+        self._sums.clear()
         self.steps += 1
         if self._task.on_step is not None:
             self._task.on_step(self.steps, self._task.mechanism.steps)
 
-    def diagnostics(self) -> dict[str, str]:
+    def finish(self) -> TrainingReport:
+        """What was done; the model has the weights that are released."""
+        self._mover.finish()
+        mechanism = self._task.mechanism
+        return TrainingReport(
+            executed=((self._sums.noise_multiplier, mechanism.sample_rate, self.steps),),
+            max_grad_norm=self._sums.max_grad_norm,
+            sampling="Poisson",
+            generator=self._noise.name,
+            update_sums=self.update_sums,
+            diagnostics=self._diagnostics(),
+            individual=mechanism.individual,
+            clipping=mechanism.clipping,
+            gradients=self._engine.name,
+            iterates=tuple(self._mover.iterates),
+        )
+
+    @property
+    def _copies(self) -> int:
+        return 1 if self._task.augmentation is None else self._task.augmentation.multiplicity
+
+    def _diagnostics(self) -> dict[str, str]:
         """Restricted figures over all units; nothing about one of them."""
-        seen = max(1, self._optimizer.rows_seen)
-        found = {"clippedShare": decimal_text(self._optimizer.rows_clipped / seen)}
+        seen = max(1, self.units_seen)
+        found = {"clippedShare": decimal_text(self.units_shortened / seen)}
         if self._filter is not None:
-            share = self._filter.dropped / max(1, len(self._task.inputs[0]))
+            share = self._filter.dropped / max(1, self._units.count)
             found["filteredOutShare"] = decimal_text(share)
         return found
 
-    def _taking_part(
-        self, rows: torch.Tensor, drawn: torch.Tensor
-    ) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        """Charges all rows of a virtual batch by their norms; the drawn ones that can pay count."""
-        filters, bound = self._filter, self._task.mechanism.max_grad_norm
-        if filters is None:
-            return None
+    def _add(self, part: VirtualBatch, drawn: torch.Tensor) -> None:
+        """Clip the gradients of a part and add what is left of them."""
+        from primum_pipelines.optimization.clipping import clip, layer_of
+        from primum_pipelines.optimization.gradients.checks import require_apart, require_complete
+
+        task = self._task
+        rows = tuple(values[part.rows.to(values.device)] for values in task.inputs)
+        if task.augmentation is not None:
+            rows = (task.augmentation(rows[0]), *rows[1:])
+        weights = part.weights.to(rows[0].device)
+        found = self._engine(task.loss, rows, weights=weights, segments=part.segments)
+        self._size.learn(numbers=found.numbers, rows=part.segments.rows)
+        if not self._checked:
+            require_apart(task.module, task.loss, rows, segments=part.segments)
+            require_complete(
+                task.module, task.loss, rows, weights=weights, found=found, named=self._named
+            )
+            self._checked = part.segments.units > 1
+        if not found.parts:
+            return
+        if self._task.bias_aware:
+            found = self._ascended(found, rows, weights, part.segments)
+        clipped = clip(
+            found.squares(),
+            rule=task.mechanism.clipping,
+            bound=task.mechanism.max_grad_norm,
+            layers=len({layer_of(name) for name in self._named}),
+        )
+        taken = self._taking_part(part.units, clipped, drawn)
+        if not bool(clipped.finite.all()):
+            found.drop(~clipped.finite)
+        self.units_seen += int(taken.sum())
+        self.units_shortened += int((clipped.shortened & taken).sum())
+        found.add_to(self._sums.totals, {n: f * taken for n, f in clipped.factors.items()})
+
+    def _ascended(
+        self,
+        found: UnitGradients,
+        rows: tuple[torch.Tensor, ...],
+        weights: torch.Tensor,
+        segments: Segments,
+    ) -> UnitGradients:
+        """Each unit's gradient at parameters moved along its own gradient (Knolle et al. 2023)."""
         import torch
 
-        def decide(norms: torch.Tensor) -> torch.Tensor:
-            ratios = (norms.detach().double() / bound).cpu().numpy()
-            admitted = torch.from_numpy(filters.admit(rows.numpy(), ratios))
-            return (admitted & torch.isin(rows, drawn)).to(norms.device)
+        from primum_pipelines.optimization.gradients.functional import Functional
 
-        return decide
+        own = found.formed()
+        squares = torch.stack(list(found.squares().values())).sum(dim=0)
+        scale = self._task.bias_aware / (squares.sqrt() + _TINY)
+        moved = {
+            name: torch.einsum("u,u...->u...", scale, own[name])
+            if name in own
+            else parameter.new_zeros((segments.units, *parameter.shape))
+            for name, parameter in self._named.items()
+        }
+        return Functional(self._task.module).at(
+            moved, self._task.loss, rows, weights=weights, segments=segments
+        )
 
-    def _backward(self, rows: torch.Tensor) -> None:
-        if not len(rows):  # An empty Poisson batch still gets its noise.
-            for parameter in self._named.values():
-                parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
-            return
-        batch = [values[rows.to(values.device)] for values in self._task.inputs]
-        with warnings.catch_warnings():
-            # Opacus' hooks sit on the first layer too, whose input needs no gradient: that is
-            # expected.
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            losses = self._task.loss(self._wrapped, *batch)
-            losses.sum().backward()
+    def _taking_part(
+        self, units: torch.Tensor, clipped: Clipped, drawn: torch.Tensor
+    ) -> torch.Tensor:
+        """Which units of a part are summed; with filters all of them are charged."""
+        import torch
+
+        if self._filter is None:
+            return clipped.finite
+        # What is not finite contributes nothing; it is charged in full, to be on the safe side.
+        lengths = torch.where(clipped.finite, clipped.lengths, 1.0)
+        admitted = self._filter.admit(units.numpy(), lengths.double().cpu().numpy())
+        taken = torch.from_numpy(admitted) & torch.isin(units, drawn)
+        return taken.to(clipped.finite.device) & clipped.finite
 
 
-def _unit_filters(task: TrainingTask) -> RenyiFilter | None:
+def _unit_filters(task: TrainingTask, *, units: int) -> RenyiFilter | None:
     from primum_pipelines.optimization.individual_filter import RenyiFilter
 
     rule = task.mechanism.individual
     if rule is None:
         return None
     return RenyiFilter(
-        units=len(task.inputs[0]),
+        units=units,
         sample_rate=task.mechanism.sample_rate,
         noise_multiplier=task.mechanism.noise_multiplier,
         rule=rule,
@@ -222,27 +272,6 @@ def _check(task: TrainingTask) -> None:
             raise InvalidValue(name, "must be finite and above 0", value)
     if not 0 < mechanism.sample_rate <= 1:
         raise InvalidValue("sample_rate", "must be above 0 and at most 1", mechanism.sample_rate)
+    if task.units is not None and task.units.rows != len(task.inputs[0]):
+        raise InvalidValue("units", "must cover every row", task.units.rows)
     refuse_batch_statistics(task.module)
-
-
-def _base_optimizer(task: TrainingTask, wrapped: GradSampleModule) -> torch.optim.Optimizer:
-    import torch
-
-    parameters = [p for p in wrapped.parameters() if p.requires_grad]
-    match task.optimizer:
-        case "SGD":
-            return torch.optim.SGD(parameters, lr=task.learning_rate, momentum=task.momentum)
-        case "Adam":
-            return torch.optim.Adam(parameters, lr=task.learning_rate)
-        case other:
-            raise InvalidValue("optimizer", "must be SGD or Adam", other)
-
-
-def _unwrap(wrapped: GradSampleModule) -> None:
-    """Leave the module as plain torch: no hooks, no per-row gradients that outlive training."""
-    wrapped.remove_hooks()
-    for parameter in wrapped.parameters():
-        for name in ("grad_sample", "summed_grad"):
-            if hasattr(parameter, name):
-                delattr(parameter, name)
-        parameter.grad = None

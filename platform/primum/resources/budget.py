@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from primum.domain.quantities import Disclosure, Neighbors, PrivacyUnit
+from primum.domain.quantities import Disclosure, Neighbors
 from primum.resources.blocks import Blocks
 from primum.resources.conditions import StandingStatus
+from primum.resources.datasets import Dataset
 from primum.resources.fields import (
     Count,
     Delta,
@@ -18,8 +19,6 @@ from primum.resources.fields import (
     Part,
     Prose,
     ShortText,
-    SignedDecimal,
-    Uri,
     broken,
     cel,
     refuse_repeats,
@@ -43,126 +42,6 @@ class Accounting(enum.StrEnum):
     RDP = "RDP"
     GDP = "GDP"
     BASIC = "Basic"
-
-
-class Duplicates(enum.StrEnum):
-    """What a dataset driver does with rows that are exact copies of another."""
-
-    KEEP = "Keep"
-    DROP = "Drop"
-
-
-class Download(enum.StrEnum):
-    """Whether a driver may fetch a published file."""
-
-    ALLOW = "Allow"
-    NEVER = "Never"
-
-
-class FeatureColumn(Part):
-    """A feature column and its public bounds, from a data dictionary, never from the data."""
-
-    name: ShortText = Field(description="name is the column's name. Required.")
-    low: SignedDecimal = Field(
-        description="low is the public lower bound, a quoted decimal. Required."
-    )
-    high: SignedDecimal = Field(
-        description="high is the public upper bound, a quoted decimal. Required."
-    )
-
-
-class DatasetOptions(Part):
-    """How a driver reads the dataset. Configuration that anyone may see; no secrets."""
-
-    label: ShortText | None = Field(
-        default=None,
-        description="label names the column to be predicted. Optional, the driver's own.",
-    )
-    classes: Annotated[list[ShortText], Field(min_length=2, max_length=256)] | None = Field(
-        default=None,
-        description="classes are the label's values, in order. Optional, the driver's own.",
-        json_schema_extra={"x-kubernetes-list-type": "set"},
-    )
-    positive: ShortText | None = Field(
-        default=None,
-        description="positive is the class that counts as positive. Optional, the driver's own.",
-    )
-    features: Annotated[list[FeatureColumn], Field(min_length=1, max_length=512)] | None = Field(
-        default=None,
-        description=(
-            "features are the feature columns with their public bounds. "
-            "Optional, the driver's own; needed by csv."
-        ),
-        json_schema_extra={
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["name"],
-        },
-    )
-    unit_column: ShortText | None = Field(
-        default=None,
-        description=(
-            "unitColumn names the column that tells the privacy units apart. "
-            "Optional, one unit per row."
-        ),
-    )
-    duplicates: Duplicates | None = Field(
-        default=None,
-        description="duplicates is Keep or Drop, for exact copies. Optional, the driver's own.",
-    )
-    download: Download | None = Field(
-        default=None,
-        description="download is Allow to fetch a published file, or Never. Optional, Never.",
-    )
-
-    @field_validator("classes")
-    @classmethod
-    def _classes_once(cls, value: list[str] | None) -> list[str] | None:
-        refuse_repeats(value or [], "must name each class once")
-        return value
-
-    @field_validator("features")
-    @classmethod
-    def _columns_once(cls, value: list[FeatureColumn] | None) -> list[FeatureColumn] | None:
-        refuse_repeats([column.name for column in value or []], "must name each column once")
-        return value
-
-    def settings(self) -> dict[str, Any]:
-        """What the driver reads: named settings, features as ``{column: [low, high]}``."""
-        given: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude_none=True)
-        if self.features:
-            given["features"] = {column.name: [column.low, column.high] for column in self.features}
-        return given
-
-
-class Dataset(Part):
-    """Where a dataset lies and whose presence in it is protected."""
-
-    uri: Uri = Field(
-        description=(
-            "uri is where the dataset lies, as scheme://path; the scheme names a dataset driver. "
-            "Required."
-        )
-    )
-    unit: PrivacyUnit = Field(
-        description=(
-            "unit is whose presence is protected: Patient, ImagingStudy, Series, Image, or Site. "
-            "Required."
-        )
-    )
-    units: Count | None = Field(
-        default=None,
-        description=(
-            "units is the declared public number of units. Optional; without it the "
-            "steward's zone counts them once "
-            "and the number is listed as an unprotected quantity. Must be absent with blocks."
-        ),
-    )
-    options: DatasetOptions | None = Field(
-        default=None,
-        description=(
-            "options are how the driver reads the dataset. Optional, the driver's defaults."
-        ),
-    )
 
 
 class Guarantee(Part):

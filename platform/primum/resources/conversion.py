@@ -116,6 +116,7 @@ def _input(item: StudyData) -> domain.StudyInput:
         budget=item.budget or "",
         release=item.release or "",
         uri=item.uri or "",
+        options=item.options.settings() if item.options else {},
         blocks=item.blocks.selection() if item.blocks else BlockSelection(),
     )
 

@@ -38,6 +38,47 @@ class Optimizer(enum.StrEnum):
 
     SGD = "SGD"
     ADAM = "Adam"
+    NOISE_CORRECTED_ADAM = "NoiseCorrectedAdam"
+
+
+class Clipping(enum.StrEnum):
+    """How a unit's gradient is brought to the clipping bound."""
+
+    FLAT = "Flat"
+    PER_LAYER = "PerLayer"
+    AUTOMATIC = "Automatic"
+
+
+class Gradients(enum.StrEnum):
+    """How unit gradients are computed."""
+
+    AUTO = "Auto"
+    GHOST = "Ghost"
+    FORMED = "Formed"
+    FUNCTIONAL = "Functional"
+
+
+class Schedule(enum.StrEnum):
+    """How the learning rate changes over the planned steps."""
+
+    CONSTANT = "Constant"
+    COSINE = "Cosine"
+    STEP = "Step"
+    LINEAR = "Linear"
+
+
+class Flip(enum.StrEnum):
+    """Whether views of an image may be mirrored."""
+
+    NONE = "None"
+    HORIZONTAL = "Horizontal"
+
+
+class Trainable(enum.StrEnum):
+    """Which layers private training changes."""
+
+    ALL = "All"
+    HEAD = "Head"
 
 
 class SynthesisMethod(enum.StrEnum):
@@ -94,6 +135,22 @@ class UnitFilter(Part):
     )
 
 
+class Augmentation(Part):
+    """Views of each example; their gradients are averaged before clipping."""
+
+    multiplicity: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(
+        description="multiplicity is the number of views of each example. Required."
+    )
+    shift: Annotated[int, Field(strict=True, ge=0, le=16)] = Field(
+        default=0,
+        description="shift is the most pixels by which a view is moved. Optional, 0.",
+    )
+    flip: Flip = Field(
+        default=Flip.NONE,
+        description="flip is Horizontal if views may be mirrored left to right. Optional, None.",
+    )
+
+
 class Train(Part):
     """Central training under differential privacy."""
 
@@ -126,7 +183,11 @@ class Train(Part):
         default=None, description="momentum is for SGD, at least 0 and below 1. Optional, none."
     )
     optimizer: Optimizer = Field(
-        default=Optimizer.SGD, description="optimizer is SGD or Adam. Optional, SGD."
+        default=Optimizer.SGD,
+        description=(
+            "optimizer is SGD, Adam, or NoiseCorrectedAdam, which takes the known variance of the "
+            "noise off its second moments. Optional, SGD."
+        ),
     )
     algorithm: Word = Field(
         default="DPSGD",
@@ -146,6 +207,69 @@ class Train(Part):
             "individualFilter lets the training go on after epochs: each unit takes part only "
             "while its own privacy loss stays within what epochs cost at full clipping. Optional, "
             "none: every unit may take part in every step."
+        ),
+    )
+
+    clipping: Clipping = Field(
+        default=Clipping.FLAT,
+        description=(
+            "clipping is Flat, PerLayer (every layer to its share of maxGradNorm) or Automatic "
+            "(every unit scaled to nearly maxGradNorm). Optional, Flat."
+        ),
+    )
+    gradients: Gradients = Field(
+        default=Gradients.AUTO,
+        description=(
+            "gradients is how unit gradients are computed: Auto, Ghost (least memory), Formed, or "
+            "Functional (slow, for models whose parameters are used outside of their layers). The "
+            "result is the same. Optional, Auto."
+        ),
+    )
+    schedule: Schedule = Field(
+        default=Schedule.CONSTANT,
+        description=(
+            "schedule of the learning rate is Constant, Cosine, Linear (both to zero) or Step (a "
+            "tenth from half-way, a hundredth from three quarters on). Optional, Constant."
+        ),
+    )
+    warm_up: UnitInterval | None = Field(
+        default=None,
+        description=(
+            "warmUp is the share of the steps in which the learning rate rises from zero, below 1. "
+            "Optional, none."
+        ),
+    )
+    averaging: UnitInterval | None = Field(
+        default=None,
+        description=(
+            "averaging is the decay of the moving average of the weights that is released, below "
+            "1, such as 0.99. Optional, the last weights are released."
+        ),
+    )
+    weight_decay: UnitInterval | None = Field(
+        default=None,
+        description="weightDecay pulls the weights towards zero, below 1. Optional, none.",
+    )
+    augmentation: Augmentation | None = Field(
+        default=None,
+        description=(
+            "augmentation makes several views of each example, which still contributes one clipped "
+            "gradient. Optional, none."
+        ),
+    )
+    bias_aware: UnitInterval | None = Field(
+        default=None,
+        description=(
+            "biasAware is the strength lambda, below 1, of bias-aware minimization, which makes "
+            "gradients shorter so that clipping cuts less; it doubles the work at least. Optional, "
+            "none."
+        ),
+    )
+    trainable: Trainable = Field(
+        default=Trainable.ALL,
+        description=(
+            "trainable is Head if only the last layer is trained on private data, above what was "
+            "learned from the Study's public and synthetic inputs. Optional, All."
         ),
     )
 

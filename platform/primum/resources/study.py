@@ -11,6 +11,7 @@ from primum.domain.study.spec import DataRole
 from primum.resources.audits import Audit
 from primum.resources.blocks import ChosenBlocks
 from primum.resources.conditions import BoundedStatus
+from primum.resources.datasets import DatasetOptions
 from primum.resources.fields import (
     TEXT_LENGTH_MAX,
     Cron,
@@ -60,6 +61,10 @@ class StudyData(Part):
                 "!has(self.blocks) || self.role == 'Private'",
                 "blocks must be absent unless role is Private",
             ),
+            cel(
+                "!has(self.options) || self.role == 'Public'",
+                "options must be absent unless role is Public",
+            ),
         )
     )
 
@@ -81,6 +86,13 @@ class StudyData(Part):
     uri: Uri | None = Field(
         default=None, description="uri is where public data lies. Optional; with role Public."
     )
+    options: DatasetOptions | None = Field(
+        default=None,
+        description=(
+            "options are how the driver reads public data. Optional, the driver's defaults; with "
+            "role Public."
+        ),
+    )
     blocks: ChosenBlocks | None = Field(
         default=None,
         description=(
@@ -99,6 +111,8 @@ class StudyData(Part):
                 raise broken(rule, reference if given else "none")
         if self.blocks is not None and self.role is not DataRole.PRIVATE:
             raise broken(f"must have no blocks, because its role is {self.role}", "blocks")
+        if self.options is not None and self.role is not DataRole.PUBLIC:
+            raise broken(f"must have no options, because its role is {self.role}", "options")
         return self
 
 

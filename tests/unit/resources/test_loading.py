@@ -226,7 +226,7 @@ def test_a_mistake_in_a_study_is_one_sentence(right: str, wrong: str, sentence: 
         ("sklearn://", "sql://me:secret@", "without spaces and credentials"),
         ("unit: Patient", "unit: Person", "spec.dataset.unit must be one of Patient, ImagingStudy"),
         ("unit: Patient", "unit: Patient, units: 0", "spec.dataset.units must be at least 1"),
-        ("unit: Patient", "unit: Patient, options: {lable: y}", "Did you mean label?"),
+        ("unit: Patient", "unit: Patient, options: {labell: y}", "Did you mean label?"),
         (
             'delta: "1e-5"}',
             'delta: "1e-5"}\n  disclosures: [Utility, Utility]',

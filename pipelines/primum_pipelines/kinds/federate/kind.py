@@ -173,6 +173,8 @@ def _sites(study: StudySpec, context: PlanningContext, wanted: _Request) -> tupl
         raise InvalidValue(
             "spec.data", f"must have at least {SITES_MIN} sites", len(datasets), remedy
         )
+    for facts in datasets:
+        declaring.require_one_example_per_unit(facts, job="Federate")
     _require_same_shape(datasets)
     return tuple(_site(facts, wanted) for facts in datasets)
 

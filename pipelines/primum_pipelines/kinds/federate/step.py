@@ -23,8 +23,9 @@ from primum.domain.study.plan import Access
 from primum.domain.study.steps import WorkRequest, WorkResult
 from primum_pipelines import artifacts
 from primum_pipelines.datasets.access import open_private
-from primum_pipelines.datasets.checks import require_sound
+from primum_pipelines.datasets.checks import require_classified, require_sound
 from primum_pipelines.datasets.table import UnitTable
+from primum_pipelines.evaluation import figures as figures_of
 from primum_pipelines.federation.aggregation import step_norm_max
 from primum_pipelines.federation.server import SiteTerms, federate
 from primum_pipelines.federation.site import Site, SiteTask
@@ -37,8 +38,7 @@ from primum_pipelines.optimization import canaries
 from primum_pipelines.optimization.algorithm import MechanismParameters
 from primum_pipelines.progress import Progress
 from primum_pipelines.steps import evaluate as site_evaluation
-from primum_pipelines.steps import metrics, records
-from primum_pipelines.synthesis.utility import shown
+from primum_pipelines.steps import records
 
 _INITIAL_SEED = 0  # Of the initial weights, which are public; sampling and noise never use it.
 
@@ -114,15 +114,16 @@ def evaluate(request: WorkRequest) -> WorkResult:
     model = model_file.from_bytes(artifacts.fetch(made.uri, digest=made.digest))
     accesses = records.accesses_of(request, "evaluate")
     tables = [open_private(request, access.name) for access in accesses]
-    scored = metrics.Scored(
+    scored = figures_of.Scored(
         labels=np.concatenate([table.labels[~table.train] for table in tables]),
         probabilities=np.concatenate(
             [model.predict_proba(table.features[~table.train]) for table in tables]
         ),
         positive=model.spec.classes.index(model.spec.positive),
+        units=np.concatenate([table.units[~table.train] for table in tables]),
     )
     figures: dict[str, JSON] = {
-        name: shown(figure) for name, figure in metrics.utility(scored).items()
+        name: figure.to_json() for name, figure in figures_of.utility(scored).items()
     }
     disclosed = all(discloses(request, access.budget, "Utility") for access in accesses)
     public: dict[str, JSON] = {
@@ -151,6 +152,7 @@ def evaluate(request: WorkRequest) -> WorkResult:
 def _opened(request: WorkRequest, report: StepReport, access: Access) -> _Opened:
     table = open_private(request, access.name)
     require_sound(table)
+    require_classified(table, job="Federate")
     own = _mapping(_mapping(report.plan.parameters["sites"])[access.budget])
     mechanism = MechanismParameters(
         noise_multiplier=_number(own, "noiseMultiplier"),
@@ -267,7 +269,7 @@ def _add_receipts(report: StepReport, opened: list[_Opened], sites: list[Site]) 
                 "sampleRate": [decimal_text(rate) for _, rate, _ in done.executed],
                 "steps": [count for _, _, count in done.executed],
                 "maxGradNorm": decimal_text(done.max_grad_norm),
-                "clippedPer": report.plan.unit.value,  # require_sound: one row is one unit
+                "clippedPer": report.plan.unit.value,  # require_classified: one row is one unit
                 "sampling": done.sampling,
                 "generator": done.generator,
             },

@@ -169,6 +169,7 @@ def _one_dataset(study: StudySpec, context: PlanningContext) -> DatasetFacts:
     if len(datasets) > 1:
         found = ", ".join(facts.budget for facts in datasets)
         raise InvalidValue("spec.data", "must have one private input for Synthesize", found)
+    declaring.require_one_example_per_unit(datasets[0], job="Synthesize")
     return datasets[0]
 
 

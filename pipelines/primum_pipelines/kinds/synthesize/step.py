@@ -22,7 +22,7 @@ from primum.domain.governance.evidence import EvidenceKind
 from primum.domain.study.steps import WorkRequest, WorkResult
 from primum_pipelines import artifacts
 from primum_pipelines.datasets.access import open_private
-from primum_pipelines.datasets.checks import require_sound
+from primum_pipelines.datasets.checks import require_classified, require_sound
 from primum_pipelines.datasets.table import UnitTable
 from primum_pipelines.kinds.reporting import StepReport, discloses
 from primum_pipelines.optimization import canaries
@@ -79,7 +79,8 @@ def run(request: WorkRequest) -> WorkResult:
     parameters = report.plan.parameters
     access = report.accesses("synthesize")[0]
     table = open_private(request, access.name)
-    require_sound(table)  # The embedding is clipped per row, so that one row must be one unit.
+    require_sound(table)
+    require_classified(table, job="Synthesize")  # The embedding is clipped per row.
     try:
         fitted = _fit_filter(request, report)
     except InvalidValue as error:

@@ -23,35 +23,16 @@ from primum.domain.accounting.events import (
 from primum.domain.accounting.individual import FILTER_ORDERS
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue
-from primum.domain.quantities import Neighbors, PrivacyUnit, parse_decimal
+from primum.domain.quantities import Neighbors, PrivacyUnit
 from primum.domain.study.jobs import PlanningContext
 from primum.domain.study.plan import DatasetFacts, Plan
 from primum.domain.study.spec import DataRole, StudySpec
-from primum_pipelines.datasets.driver import describe
+from primum_pipelines.datasets.access import PUBLIC_INPUTS
+from primum_pipelines.datasets.driver import describe, examples_max
 from primum_pipelines.kinds import declaring
-from primum_pipelines.kinds.declaring import Parameters
-from primum_pipelines.models.registry import model_named
+from primum_pipelines.kinds.train.request import ALGORITHM_GROUP, SECTION, Request, read
 from primum_pipelines.optimization.algorithm import filters_individually
 
-ALGORITHM_GROUP = "primum.training_algorithms"
-ALGORITHM_DEFAULT = "DPSGD"
-LEARNING_RATE_DEFAULT = {"SGD": "1", "Adam": "0.005"}
-_SECTION = "spec.job.train"
-_NAMES = (
-    "model",
-    "modelParameters",
-    "epochs",
-    "batchSize",
-    "maxGradNorm",
-    "learningRate",
-    "momentum",
-    "optimizer",
-    "algorithm",
-    "noiseMultiplier",
-    "individualFilter",
-)
-_EPOCHS_MAX = 10_000
-_BATCH_MAX = 1_000_000
 _RATE_PLACES = Decimal(
     "1E-6"
 )  # Rates are multiples of 1e-6, rounded up: executed is what was planned.
@@ -60,23 +41,6 @@ _WHY_FILTERED = (
     "Noisy sums of clipped per-unit gradients decide the weights; a unit that has used up its own "
     "loss takes no further part."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """A Train job's parameters, read and checked."""
-
-    model: str
-    model_parameters: Mapping[str, JSON]
-    epochs: int
-    batch_size: int
-    max_grad_norm: Decimal
-    learning_rate: Decimal
-    momentum: Decimal
-    optimizer: str
-    algorithm: str
-    noise_multiplier: Decimal | None
-    filtered_epochs: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +74,9 @@ class _Schedule:
 class TrainKind:
     """Train one classifier with DP-SGD (Abadi et al. 2016) on one private dataset.
 
-    A synthetic input beside the private one pre-trains the model; a synthetic input alone is
-    trained on without noise, which is post-processing of the Release it came from. Either way the
-    void edges of that Release are inherited.
+    Synthetic and public inputs beside the private one pre-train the model; without a private one
+    they are trained on without noise, which is post-processing of the Release they came from.
+    Either way the void edges of that Release are inherited.
     """
 
     name = "Train"
@@ -127,8 +91,8 @@ class TrainKind:
                 the batch is larger than the training split.
             Refused: If no privacy is asked for; the message starts with ``NoMechanism``.
         """
-        wanted = _read(study)
-        if _synthetic_only(study):
+        wanted = read(study)
+        if _without_private_data(study):
             return _post_processing(study, context, wanted)
         claim = declaring.requested_claim(study)
         facts = _one_dataset(study, context)
@@ -154,7 +118,7 @@ class TrainKind:
         self, study: StudySpec, context: PlanningContext, noise_multiplier: Decimal
     ) -> Plan:
         """The same Study under a given noise multiplier."""
-        wanted, facts = _read(study), _one_dataset(study, context)
+        wanted, facts = read(study), _one_dataset(study, context)
         return _plan(study, context, wanted, facts, noise_multiplier=noise_multiplier)
 
     def entry(self, step: str) -> str:
@@ -168,7 +132,7 @@ class TrainKind:
         facts = plan.mechanism
         line = f"Train {facts['model']}, {facts['epochs']} epochs"
         if "noiseMultiplier" not in facts:
-            return f"{line}, on released synthetic data alone, no charge"
+            return f"{line}, on public and released data alone, no charge"
         noise = Decimal(str(facts["noiseMultiplier"])).quantize(Decimal("0.01"), ROUND_CEILING)
         filtered = facts.get("individualFilter")
         if isinstance(filtered, Mapping):
@@ -177,67 +141,11 @@ class TrainKind:
         return f"{line}, {facts['canaries']} canaries" if facts["canaries"] else line
 
 
-def _read(study: StudySpec) -> _Request:
-    parameters = Parameters(_SECTION, study.job)
-    parameters.require_known(_NAMES)
-    model = str(study.job.get("model", ""))
-    given = study.job.get("modelParameters", {})
-    if not isinstance(given, Mapping):
-        raise InvalidValue(f"{_SECTION}.modelParameters", "must be an object", type(given).__name__)
-    optimizer = parameters.choice("optimizer", tuple(LEARNING_RATE_DEFAULT), default="SGD")
-    return _Request(
-        model=model,
-        model_parameters=model_named(model).check(given),
-        epochs=parameters.whole("epochs", low=1, high=_EPOCHS_MAX),
-        batch_size=parameters.whole("batchSize", low=1, high=_BATCH_MAX),
-        max_grad_norm=parameters.positive("maxGradNorm"),
-        learning_rate=parameters.positive("learningRate", default=LEARNING_RATE_DEFAULT[optimizer]),
-        momentum=_momentum(study.job.get("momentum", "0")),
-        optimizer=optimizer,
-        algorithm=parameters.choice(
-            "algorithm", extensions.names(ALGORITHM_GROUP), default=ALGORITHM_DEFAULT
-        ),
-        noise_multiplier=(
-            parameters.positive("noiseMultiplier") if "noiseMultiplier" in study.job else None
-        ),
-        filtered_epochs=_filtered_epochs(study.job),
-    )
-
-
-def _filtered_epochs(job: Mapping[str, JSON]) -> int | None:
-    if "individualFilter" not in job:
-        return None
-    section = f"{_SECTION}.individualFilter"
-    given = job["individualFilter"]
-    if not isinstance(given, Mapping):
-        raise InvalidValue(section, "must be an object", type(given).__name__)
-    parameters = Parameters(section, given)
-    parameters.require_known(("epochs",))
-    planned = job.get("epochs")
-    least = planned + 1 if isinstance(planned, int) else 1
-    return parameters.whole("epochs", low=least, high=_EPOCHS_MAX)
-
-
-def _momentum(value: JSON) -> Decimal:
-    number = parse_decimal(f"{_SECTION}.momentum", value)
-    if not 0 <= number < 1:
-        raise InvalidValue(f"{_SECTION}.momentum", "must be at least 0 and below 1", str(value))
-    return number
-
-
-def _synthetic_only(study: StudySpec) -> bool:
-    return bool(study.inputs) and all(item.role is DataRole.SYNTHETIC for item in study.inputs)
+def _without_private_data(study: StudySpec) -> bool:
+    return bool(study.inputs) and all(item.role is not DataRole.PRIVATE for item in study.inputs)
 
 
 def _one_dataset(study: StudySpec, context: PlanningContext) -> DatasetFacts:
-    for item in study.inputs:
-        if item.role is DataRole.PUBLIC:
-            raise InvalidValue(
-                "spec.data",
-                "must have no Public input for Train",
-                item.uri,
-                "Use a Synthetic input, or a model that was pre-trained on public data.",
-            )
     datasets = declaring.private_datasets(study, context)
     if len(datasets) > 1:
         raise InvalidValue(
@@ -253,10 +161,10 @@ def _steps(epochs: int, sample_rate: Decimal) -> int:
     return int((epochs / sample_rate).to_integral_value(ROUND_CEILING))
 
 
-def _schedule(wanted: _Request, facts: DatasetFacts) -> _Schedule:
+def _schedule(wanted: Request, facts: DatasetFacts) -> _Schedule:
     if wanted.batch_size > facts.train_units:
         raise InvalidValue(
-            f"{_SECTION}.batchSize",
+            f"{SECTION}.batchSize",
             f"must be at most {facts.train_units}, the training units of budget {facts.budget}",
             wanted.batch_size,
         )
@@ -271,18 +179,18 @@ def _schedule(wanted: _Request, facts: DatasetFacts) -> _Schedule:
     )
 
 
-def _require_filters(wanted: _Request, facts: DatasetFacts) -> None:
+def _require_filters(wanted: Request, facts: DatasetFacts) -> None:
     """Individual filters need an algorithm that has them, and neighbors that they speak of."""
     if not filters_individually(extensions.load(ALGORITHM_GROUP, wanted.algorithm)):
         raise InvalidValue(
-            f"{_SECTION}.individualFilter",
+            f"{SECTION}.individualFilter",
             "must be absent for an algorithm without individual filters",
             wanted.algorithm,
-            f"Use {ALGORITHM_DEFAULT}, or leave it out.",
+            "Use DPSGD, or leave it out.",
         )
     if facts.neighbors is not Neighbors.ADD_OR_REMOVE_ONE:
         raise InvalidValue(
-            f"{_SECTION}.individualFilter",
+            f"{SECTION}.individualFilter",
             "must be absent unless the budget's neighbors are AddOrRemoveOne",
             facts.neighbors.value,
             "A filter counts what a unit's presence costs, not what its replacement does.",
@@ -292,7 +200,7 @@ def _require_filters(wanted: _Request, facts: DatasetFacts) -> None:
 def _plan(
     study: StudySpec,
     context: PlanningContext,
-    wanted: _Request,
+    wanted: Request,
     facts: DatasetFacts,
     *,
     noise_multiplier: Decimal,
@@ -312,6 +220,8 @@ def _plan(
         "sampling": "Poisson",
         "steps": schedule.executed,
         "maxGradNorm": decimal_text(wanted.max_grad_norm),
+        "clipping": wanted.clipping.value,
+        "unitExamplesMax": examples_max(facts.dataset.options) or 1,
         "accountant": context.accountant.name,
         "canaries": canaries,
     }
@@ -339,7 +249,8 @@ def _plan(
         mechanism=mechanism,
         parameters={
             **mechanism,
-            **_recipe(wanted),
+            **wanted.recipe(),
+            PUBLIC_INPUTS: declaring.public_inputs(study, context),
             "trainUnits": facts.train_units,
             "positive": describe(facts.dataset.uri, facts.dataset.options)["positive"],
         },
@@ -349,28 +260,19 @@ def _plan(
     )
 
 
-def _recipe(wanted: _Request) -> dict[str, JSON]:
-    return {
-        "modelParameters": dict(wanted.model_parameters),
-        "learningRate": decimal_text(wanted.learning_rate),
-        "momentum": decimal_text(wanted.momentum),
-        "optimizer": wanted.optimizer,
-    }
-
-
-def _post_processing(study: StudySpec, context: PlanningContext, wanted: _Request) -> Plan:
+def _post_processing(study: StudySpec, context: PlanningContext, wanted: Request) -> Plan:
     """Training on released data alone: no access, and the Release's claim is inherited."""
     if study.audits:
         raise InvalidValue(
             "spec.audits",
-            "must be absent where all data is synthetic",
+            "must be absent where no data is private",
             ", ".join(audit.attack for audit in study.audits),
             "Audit the Study that made the Release.",
         )
     if wanted.filtered_epochs is not None:
         raise InvalidValue(
-            f"{_SECTION}.individualFilter",
-            "must be absent where all data is synthetic",
+            f"{SECTION}.individualFilter",
+            "must be absent where no data is private",
             wanted.filtered_epochs,
             "Nothing is charged there; give more epochs.",
         )
@@ -391,7 +293,11 @@ def _post_processing(study: StudySpec, context: PlanningContext, wanted: _Reques
         unit=PrivacyUnit.PATIENT,
         neighbors=Neighbors.ADD_OR_REMOVE_ONE,
         mechanism=mechanism,
-        parameters={**mechanism, **_recipe(wanted)},
+        parameters={
+            **mechanism,
+            **wanted.recipe(),
+            PUBLIC_INPUTS: declaring.public_inputs(study, context),
+        },
         steps=("validate", "job", "evaluate"),
         void_edges=declaring.inherited_void_edges(study, context),
     )

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-import opacus  # noqa: F401 - imported here, so that the body's time is that of the body
 import torch
 from torch import nn
 
@@ -29,8 +28,9 @@ from primum.domain.governance.evidence import Evidence, EvidenceKind
 from primum.domain.study.plan import Access, Treatment
 from primum.domain.study.steps import ArtifactRef, Receipt, WorkRequest, WorkResult
 from primum_pipelines import artifacts
-from primum_pipelines.datasets.access import open_private, token_claims
+from primum_pipelines.datasets.access import OtherInput, open_others, open_private, token_claims
 from primum_pipelines.datasets.checks import require_sound
+from primum_pipelines.datasets.units import unit_rows
 from primum_pipelines.models import artifact as model_file
 from primum_pipelines.models.artifact import ModelSpec, scale
 from primum_pipelines.models.registry import build
@@ -42,9 +42,15 @@ from primum_pipelines.optimization.algorithm import (
     TrainingReport,
     TrainingTask,
 )
+from primum_pipelines.optimization.augmentation import Augmentation
+from primum_pipelines.optimization.settings import (
+    ClippingRule,
+    Descent,
+    GradientMode,
+    ScheduleShape,
+)
 from primum_pipelines.progress import Progress
 from primum_pipelines.steps import records
-from primum_pipelines.synthesis import archive
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,17 +86,17 @@ def train(request: WorkRequest) -> WorkResult:
     """
     seconds = records.stopwatch()
     plan = records.plan_of(request)
-    released = _released_tables(request)
+    others = open_others(request)
     charged = [a for a in plan.accesses if a.step == "job" and a.treatment is Treatment.CHARGED]
     if not charged:
-        return _train_released(request, plan.parameters, released, seconds())
+        return _train_released(request, plan.parameters, others, seconds())
     access = charged[0]
     table = open_private(request, access.name)
     require_sound(table)
     spec = _spec(request, plan.parameters, table)
     module = _fresh(spec)
-    for other in released:
-        _fit_ordinary(module, other, spec, epochs=_whole(plan.parameters, "epochs"))
+    for other in others:
+        _fit_ordinary(module, other.table, spec, epochs=_whole(plan.parameters, "epochs"))
     trained = _fit_privately(request, plan.parameters, module, table, spec)
     stored = [
         artifacts.store(
@@ -117,11 +123,12 @@ def train(request: WorkRequest) -> WorkResult:
 def _train_released(
     request: WorkRequest,
     parameters: Mapping[str, JSON],
-    tables: Sequence[UnitTable],
+    others: Sequence[OtherInput],
     before_seconds: float,
 ) -> WorkResult:
-    """Ordinary training on released synthetic data: post-processing, so no token and no receipt."""
+    """Ordinary training on public and released data: no token and no receipt."""
     seconds = records.stopwatch()
+    tables = [other.table for other in others]
     spec = _spec(request, parameters, tables[0])
     module = _fresh(spec)
     epochs = _whole(parameters, "epochs")
@@ -139,22 +146,11 @@ def _train_released(
         restricted={},
     )
     return records.report(
-        message=f"trained {epochs} epochs on released synthetic data",
+        message=f"trained {epochs} epochs on public and released data",
         seconds=before_seconds + seconds(),
         evidence=[evidence],
         artifacts=[stored],
     )
-
-
-def _released_tables(request: WorkRequest) -> list[UnitTable]:
-    """Synthetic inputs, each checked against the digest that its Release recorded."""
-    synthetic = records.mapping(request.context["synthetic"])
-    found = []
-    for name in sorted(synthetic):
-        reference = records.mapping(synthetic[name])
-        data = artifacts.fetch(str(reference["uri"]), digest=str(reference["digest"]))
-        found.append(archive.from_bytes(data))
-    return found
 
 
 def _spec(request: WorkRequest, parameters: Mapping[str, JSON], table: UnitTable) -> ModelSpec:
@@ -209,33 +205,84 @@ def _fit_privately(
     spec: ModelSpec,
 ) -> _Trained:
     features, labels = _tensors(table, spec)
+    units = unit_rows(table.units[table.train])
     count = _whole(parameters, "canaries")
     sealed = canaries.seal(count) if count else None
     trained: nn.Module = canaries.WithCanaries(module, count=count) if count else module
-    inputs = (
-        canaries.add_rows(features, labels, sealed) if sealed is not None else (features, labels)
-    )
+    inputs: tuple[torch.Tensor, ...] = (features, labels)
+    if sealed is not None:
+        inputs = canaries.add_rows(features, labels, sealed)
+        units = units.with_singles(sum(sealed.coins))
+    _freeze(module, str(parameters["trainable"]))
+    names = [name for name, _ in trained.named_parameters()]
     task = TrainingTask(
         module=trained,
         inputs=inputs,
         loss=canaries.loss_with_canaries if sealed is not None else _loss,
         expected_units=_whole(parameters, "trainUnits"),
-        mechanism=MechanismParameters(
-            noise_multiplier=_number(parameters, "noiseMultiplier"),
-            sample_rate=_number(parameters, "sampleRate"),
-            steps=_whole(parameters, "steps"),
-            max_grad_norm=_number(parameters, "maxGradNorm"),
-            individual=_individual(parameters),
-        ),
+        mechanism=_mechanism(parameters),
         learning_rate=_number(parameters, "learningRate"),
-        optimizer=str(parameters["optimizer"]),
+        optimizer=_optimizer(parameters),
         momentum=_number(parameters, "momentum"),
         on_step=_told(Progress(request)),
+        units=units,
+        gradients=GradientMode(str(parameters["gradients"])),
+        descent=_descent(parameters),
+        augmentation=_augmentation(parameters),
+        bias_aware=_number(parameters, "biasAware"),
+        reported_sums=frozenset(n for n in names if n.endswith(canaries.HEAD_PARAMETER)),
     )
     algorithm: TrainingAlgorithm = extensions.load(
         "primum.training_algorithms", str(parameters["algorithm"])
     )()
-    return _Trained(report=algorithm.fit(task), sealed=sealed)
+    try:
+        return _Trained(report=algorithm.fit(task), sealed=sealed)
+    finally:
+        module.requires_grad_(requires_grad=True)
+
+
+def _freeze(module: nn.Module, trainable: str) -> None:
+    """Leave only the last layer with parameters to train, where that is asked for."""
+    if trainable == "Head":
+        owners = [m for m in module.modules() if list(m.parameters(recurse=False))]
+        module.requires_grad_(requires_grad=False)
+        owners[-1].requires_grad_(requires_grad=True)
+
+
+def _mechanism(parameters: Mapping[str, JSON]) -> MechanismParameters:
+    return MechanismParameters(
+        noise_multiplier=_number(parameters, "noiseMultiplier"),
+        sample_rate=_number(parameters, "sampleRate"),
+        steps=_whole(parameters, "steps"),
+        max_grad_norm=_number(parameters, "maxGradNorm"),
+        individual=_individual(parameters),
+        clipping=ClippingRule(str(parameters["clipping"])),
+    )
+
+
+def _optimizer(parameters: Mapping[str, JSON]) -> str:
+    return str(parameters["optimizer"]).removeprefix("NoiseCorrected")
+
+
+def _descent(parameters: Mapping[str, JSON]) -> Descent:
+    return Descent(
+        schedule=ScheduleShape(str(parameters["schedule"])),
+        warm_up=_number(parameters, "warmUp"),
+        averaging=_number(parameters, "averaging"),
+        weight_decay=_number(parameters, "weightDecay"),
+        noise_correction=str(parameters["optimizer"]).startswith("NoiseCorrected"),
+    )
+
+
+def _augmentation(parameters: Mapping[str, JSON]) -> Augmentation | None:
+    if "augmentation" not in parameters:
+        return None
+    given = records.mapping(parameters["augmentation"])
+    return Augmentation(
+        multiplicity=_whole(given, "multiplicity"),
+        shift=_whole(given, "shift"),
+        flip=given["flip"] == "Horizontal",
+    )
 
 
 def _individual(parameters: Mapping[str, JSON]) -> IndividualFilter | None:
@@ -308,7 +355,9 @@ def _receipt(request: WorkRequest, access: Access, report: TrainingReport) -> Re
             "sampleRate": ", ".join(_plain(rate) for _, rate, _ in report.executed),
             "steps": sum(count for _, _, count in report.executed),
             "maxGradNorm": _plain(report.max_grad_norm),
-            "clippedPer": records.plan_of(request).unit.value,  # require_sound: one row is one unit
+            "clippedPer": records.plan_of(request).unit.value,
+            "clipping": report.clipping.value,
+            "gradients": report.gradients,
             "sampling": report.sampling,
             "generator": report.generator,
         },
@@ -339,6 +388,8 @@ def _evidence(
         "planned": access.event.to_json(),
         "executed": executed_event(report, plan.parameters).to_json(),
         "maxGradNorm": _plain(report.max_grad_norm),
+        "clipping": report.clipping.value,
+        "gradients": report.gradients,
         "sampling": report.sampling,
         "generator": report.generator,
         "canaries": plan.mechanism["canaries"],

@@ -37,6 +37,9 @@ class PlanningContext:
     Args:
         datasets: Facts of each private input's dataset, by budget name.
         synthetic: Facts of each synthetic input, by Release name.
+        public_places: Folders and addresses, all ending in a slash, that public data may be read
+            from; the platform engineer says which hold nothing private.
+        protected: Addresses of all datasets that a PrivacyBudget protects.
         accountant: The accountant that speaks for the budgets' accounting policy inside a
             pre-registered plan.
     """
@@ -44,6 +47,8 @@ class PlanningContext:
     datasets: Mapping[str, DatasetFacts]
     synthetic: Mapping[str, SyntheticFacts]
     accountant: Accountant
+    public_places: tuple[str, ...] = ()
+    protected: frozenset[str] = frozenset()
 
 
 class JobKind(Protocol):

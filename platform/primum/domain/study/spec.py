@@ -70,6 +70,7 @@ class StudyInput:
         budget: Name of the PrivacyBudget (Private), in the Study's namespace; empty otherwise.
         release: Name of the Release (Synthetic); empty otherwise.
         uri: Where public data lies (Public); empty otherwise.
+        options: How the driver reads public data (Public); empty otherwise.
         blocks: Which blocks of the budget (Private); nothing chosen means all that exist.
     """
 
@@ -77,6 +78,7 @@ class StudyInput:
     budget: str = ""
     release: str = ""
     uri: str = ""
+    options: Mapping[str, JSON] = field(default_factory=dict)
     blocks: BlockSelection = field(default_factory=BlockSelection)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from primum.domain.accounting.events import Event, event_from_json
@@ -198,6 +198,10 @@ class StepContext:
         audits: The Study's audits as ``{"kind", "attack", "parameters"}``.
         tickets: Per access name: the one-time ticket that is redeemed for a data token.
         upstream: Names of the steps whose outcomes this one may read.
+        credential: What the step shows to the ledger API; as secret as a ticket.
+        owner: The resource that the run is for, as ``{"kind", "name"}``; it lies in the Study's
+            namespace and has the uid of ``study``.
+        resources: What the job may use, as ``{"workers", "gpusPerWorker"}``.
     """
 
     step: str
@@ -212,6 +216,9 @@ class StepContext:
     audits: Sequence[Mapping[str, JSON]]
     tickets: Mapping[str, str]
     upstream: Mapping[str, str]
+    credential: str = ""
+    owner: Mapping[str, JSON] = field(default_factory=dict)
+    resources: Mapping[str, JSON] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, JSON]:
         """Canonical form."""
@@ -228,7 +235,30 @@ class StepContext:
             "audits": [dict(item) for item in self.audits],
             "tickets": dict(self.tickets),
             "upstream": dict(self.upstream),
+            "credential": self.credential,
+            "owner": dict(self.owner),
+            "resources": dict(self.resources),
         }
+
+    @property
+    def workers(self) -> int:
+        """How many compute workers the step may use, at least 1."""
+        return int(str(self.resources.get("workers", 1)))
+
+    @property
+    def gpus_per_worker(self) -> int:
+        """Whole GPUs of each of its workers."""
+        return int(str(self.resources.get("gpusPerWorker", 0)))
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether the step is worth machines of its own: jobs, audits, and what needs a GPU.
+
+        Validation reads tables, and never needs one.
+        """
+        if self.step == "evaluate":
+            return self.gpus_per_worker > 0
+        return self.step != "validate"
 
 
 def context_from_json(value: Mapping[str, JSON]) -> StepContext:
@@ -253,6 +283,9 @@ def context_from_json(value: Mapping[str, JSON]) -> StepContext:
         audits=_mappings(value["audits"]),
         tickets={name: str(ticket) for name, ticket in mapping("tickets").items()},
         upstream={name: str(item) for name, item in mapping("upstream").items()},
+        credential=str(value.get("credential", "")),
+        owner=mapping("owner") if "owner" in value else {},
+        resources=mapping("resources") if "resources" in value else {},
     )
 
 
@@ -263,7 +296,7 @@ class WorkRequest:
     Everything in it is JSON and travels as such.
 
     Args:
-        context: The step's context without its tickets.
+        context: The step's context without its tickets and its credential.
         tokens: Data tokens by access name.
         public_key: The platform's public key, PEM; the loader verifies tokens with it.
         artifacts_uri: Folder (fsspec) that this step may write artifacts to.

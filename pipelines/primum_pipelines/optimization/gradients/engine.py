@@ -1,0 +1,155 @@
+"""The gradient engine: losses of rows in, every unit's gradient out, in a form that can be clipped.
+
+One forward pass and one backward pass to the layers' outputs; parameter gradients of the whole
+batch are never computed (book-keeping: Bu, Wang, Zha & Karypis, *Differentially private
+optimization on large model at small cost*, 2023, with a choice per layer as in their mixed ghost
+clipping, 2022).
+Must never leave out a use of a parameter: one that no layer's rule has seen is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from primum.domain.errors import InvalidValue
+from primum_pipelines.optimization.gradients import rules
+from primum_pipelines.optimization.gradients.contributions import (
+    Contribution,
+    Formed,
+    Product,
+    UnitGradients,
+)
+from primum_pipelines.optimization.gradients.functional import Functional
+from primum_pipelines.optimization.gradients.recorder import Call, Recorder
+from primum_pipelines.optimization.gradients.segments import Segments
+from primum_pipelines.optimization.settings import GradientMode
+
+
+class Engine(Protocol):
+    """Turns losses into unit gradients."""
+
+    name: str
+
+    def __call__(
+        self,
+        losses: Callable[..., torch.Tensor],
+        rows: tuple[torch.Tensor, ...],
+        *,
+        weights: torch.Tensor,
+        segments: Segments,
+    ) -> UnitGradients:
+        """The gradients of the units' losses.
+
+        Args:
+            losses: ``losses(module, *rows)`` gives ``(R,)``; never mixes rows.
+            rows: Tensors with R rows.
+            weights: What each row counts in its unit's loss, ``(R,)``.
+            segments: Which rows are whose.
+        """
+
+
+class BookKeeping:
+    """The engine for models whose parameters belong to layers.
+
+    Args:
+        module: The model.
+        mode: ``AUTO``, ``GHOST`` or ``FORMED``.
+    """
+
+    def __init__(self, module: nn.Module, *, mode: GradientMode) -> None:
+        self._module = module
+        self._mode = mode
+        self._recorder = Recorder(module)
+        self._rules = {
+            id(owner.layer): rules.rule_of(owner.layer) for owner in self._recorder.owners
+        }
+        alone = sorted(
+            {
+                type(owner.layer).__name__
+                for owner in self._recorder.owners
+                if not rules.has_rule(owner.layer)
+            }
+        )
+        note = f", {', '.join(alone)} row by row" if alone else ""
+        self.name = f"book-keeping ({mode.value}{note})"
+
+    def __call__(
+        self,
+        losses: Callable[..., torch.Tensor],
+        rows: tuple[torch.Tensor, ...],
+        *,
+        weights: torch.Tensor,
+        segments: Segments,
+    ) -> UnitGradients:
+        """The gradients of the units' losses."""
+        found, calls = self._recorder.record(
+            lambda: losses(self._module, *rows) * weights, rows=segments.rows
+        )
+        gradients = self._output_gradients(found.sum(), calls)
+        parts: dict[str, list[Contribution]] = {}
+        numbers = 0
+        with torch.no_grad():
+            for call, gradient in zip(calls, gradients, strict=True):
+                if gradient is None:
+                    continue
+                call.require_untouched()
+                numbers += call.numbers + sum(part.numel() for part in call.inputs)
+                used = rules.Use(
+                    layer=call.owner.layer,
+                    inputs=call.inputs,
+                    gradient=gradient,
+                    segments=segments.folded(call.slices),
+                    mode=self._mode,
+                )
+                for name, part in self._rules[id(call.owner.layer)](used).items():
+                    if name in call.owner.names:
+                        parts.setdefault(call.owner.names[name], []).append(part)
+            merged = {name: _merged(uses) for name, uses in parts.items()}
+        numbers += sum(part.values.numel() for part in merged.values() if isinstance(part, Formed))
+        return UnitGradients(segments.units, merged, numbers)
+
+    def _output_gradients(
+        self, total: torch.Tensor, calls: list[Call]
+    ) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of the calls' outputs; refuses parameters that were used past their layers."""
+        if not total.requires_grad:
+            return (None,) * len(calls)
+        recorded = {name for call in calls for name in call.owner.names.values()}
+        others = {n: p for n, p in self._recorder.trainable.items() if n not in recorded}
+        found = torch.autograd.grad(
+            total, [*(call.edge for call in calls), *others.values()], allow_unused=True
+        )
+        for name, gradient in zip(others, found[len(calls) :], strict=True):
+            if gradient is not None:
+                raise InvalidValue(
+                    f"model parameter {name}",
+                    "must be used by its own layer alone",
+                    "a use elsewhere",
+                    "Compose the model of layers, or use gradients: Functional.",
+                )
+        return tuple(found[: len(calls)])
+
+
+def engine_of(module: nn.Module, mode: GradientMode) -> Engine:
+    """The engine of a mode."""
+    if mode is GradientMode.FUNCTIONAL:
+        return Functional(module)
+    return BookKeeping(module, mode=mode)
+
+
+def _merged(uses: list[Contribution]) -> Contribution:
+    """One contribution of a parameter that was used several times: gradients add up first."""
+    if len(uses) == 1:
+        return uses[0]
+    products = [use for use in uses if isinstance(use, Product)]
+    if len(products) == len(uses):
+        return Product(
+            torch.cat([use.left for use in products], dim=1),
+            torch.cat([use.right for use in products], dim=1),
+            products[0].shape,
+        )
+    return Formed(torch.stack([use.formed() for use in uses]).sum(dim=0))
