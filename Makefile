@@ -161,6 +161,7 @@ architecture: setup
 
 verify: setup
 	$(BIN)/python -m primum_operators.schema --write
+	$(BIN)/python -m primum_pipelines.compile --write
 	$(MAKE) --no-print-directory check test
 	git diff --exit-code
 

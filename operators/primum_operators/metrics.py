@@ -13,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from primum.adapters.kube.api import Verb
 from primum.application.ports import LedgerStore
+from primum.application.workloads import CheckState
 from primum.entrypoints.api.metrics import PlatformCollector
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
@@ -48,6 +49,12 @@ class OperatorMetrics:
             "Runs that were ended because what they were for is gone.",
             registry=self._registry,
         )
+        self._checked = Counter(
+            "primum_operator_workloads_checked",
+            "Words about workloads in queues, by what was said.",
+            ["state"],
+            registry=self._registry,
+        )
         self._leading = Gauge(
             "primum_operator_leading", "Whether this replica works.", registry=self._registry
         )
@@ -75,6 +82,10 @@ class OperatorMetrics:
     def orphan_removed(self) -> None:
         """One run without anything it was for."""
         self._removed.inc()
+
+    def workload_checked(self, state: CheckState) -> None:
+        """One word about a workload in a queue."""
+        self._checked.labels(state.value).inc()
 
     def exposition(self) -> bytes:
         """Every metric as text."""

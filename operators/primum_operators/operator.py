@@ -16,6 +16,7 @@ from primum.domain.errors import Conflict, PrimumError, Unavailable
 from primum.domain.names import ResourceKey
 from primum.entrypoints import bootstrap, cluster
 from primum.entrypoints.settings import Settings
+from primum_operators import budget_check, watching
 from primum_operators.metrics import OperatorMetrics
 from primum_operators.probes import ProbeServer
 from primum_operators.queue import WorkQueue
@@ -28,7 +29,6 @@ _TAKE_SECONDS = 0.5  # How long a worker waits before it looks whether it still 
 _CONFLICT_SECONDS = 0.2
 _STALLED_SECONDS = 300.0  # Longer than any look; a worker in one for longer hangs.
 _JOIN_SECONDS = 20.0
-_WATCH_SECONDS = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -62,18 +62,23 @@ class Operator:
             flush_lineage=flush_lineage,
             orphan_removed=metrics.orphan_removed,
             resync_seconds=float(settings.resync_seconds),
+            resync_workloads=self._resync_workloads,
         )
-        self._watcher = Watcher(
-            self._heard,
-            kubeconfig=settings.cluster.kubeconfig,
-            namespaces=settings.cluster.namespaces,
+        self._check = (
+            budget_check.BudgetCheck(
+                parts.platform, parts.workloads, parts.events, said=metrics.workload_checked
+            )
+            if parts.workloads is not None
+            else None
         )
+        self._watchers = self._watched(settings.cluster)
         self._stopped = threading.Event()
         self._busy: dict[int, float] = {}
+        watch = [watcher.keep for watcher in self._watchers]
         work = [self._work] * settings.workers
         self._threads = [
             threading.Thread(target=target, name=f"operator-{number}", daemon=True)
-            for number, target in enumerate([parts.lease.keep, self._lead, self._watch, *work])
+            for number, target in enumerate([parts.lease.keep, self._lead, *watch, *work])
         ]
         self._probes = ProbeServer(
             settings.probe_port, alive=self.alive, ready=self.ready, metrics=metrics.exposition
@@ -100,24 +105,40 @@ class Operator:
         self._probes.close()
         self._parts.api.close()
 
-    def _watch(self) -> None:
-        """Watch until asked to end; begin again where kopf gave up, as without the CRDs."""
-        while not self._stopped.is_set():
-            try:
-                self._parts.resources.check_served()  # kopf would watch nothing, and not say so.
-                self._watcher.run()
-            except PrimumError as error:
-                log.warning("nothing to watch", error=str(error))
-            except Exception as error:  # noqa: BLE001 - kopf raises what it likes
-                log.warning("watch ended", error=type(error).__name__)
-            self._stopped.wait(_WATCH_SECONDS)
+    def _watched(self, settings: cluster.ClusterSettings) -> tuple[Watcher, ...]:
+        """What is watched: our own kinds first, then what each integration brings."""
+        parts, config, where = self._parts, settings.kubeconfig, settings.namespaces
+        own = watching.own_kinds(self._heard)
+        found = [
+            Watcher(
+                own,
+                check_served=parts.resources.check_served,
+                kubeconfig=config,
+                namespaces=where,
+            )
+        ]
+        if self._check is not None:  # Whichever namespace a queue serves, its workloads wait.
+            queues = watching.queued_workloads(self._heard)
+            served = self._check.check_served
+            found.append(Watcher(queues, check_served=served, kubeconfig=config))
+        if parts.endpoints is not None:
+            found.append(
+                Watcher(
+                    watching.endpoints(self._heard),
+                    check_served=parts.endpoints.check_served,
+                    kubeconfig=config,
+                    namespaces=where,
+                )
+            )
+        return tuple(found)
 
     def stop(self) -> None:
         """Ask every thread to end; what is being looked at is finished."""
         self._stopped.set()
         self._queue.close()
         self._parts.lease.stop()
-        self._watcher.stop_flag.set()
+        for watcher in self._watchers:
+            watcher.stop_flag.set()
 
     def alive(self) -> bool:
         """Whether every thread runs and none hangs in one look."""
@@ -128,14 +149,22 @@ class Operator:
 
     def ready(self) -> bool:
         """Whether it watches, and the ledger answers."""
-        if self._stopped.is_set() or not self._watcher.ready_flag.is_set():
+        if self._stopped.is_set() or not self._watchers[0].ready_flag.is_set():
             return False
         self._parts.platform.ledger.head()
         return True
 
     def _heard(self, key: ResourceKey, was: str | None) -> None:
-        if self._parts.lease.held:  # Who comes to lead looks at everything first.
+        if not self._parts.lease.held:  # Who comes to lead looks at everything first.
+            return
+        if key.kind in budget_check.KINDS:
+            self._queue.add(key)
+        else:
             self._reconciler.heard(key, was)
+
+    def _resync_workloads(self) -> None:
+        if self._check is not None:
+            self._check.resync(self._queue.add)
 
     def _wake(self, key: ResourceKey, seconds: float) -> None:
         self._queue.add(key, seconds=seconds)
@@ -169,7 +198,10 @@ class Operator:
         self._busy[threading.get_ident()] = began
         result = "ok"
         try:
-            self._reconciler.look(key)
+            if self._check is not None and key.kind in budget_check.KINDS:
+                self._check.look(key)
+            else:
+                self._reconciler.look(key)
         except Conflict as error:
             result = "conflict"
             self._again(key, _CONFLICT_SECONDS, str(error))
@@ -204,5 +236,6 @@ def operator(settings: Settings, own: OperatorSettings) -> Operator:
     metrics = OperatorMetrics()
     bootstrap.prepare_home(settings)
     parts = cluster.connect(settings, own.cluster, observe=metrics.requested)
+    bootstrap.warm_up(parts.platform)
     flush = bootstrap.lineage_flusher(settings)
     return Operator(parts, own, metrics=metrics, flush_lineage=flush)

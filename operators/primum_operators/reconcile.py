@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import structlog
 
-from primum.application import advance, audits, budgets, releases
+from primum.application import access, advance, audits, budgets, releases
 from primum.application.platform import ACTOR
 from primum.domain import names
 from primum.domain.budget.entries import ReservationState
@@ -179,7 +179,9 @@ class Reconciler:
     def _settle_unread(self, stored: StoredResource) -> None:
         """A Study that nobody can read any more is settled as if the worst had happened."""
         if stored.key.kind in ("Study", "AuditRun"):
-            self._platform.runner.stop(names.run_id(stored.uid, stored.generation))
+            run = names.run_id(stored.uid, stored.generation)
+            access.end_run(self._platform.evidence, run)
+            self._platform.runner.stop(run)
         for held in self._platform.ledger.reservations(study_uid=stored.uid):
             if held.state is ReservationState.EXPOSED:
                 self._platform.ledger.charge(

@@ -10,8 +10,11 @@ from collections.abc import Callable
 
 import structlog
 
+from primum.application import access
+from primum.application.access import end_run
 from primum.application.platform import ACTOR
-from primum.domain.errors import PrimumError
+from primum.application.ports import RunStatus
+from primum.domain.errors import PrimumError, Unavailable
 from primum.domain.names import ResourceKey
 from primum.entrypoints.cluster import Cluster
 from primum.resources.kinds import KINDS
@@ -34,6 +37,7 @@ class Upkeep:
         flush_lineage: Delivers what waits in the outbox.
         orphan_removed: Told of every orphan.
         resync_seconds: How often everything is looked at.
+        resync_workloads: Has every workload looked at that waits in a queue.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Upkeep:
         flush_lineage: Callable[[], int],
         orphan_removed: Callable[[], None],
         resync_seconds: float,
+        resync_workloads: Callable[[], None],
     ) -> None:
         self._cluster, self._platform = cluster, cluster.platform
         self._wake, self._orphan_removed = wake, orphan_removed
@@ -53,6 +58,7 @@ class Upkeep:
             ("lineage", LINEAGE_SECONDS, flush_lineage),
             ("checkpoint", CHECKPOINT_SECONDS, self._checkpoint),
             ("resync", resync_seconds, self.resync),
+            ("workloads", resync_seconds, resync_workloads),
             ("sweep", SWEEP_SECONDS, self.sweep),
         )
         self._due = dict.fromkeys((name for name, _, _ in self._parts), float("-inf"))
@@ -85,20 +91,61 @@ class Upkeep:
                 self._wake(key)
 
     def sweep(self) -> None:
-        """End runs whose Study or AuditRun is gone.
+        """End runs whose Study or AuditRun is gone, and RayJobs whose run has ended.
 
         Kubernetes collects them by their owner reference; somebody may have deleted the owner and
         left them on purpose. Runs are listed before owners, so none that was just made is taken.
         """
+        self._sweep_endpoints()
+        self._sweep_ray_jobs()
         runs = self._cluster.runner.owners()
         if not runs:
             return
         living = {uid for kind in _OWNERS for uid in self._cluster.resources.uids(kind)}
         for run_id, namespace, uid in runs:
             if uid and uid not in living:
+                end_run(self._platform.evidence, run_id)
                 self._cluster.runner.discard(run_id, namespace)
                 self._orphan_removed()
                 log.info("orphan removed", run=run_id, namespace=namespace)
+
+    def _sweep_ray_jobs(self) -> None:
+        """Delete RayJobs that nobody follows: what they are for is gone, or their run has ended.
+
+        A step's process that was killed could not. Only a positive word counts: where the runner
+        does not answer, a RayJob stays.
+        """
+        if self._cluster.ray_jobs is None:
+            return
+        found = list(self._cluster.ray_jobs.running())
+        if not found:
+            return
+        living = {uid for kind in _OWNERS for uid in self._cluster.resources.uids(kind)}
+        for item in found:
+            try:
+                if item.owner in living:
+                    if self._cluster.runner.status(item.run_id) is RunStatus.RUNNING:
+                        continue
+                else:
+                    access.end_run(self._platform.evidence, item.run_id)
+                self._cluster.ray_jobs.discard(item)
+            except Unavailable as error:
+                log.warning("orphan not judged", ray_job=item.name, error=str(error))
+                continue
+            self._orphan_removed()
+            log.info("orphan removed", ray_job=item.name, namespace=item.namespace)
+
+    def _sweep_endpoints(self) -> None:
+        """Take down what serves a Release that is gone: Kubernetes does, unless it was kept."""
+        if self._cluster.endpoints is None:
+            return
+        served = self._cluster.endpoints.served()
+        living = set(self._cluster.resources.keys("Release")) if served else set()
+        for release in served:
+            if release not in living:
+                self._cluster.endpoints.withdraw(release)
+                self._orphan_removed()
+                log.info("orphan removed", endpoint=release.name, namespace=release.namespace)
 
     def _schedule(self) -> None:
         rounds = self._platform.ledger.schedule(

@@ -12,21 +12,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import kopf
+import structlog
 
 # Public in ``kopf.spawn_tasks``, and nowhere else: it holds the connections, which we close.
 from kopf._cogs.structs.credentials import Vault
 
-from primum.adapters.kube_manifests.names import RUN
+from primum.adapters.kube_manifests import endpoint, workload
+from primum.adapters.kube_manifests.names import RELEASE, RUN
+from primum.domain.errors import PrimumError
 from primum.domain.names import ResourceKey
 from primum.resources.kinds import KINDS
 from primum.resources.metadata import API_VERSION, GROUP, VERSION
 
+_AGAIN_SECONDS = 2.0
 _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 3.0)
 _BACKOFF_SECONDS_LAST = 5.0
 _EXIT_SECONDS = 1.0
 _CANCEL_ATTEMPTS = 20
 _CANCEL_SECONDS = 0.5
 _CLOSE_SECONDS = 0.25  # Connections say goodbye to their server after they were closed.
+
+log = structlog.get_logger(__name__)
 
 
 class _ForEver(Sequence[float]):
@@ -44,28 +50,53 @@ class _ForEver(Sequence[float]):
         return (*_BACKOFF_SECONDS, _BACKOFF_SECONDS_LAST)[min(index, len(_BACKOFF_SECONDS))]
 
 
+Heard = Callable[[ResourceKey, str | None], None]
+"""Told the name of whatever may need a look, and what it then was.
+
+The same words for the same uid, spec and mark of deletion; empty for what is gone; ``None`` where
+something that belongs to it changed.
+"""
+
+Declare = Callable[[kopf.OperatorRegistry], None]
+"""Says what is to be watched."""
+
+
 class Watcher:
-    """Watches the five kinds and the Jobs of runs.
+    """Watches some kinds; what one project of the cluster does not serve is a watcher of its own.
 
     Args:
-        heard: Told the name of whatever changed, and what it then was: the same words for the same
-            uid, spec and mark of deletion. Empty for what is gone; ``None`` where its Job changed.
+        declare: What to watch.
+        check_served: Asks for every kind of it once, and raises where one is not served: kopf would
+            watch nothing, and not say so.
         kubeconfig: A kubeconfig file; empty for the pod's own service account.
         namespaces: Where to watch; empty for all.
     """
 
     def __init__(
         self,
-        heard: Callable[[ResourceKey, str | None], None],
+        declare: Declare,
         *,
+        check_served: Callable[[], None],
         kubeconfig: str = "",
         namespaces: Sequence[str] = (),
     ) -> None:
-        self._heard = heard
+        self._declare, self._check_served = declare, check_served
         self._kubeconfig = kubeconfig
         self._namespaces = tuple(namespaces)
         self.stop_flag = threading.Event()
         self.ready_flag = threading.Event()
+
+    def keep(self) -> None:
+        """Watch until ``stop_flag`` is set; begin again where kopf gave up, as without the CRDs."""
+        while not self.stop_flag.is_set():
+            try:
+                self._check_served()
+                self.run()
+            except PrimumError as error:
+                log.warning("nothing to watch", error=str(error))
+            except Exception as error:  # noqa: BLE001 - kopf raises what it likes
+                log.warning("watch ended", error=type(error).__name__)
+            self.stop_flag.wait(_AGAIN_SECONDS)
 
     def run(self) -> None:
         """Watch until ``stop_flag`` is set. Not in the main thread: kopf would take its signals.
@@ -114,28 +145,13 @@ class Watcher:
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
-        for kind in KINDS.values():
-            self._watch_kind(registry, kind.name, kind.plural)
-
-        @kopf.on.event("batch", "v1", "jobs", labels={RUN: kopf.PRESENT}, registry=registry)
-        def job_changed(meta: Mapping[str, Any], **_: Any) -> None:
-            for owner in meta.get("ownerReferences") or ():
-                if owner.get("apiVersion") == API_VERSION and owner.get("kind") in KINDS:
-                    self._heard(ResourceKey(owner["kind"], meta["namespace"], owner["name"]), None)
+        self._declare(registry)
 
         @kopf.on.login(registry=registry)
         def login(**_: Any) -> Any:
             return self._login()
 
         return registry
-
-    def _watch_kind(self, registry: kopf.OperatorRegistry, kind: str, plural: str) -> None:
-        def changed(type: str | None, meta: Mapping[str, Any], **_: Any) -> None:  # noqa: A002
-            key = ResourceKey(kind, str(meta["namespace"]), str(meta["name"]))
-            parts = (meta.get(name) for name in ("uid", "generation", "deletionTimestamp"))
-            self._heard(key, "" if type == "DELETED" else "/".join(map(str, parts)))
-
-        kopf.on.event(GROUP, VERSION, plural, id=f"{plural}-changed", registry=registry)(changed)
 
     def _login(self) -> Any:
         """Credentials, as the official client reads them; asked for again when they run out."""
@@ -150,6 +166,67 @@ class Watcher:
             certificate_path=found.certificate_path,
             private_key_path=found.private_key_path,
         )
+
+
+def own_kinds(heard: Heard) -> Declare:
+    """The five kinds, and the Jobs of runs."""
+
+    def declare(registry: kopf.OperatorRegistry) -> None:
+        for kind in KINDS.values():
+            _watch_kind(registry, kind.name, kind.plural, heard)
+
+        @kopf.on.event("batch", "v1", "jobs", labels={RUN: kopf.PRESENT}, registry=registry)
+        async def job_changed(type: str | None, meta: Mapping[str, Any], **_: Any) -> None:  # noqa: A002
+            if type != "ADDED":  # That is our own doing; what becomes of it is news.
+                _owner_changed(meta, heard)
+
+    return declare
+
+
+def queued_workloads(heard: Heard) -> Declare:
+    """Kueue's AdmissionChecks, and its Workloads while a check of theirs is to be answered."""
+
+    def declare(registry: kopf.OperatorRegistry) -> None:
+        @kopf.on.event(workload.GROUP, workload.VERSION, "admissionchecks", registry=registry)
+        def check_changed(meta: Mapping[str, Any], **_: Any) -> None:
+            heard(ResourceKey("AdmissionCheck", "", str(meta["name"])), None)
+
+        @kopf.on.event(workload.GROUP, workload.VERSION, "workloads", registry=registry)
+        def workload_changed(body: Mapping[str, Any], meta: Mapping[str, Any], **_: Any) -> None:
+            if workload.is_undecided(body):
+                heard(ResourceKey("Workload", str(meta["namespace"]), str(meta["name"])), None)
+
+    return declare
+
+
+def endpoints(heard: Heard) -> Declare:
+    """What serves Releases: whatever becomes of it, its Release is looked at."""
+    group, _, version = endpoint.API_VERSION.partition("/")
+
+    def declare(registry: kopf.OperatorRegistry) -> None:
+        @kopf.on.event(
+            group, version, endpoint.PLURAL, labels={RELEASE: kopf.PRESENT}, registry=registry
+        )
+        def endpoint_changed(meta: Mapping[str, Any], **_: Any) -> None:
+            _owner_changed(meta, heard)
+
+    return declare
+
+
+def _owner_changed(meta: Mapping[str, Any], heard: Heard) -> None:
+    for owner in meta.get("ownerReferences") or ():
+        if owner.get("apiVersion") == API_VERSION and owner.get("kind") in KINDS:
+            heard(ResourceKey(owner["kind"], meta["namespace"], owner["name"]), None)
+
+
+def _watch_kind(registry: kopf.OperatorRegistry, kind: str, plural: str, heard: Heard) -> None:
+    # Handlers that are not coroutines cost a thread's turn for each event.
+    async def changed(type: str | None, meta: Mapping[str, Any], **_: Any) -> None:  # noqa: A002
+        key = ResourceKey(kind, str(meta["namespace"]), str(meta["name"]))
+        parts = (meta.get(name) for name in ("uid", "generation", "deletionTimestamp"))
+        heard(key, "" if type == "DELETED" else "/".join(map(str, parts)))
+
+    kopf.on.event(GROUP, VERSION, plural, id=f"{plural}-changed", registry=registry)(changed)
 
 
 def _settings() -> kopf.OperatorSettings:

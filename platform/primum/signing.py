@@ -23,6 +23,7 @@ from primum.domain.errors import InvalidValue, Tampered
 CERTIFICATE_TYPE = "application/vnd.primum.certificate+json"
 CHECKPOINT_TYPE = "application/vnd.primum.ledger-checkpoint+json"
 DATA_TOKEN_TYPE = "application/vnd.primum.data-token+json"  # noqa: S105 - a media type
+RUN_CREDENTIAL_TYPE = "application/vnd.primum.run-credential+json"
 TICKET_TYPE = "application/vnd.primum.ticket+json"
 
 _ENVELOPE_BYTES_MAX = 4 * 2**20  # Far above any certificate; a hostile file must not fill memory.

@@ -1,26 +1,62 @@
-"""The stores under contract: memory, SQLite and PostgreSQL, each with a clock and an anchor the
-test can hold.
+"""The stores under contract: memory, SQLite, PostgreSQL, and memory behind the ledger API.
+
+Each with a clock and an anchor the test can hold.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from api_platform import identify, make_platform
+from ledger_server import served
 from ledger_words import terms
 
+from primum.adapters.identity import Role
+from primum.adapters.ledger_api.client import LedgerApiClient
+from primum.adapters.ledger_api.stores import remote_stores
 from primum.adapters.memory import (
     ManualClock,
     MemoryAnchor,
     MemoryEvidenceStore,
     MemoryLedgerStore,
     MemoryResourceStore,
+    MemorySigner,
 )
 from primum.domain.budget.entries import ResultCode
 
 
+class Beneath(SimpleNamespace):
+    """Stores behind HTTP: who wants to look beneath the port skips."""
+
+    def __getattr__(self, name):
+        pytest.skip(f"{name}: over HTTP there is nothing beneath the port")
+
+
+class PortAlone:
+    """A port over HTTP; what a test wants of one implementation is not there."""
+
+    def __init__(self, port):
+        self._port = port
+
+    def __getattr__(self, name):
+        if name.startswith("_") or name == "store":
+            pytest.skip(f"{name}: over HTTP there is nothing beneath the port")
+        return getattr(self._port, name)
+
+
+@pytest.fixture(scope="session")
+def ledger_api():
+    """One ledger API for all; each test gives it its own stores."""
+    with served(make_platform(), identify) as server:
+        client = LedgerApiClient(server.url, lambda: Role.PLATFORM.value, patience_seconds=10.0)
+        yield SimpleNamespace(app=server.app, url=server.url, client=client)
+        client.close()
+
+
 @pytest.fixture(
-    params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)],
+    params=["memory", "http", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)],
     ids=lambda p: p,
 )
 def stores(request, fast_folder):
@@ -35,6 +71,9 @@ def stores(request, fast_folder):
             clock=clock,
             anchor=anchor,
         )
+        return
+    if request.param == "http":
+        yield _over_http(request, clock, anchor)
         return
     from primum.adapters.sql import migrate, open_stores
 
@@ -55,6 +94,23 @@ def stores(request, fast_folder):
         anchor=anchor,
     )
     opened.close()
+
+
+def _over_http(request, clock, anchor):
+    api = request.getfixturevalue("ledger_api")
+    api.app.state.platform = replace(
+        make_platform(clock, MemoryLedgerStore(clock=clock, anchor=anchor)),
+        signer=getattr(request.module, "SIGNER", None) or MemorySigner(),
+    )
+    remote = remote_stores(api.client)
+    return Beneath(
+        kind="http",
+        ledger=PortAlone(remote.ledger),
+        evidence=PortAlone(remote.evidence),
+        resources=MemoryResourceStore(clock=clock),
+        clock=clock,
+        anchor=anchor,
+    )
 
 
 @pytest.fixture

@@ -56,6 +56,7 @@ def claim(name: str, *, labels: dict[str, str] | None = None, **spec: Any) -> di
     return {"metadata": metadata, "spec": {"accessModes": ["ReadOnlyMany"], **spec}}
 
 
+WORKFLOW = {"metadata": {"name": "w"}, "spec": {"entrypoint": "main"}}
 PROTECTED = {"primum.dev/dataset": "scans"}
 
 
@@ -84,6 +85,30 @@ def ray_job(labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]
         "metadata": {"name": "r", "labels": {"kueue.x-k8s.io/queue-name": "gpu"}},
         "spec": {"backoffLimit": 0, "rayClusterSpec": ray_cluster_spec(labels), **spec},
     }
+
+
+LAUNCHER = "system:serviceaccount:oncology:primum-launcher"
+PIPELINE = "system:serviceaccount:oncology:primum-pipeline"
+
+
+def as_launcher(field: str) -> dict[str, Any]:
+    made = ray_job()
+    worker = made["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
+    worker[field] = "primum-launcher"
+    return made
+
+
+def job_as(account: str) -> dict[str, Any]:
+    made = job()
+    made["spec"]["template"]["spec"]["serviceAccountName"] = account
+    return made
+
+
+def token(account: str, *groups: str) -> dict[str, Any]:
+    asked = {"kind": "TokenRequest", "metadata": {"name": account}, "spec": {}}
+    made = request("serviceaccounts/token", asked, operation="CREATE")
+    made["userInfo"]["groups"] += groups
+    return made
 
 
 def ray_cluster(labels: dict[str, str] | None) -> dict[str, Any]:
@@ -210,6 +235,17 @@ ACCEPTED: list[tuple[str, Answers, dict[str, Any]]] = [
     ("ray-reservations", OPEN, ray("rayclusters", ray_cluster(LABEL), user=JOB_CONTROLLER)),
     ("ray-reservations", OPEN, ray("rayjobs", ray_job(LABEL), old=ray_job(LABEL))),
     ("ray-reservations", OPEN, ray("rayservices", ray_service(None))),
+    ("ray-reservations", OPEN, ray("rayjobs", ray_job(LABEL), user=LAUNCHER)),
+    ("ray-reservations", OPEN, ray("rayjobs", ray_job(LOOKS), user=PIPELINE)),
+    ("launcher-pods", OPEN, request("pods", pod())),
+    ("launcher-pods", OPEN, request("pods", pod(serviceAccountName="primum-worker"))),
+    (
+        "launcher-pods",
+        OPEN,
+        request("pods", pod(serviceAccountName="primum-launcher"), user=JOB_CONTROLLER),
+    ),
+    ("launcher-tokens", OPEN, token("primum-worker")),
+    ("launcher-tokens", OPEN, token("primum-launcher", "system:nodes")),
     ("images-by-digest", OPEN, request("pods", pod(labels=OURS))),
     ("images-by-digest", OPEN, request("pods", pod(image="nginx:1.29"))),
     ("images-by-digest", OPEN, request("pods", pod(labels={"app": "x"}, image="nginx:1.29"))),
@@ -296,6 +332,12 @@ ACCEPTED: list[tuple[str, Answers, dict[str, Any]]] = [
     ("endpoints", RELEASES, kserve(endpoint(), old=endpoint(), user=JOB_CONTROLLER)),
     ("endpoints", Answers(), kserve(deleting(endpoint()), old=endpoint(), user=SCIENTIST)),
     ("ray-jobs", OPEN, ray("rayjobs", ray_job())),
+    ("workflows", OPEN, request("workflows", WORKFLOW, group="argoproj.io", user=JOB_CONTROLLER)),
+    (
+        "workflows",
+        OPEN,
+        request("workflows", deleting(WORKFLOW), old=WORKFLOW, group="argoproj.io"),
+    ),
     ("governed-namespaces", OPEN, request("namespaces", namespace())),
     (
         "governed-namespaces",
@@ -413,6 +455,54 @@ REFUSED: list[tuple[str, str, Answers, dict[str, Any]]] = [
         request("jobs", job(LABEL), group="batch", user=JOB_CONTROLLER),
     ),
     ("ray-reservations", ONLY_OPERATOR, OPEN, ray("rayjobs", ray_job(LABEL))),
+    (
+        "ray-reservations",
+        ONLY_OPERATOR,
+        OPEN,
+        ray("rayclusters", ray_cluster(LABEL), user=LAUNCHER),
+    ),
+    (
+        "ray-reservations",
+        ONLY_OPERATOR,
+        OPEN,
+        ray("rayjobs", ray_job(LABEL), old=ray_job(), user=LAUNCHER),
+    ),
+    (
+        "ray-reservations",
+        ONLY_OPERATOR,
+        OPEN,
+        ray("rayjobs", ray_job(LABEL), user=LAUNCHER.replace("oncology", "radiology")),
+    ),
+    *(
+        ("ray-reservations", ONLY_OPERATOR, OPEN, ray("rayjobs", as_launcher(field)))
+        for field in ("serviceAccountName", "serviceAccount")
+    ),
+    (
+        "job-reservations",
+        ONLY_OPERATOR,
+        OPEN,
+        request("jobs", job_as("primum-launcher"), group="batch"),
+    ),
+    (
+        "job-reservations",
+        ONLY_OPERATOR,
+        OPEN,
+        request("jobs", job_as("primum-pipeline"), group="batch"),
+    ),
+    (
+        "launcher-pods",
+        "must be made by the operator",
+        OPEN,
+        request("pods", pod(serviceAccountName="primum-launcher")),
+    ),
+    (
+        "launcher-pods",
+        "must be made by the operator",
+        OPEN,
+        request("pods", pod(serviceAccount="primum-pipeline"), user=LAUNCHER),
+    ),
+    ("launcher-tokens", "asked for by a node", OPEN, token("primum-launcher")),
+    ("launcher-tokens", "asked for by a node", OPEN, token("primum-pipeline", "system:masters")),
     (
         "ray-reservations",
         ONLY_OPERATOR,
@@ -595,6 +685,22 @@ REFUSED: list[tuple[str, str, Answers, dict[str, Any]]] = [
         "must not be InteractiveMode",
         OPEN,
         ray("rayjobs", ray_job(submissionMode="InteractiveMode")),
+    ),
+    *(
+        (
+            "workflows",
+            "must be made by Kubeflow Pipelines",
+            OPEN,
+            request(plural, WORKFLOW, group="argoproj.io", user=user),
+        )
+        for plural in ("workflows", "workflowtemplates", "cronworkflows")
+        for user in (SCIENTIST, OPERATOR)
+    ),
+    (
+        "workflows",
+        "must be made by Kubeflow Pipelines",
+        OPEN,
+        request("workflows", WORKFLOW, old=WORKFLOW, group="argoproj.io"),
     ),
     ("ray-jobs", "must name its queue", OPEN, ray("rayjobs", without(ray_job(), "labels"))),
     (

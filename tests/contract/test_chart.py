@@ -25,6 +25,8 @@ from kube_schemas import ASSETS, builtin_problems, pod_templates, problems, unre
 
 from primum.adapters import cluster_identity
 from primum.adapters.identity import Role
+from primum.adapters.kube.rayjobs import settings_from_text
+from primum.adapters.kube_manifests import names, rayjob
 from primum.entrypoints import bootstrap
 from primum.entrypoints import settings as platform_settings
 from primum.resources.kinds import KINDS
@@ -148,7 +150,9 @@ def test_tokens_are_mounted_only_where_the_api_server_is_asked(
     manifests: tuple[Manifest, ...],
 ) -> None:
     for item in of_kind(manifests, "ServiceAccount"):
-        assert item["automountServiceAccountToken"] is False
+        # Kubeflow's pods say nothing of a token, and its launcher needs one.
+        kubeflow = item["metadata"]["name"] == "primum-pipeline"
+        assert item.get("automountServiceAccountToken") is (None if kubeflow else False)
     with_token = {
         item["metadata"]["name"]
         for item in manifests
@@ -220,7 +224,13 @@ def test_no_rule_has_a_wildcard(manifests: tuple[Manifest, ...]) -> None:
 
 def test_nobody_reads_secrets_and_nobody_escalates(manifests: tuple[Manifest, ...]) -> None:
     for name, rule in every_rule(manifests):
-        if "secrets" in rule["resources"]:
+        if "secrets" in rule["resources"] and name == "primum-pipeline":
+            # What Kubeflow's launcher reaches its object store with, and no other.
+            assert (rule["verbs"], rule["resourceNames"]) == (
+                ["get"],
+                ["mlpipeline-minio-artifact"],
+            )
+        elif "secrets" in rule["resources"]:
             assert set(rule["verbs"]) <= {"create", "delete"}, name
         assert not {"bind", "escalate", "impersonate"} & set(rule["verbs"]), name
         assert not {"pods/exec", "pods/attach", "serviceaccounts/token", "nodes"} & set(
@@ -282,7 +292,9 @@ def test_only_stewards_declare_budgets(manifests: tuple[Manifest, ...]) -> None:
         ("auditor", "privacybudgets", READS),
         ("submitter", "studies", READS | {"create"}),
         ("submitter", "privacybudgets", {"get", "use"}),
-        ("submitter", "releases", set()),
+        ("submitter", "releases", READS),
+        ("submitter", "auditruns", READS | {"create"}),
+        ("submitter", "gatepolicies", set()),
     ],
 )
 def test_role_may_exactly(role: str, resource: str, allowed: set[str]) -> None:
@@ -342,7 +354,43 @@ def test_operator_has_its_rights_in_governed_namespaces_alone() -> None:
     }
     assert where == {"oncology", "radiology"}
     assert "ray.io" not in str(rules_of(helm.default(), "operator-governed"))
-    assert verbs(helm.full(), "operator-governed", "rayjobs", "ray.io") >= {"create", "delete"}
+    # Steps make RayJobs; the operator only looks for those that nobody follows, and ends them.
+    rights = [rule for rule in rules_of(helm.full(), "operator-governed") if "rayjobs" in str(rule)]
+    own = next(rule for rule in rights if set(rule["verbs"]) != {"get"})
+    assert (own["resources"], set(own["verbs"])) == (["rayjobs"], {"get", "list", "delete"})
+
+
+def test_steps_make_ray_jobs_under_an_account_that_can_do_nothing_else() -> None:
+    trial = {item["metadata"]["name"] for item in of_kind(helm.trial(), "ServiceAccount")}
+    assert names.LAUNCHER_ACCOUNT not in trial
+    manifests = helm.full()
+    for namespace in ("oncology", "radiology"):
+        account = named(manifests, "ServiceAccount", names.LAUNCHER_ACCOUNT, namespace)
+        assert account["automountServiceAccountToken"] is False
+        role = named(manifests, "Role", "primum-launcher", namespace)
+        (rule,) = role["rules"]
+        assert (rule["apiGroups"], rule["resources"]) == (["ray.io"], ["rayjobs"])
+        assert set(rule["verbs"]) == {"create", "get", "list", "watch", "delete"}
+        binding = named(manifests, "RoleBinding", "primum-launcher", namespace)
+        assert {item["namespace"] for item in binding["subjects"]} == {namespace}
+        assert {item["name"] for item in binding["subjects"]} == set(names.LAUNCHERS)
+
+
+def test_operator_is_told_how_ray_jobs_are_made() -> None:
+    told = operator_settings.from_environment(environment(container(helm.full(), "operator")))
+    ray = settings_from_text(told.cluster.jobs.ray_job)
+    assert (ray.queue, ray.service_account) == ("imaging-gpu", "primum-worker")
+    assert (ray.data_claim, ray.image) == ("primum-dataset-files", told.cluster.jobs.image)
+    assert told.cluster.gpus is None, "the queue says it"
+    counted = helm.rendered(
+        *("--values", str(helm.FULL), "--api-versions", ",".join(APIS)),
+        *("--set", "integrations.kuberay.gpus=0,integrations.kuberay.worker.memory=64Gi"),
+    )
+    told = operator_settings.from_environment(environment(container(counted, "operator")))
+    assert told.cluster.gpus == 0
+    assert settings_from_text(told.cluster.jobs.ray_job).worker_memory == "64Gi"
+    default = operator_settings.from_environment(environment(container(helm.trial(), "operator")))
+    assert default.cluster.jobs.ray_job == ""
 
 
 def test_lease_right_is_for_the_lease_that_the_operator_takes() -> None:
@@ -395,7 +443,7 @@ def test_studies_reach_nothing_outside_but_what_values_name() -> None:
         for peer in rule["to"]
         if "ipBlock" in peer
     ]
-    assert blocks == [("0.0.0.0/0", [5432]), ("10.20.0.0/16", [9000])]
+    assert blocks == [("10.20.0.0/16", [9000])]
     assert all("ports" in rule for rule in spec["egress"])
     trial = policies_in(helm.trial(), "oncology")["primum-steps"]
     assert "ipBlock" not in str(trial), "the trial's database is a pod"
@@ -404,10 +452,26 @@ def test_studies_reach_nothing_outside_but_what_values_name() -> None:
 def test_job_api_of_ray_is_open_to_its_own_and_to_kuberay() -> None:
     spec = policies_in(helm.full(), "oncology")["primum-ray"]
     own, kuberay = spec["ingress"]
-    run = [{"key": "primum.dev/run", "operator": "Exists"}]
-    assert own == {"from": [{"podSelector": {"matchExpressions": run}}]}
+    pods = [
+        {"key": "primum.dev/run", "operator": "Exists"},
+        {
+            "key": "app.kubernetes.io/component",
+            "operator": "In",
+            "values": [item.value for item in rayjob.Workload],
+        },
+    ]
+    assert spec["podSelector"] == {"matchExpressions": pods}
+    assert own == {"from": [{"podSelector": {"matchExpressions": pods}}]}
     assert kuberay["ports"] == [{"protocol": "TCP", "port": 8265}]
     assert "primum-ray" not in policies_in(helm.trial(), "oncology")
+
+
+def test_pods_of_runs_reach_the_api_server_only_to_make_ray_jobs() -> None:
+    spec = policies_in(helm.full(), "oncology")["primum-launchers"]
+    assert spec["podSelector"]["matchLabels"] == {"app.kubernetes.io/component": "worker"}
+    (rule,) = spec["egress"]
+    assert [port["port"] for port in rule["ports"]] == [443, 6443]
+    assert "primum-launchers" not in policies_in(helm.trial(), "oncology")
 
 
 def test_endpoints_answer_nobody_unless_told() -> None:
@@ -516,6 +580,8 @@ def test_policies_know_the_operator_and_the_controllers_of_integrations() -> Non
         "system:serviceaccount:kube-system:job-controller",
         "system:serviceaccount:kuberay-system:kuberay-operator",
         "system:serviceaccount:kueue-system:kueue-controller-manager",
+        "system:serviceaccount:kubeflow:argo",
+        "system:serviceaccount:kubeflow:ml-pipeline",
     ]
     webhook = container(helm.full(), "webhook")["args"]
     assert f"--operator={user}" in webhook
@@ -573,15 +639,33 @@ def test_what_runs_need_is_in_every_governed_namespace() -> None:
     told = jobs.cluster.jobs
     for kind, name in (
         ("ServiceAccount", told.service_account),
-        ("Secret", told.settings_secret),
-        ("Secret", told.keys_secret),
         ("PersistentVolumeClaim", told.artifacts_claim),
     ):
         named(manifests, kind, name, "oncology")
-    secret = named(manifests, "Secret", told.settings_secret, "oncology")
-    platform_settings.from_environment(
-        {name: base64.b64decode(value).decode() for name, value in secret["data"].items()}
-    )
+    secrets = [item for item in manifests if item["kind"] == "Secret"]
+    assert {item["metadata"]["namespace"] for item in secrets} == {NAMESPACE}
+
+
+@pytest.mark.parametrize("rendering", ["full", "trial"])
+def test_runs_reach_the_ledger_api_and_never_the_database(rendering: str) -> None:
+    manifests = RENDERINGS[rendering]()
+    own = operator_settings.from_environment(environment(container(manifests, "operator")))
+    service = named(manifests, "Service", "primum-api")
+    port = service["spec"]["ports"][0]["port"]
+    scheme = "https" if rendering == "full" else "http"
+    assert own.cluster.jobs.ledger_url == f"{scheme}://primum-api.{NAMESPACE}.svc:{port}"
+    egress = policies_in(manifests, "oncology")["primum-steps"]["egress"]
+    ports = [port for rule in egress for port in rule.get("ports", ())]
+    assert {"protocol": "TCP", "port": 8399} in ports
+    assert all(port.get("port") != 5432 for port in ports)
+    to_database = [
+        peer
+        for item in manifests
+        if item["kind"] == "NetworkPolicy" and item["metadata"]["name"].endswith("trial-database")
+        for rule in item["spec"]["ingress"]
+        for peer in rule["from"]
+    ]
+    assert all("namespaceSelector" not in peer for peer in to_database)
 
 
 def test_processes_understand_their_arguments() -> None:
@@ -699,8 +783,6 @@ def test_generated_key_is_one_that_the_platform_signs_with(tmp_path: Path) -> No
     path.chmod(0o600)
     keys.FileSigner(tmp_path).sign("text/plain", b"x")
     assert secret["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
-    given = named(helm.trial(), "Secret", "primum-keys", "oncology")
-    assert given["data"] == secret["data"]
 
 
 def test_tests_ask_services_that_are_there() -> None:
@@ -820,7 +902,9 @@ def test_contradiction_is_refused_with_the_remedy(values: list[str], said: str) 
 
 @pytest.mark.parametrize(
     ("integration", "api"),
-    list(zip(("kuberay", "kueue", "kserve", "certManager", "prometheus"), APIS, strict=True)),
+    list(
+        zip(("kuberay", "kueue", "kfp", "kserve", "certManager", "prometheus"), APIS, strict=True)
+    ),
 )
 def test_integration_is_off_until_asked_for_and_checked_by_its_api(
     integration: str, api: str
@@ -831,7 +915,10 @@ def test_integration_is_off_until_asked_for_and_checked_by_its_api(
     assert done.returncode != 0
     assert f"integrations.{integration}.enabled must be false" in done.stderr
     assert f"--api-versions {api}" in done.stderr
-    there = helm.template("--set", f"integrations.{integration}.enabled=true", "-a", api)
+    served = f"images.serving.digest=sha256:{'4' * 64}"  # What KServe cannot do without.
+    there = helm.template(
+        *("--set", f"integrations.{integration}.enabled=true,{served}"), "-a", api
+    )
     assert there.returncode == 0, there.stderr
 
 
@@ -976,3 +1063,56 @@ def test_install_file_is_whole_and_holds_no_secret(tmp_path: Path) -> None:
     assert "Secret" not in kinds, "a file for everybody must not hold anybody's key"
     assert found[0]["kind"] == "Namespace"
     assert "helm.sh/hook" not in str(found)
+
+
+def test_the_operator_meets_kubeflow_pipelines_with_a_token_of_its_own() -> None:
+    deployment = named(helm.full(), "Deployment", "primum-operator")["spec"]["template"]["spec"]
+    (volume,) = [v for v in deployment["volumes"] if v["name"] == "kfp-token"]
+    (source,) = volume["projected"]["sources"]
+    assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
+    (used,) = deployment["containers"]
+    told = {item["name"]: item.get("value") for item in used["env"]}
+    assert told["PRIMUM_OPERATOR_RUNNER"] == "kfp"
+    mounts = {item["name"]: item["mountPath"] for item in used["volumeMounts"]}
+    assert told["PRIMUM_OPERATOR_KFP_TOKEN_PATH"] == f"{mounts['kfp-token']}/token"
+    assert told["PRIMUM_OPERATOR_KFP_CA"] == f"{mounts['kfp-ca']}/ca.crt"
+    assert not any(
+        "RUNNER" in item["name"] for item in container(helm.default(), "operator")["env"]
+    )
+
+
+def test_only_the_operator_makes_runs_of_kubeflow_pipelines() -> None:
+    makers = {
+        name
+        for name, rule in every_rule(helm.full())
+        if "pipelines.kubeflow.org" in rule["apiGroups"]
+    }
+    assert makers == {"primum-operator-governed"}
+
+
+def test_what_runs_of_kubeflow_pipelines_work_under_can_do_little() -> None:
+    rules = [rule for name, rule in every_rule(helm.full()) if name == "primum-pipeline"]
+    told = {(resource, verb) for r in rules for resource in r["resources"] for verb in r["verbs"]}
+    assert told == {
+        ("workflowtaskresults", "create"),
+        ("workflowtaskresults", "patch"),
+        ("pods", "get"),
+        ("configmaps", "get"),
+        ("secrets", "get"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("http://ml-pipeline.kubeflow.svc:8888", 8888),
+        ("https://kfp.hospital.example", 443),
+        ("http://kfp.hospital.example/pipeline", 80),
+    ],
+)
+def test_the_way_to_kubeflow_pipelines_is_its_port(url: str, port: int) -> None:
+    given = ("--set", f"integrations.kfp.enabled=true,integrations.kfp.url={url}")
+    done = helm.rendered(*given, "-a", "argoproj.io/v1alpha1")
+    policy = named(done, "NetworkPolicy", "primum-operator")
+    ways = [way for way in policy["spec"]["egress"] if "kubeflow" in json.dumps(way)]
+    assert [way["ports"][0]["port"] for way in ways] == [port]

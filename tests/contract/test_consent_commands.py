@@ -18,7 +18,8 @@ from ledger_words import HALF, expose, request, reserve
 
 from primum.adapters import identity
 from primum.adapters.zone import LocalZone
-from primum.application.observing import CERTIFICATE, PUBLISHED
+from primum.application.observing import PUBLISHED
+from primum.application.released import CERTIFICATE
 from primum.domain.budget.entries import EntryKind
 from primum.entrypoints import bootstrap, settings
 from primum_pipelines.datasets import consent

@@ -133,6 +133,25 @@ def test_facts_are_kept_by_kind_in_order(evidence):
     assert list(evidence.facts("Run")) == []
 
 
+def test_a_dossier_is_everything_about_one_generation(evidence):
+    from primum.domain import names
+
+    plan, record = make_plan(), make_evidence()
+    outcome = make_outcome(outcome_id=names.outcome_id("study-1", 1, "job"))
+    wanted = {"Note": "study-1/1", "Run": "r", "Certificate": "study-1/1"}
+    empty = evidence.dossier("study-1", 1, facts=wanted)
+    assert (empty.plan, empty.outcomes, empty.evidence, empty.facts) == (None, {}, (), {})
+    evidence.put_plan(plan)
+    evidence.record(outcome, [record], study_uid="study-1", generation=1)
+    for kind, key in (("Note", "study-1/1"), ("Note", "r"), ("Run", "r"), ("Run", "study-1/1")):
+        evidence.put_fact(kind, key, {"of": key})
+    found = evidence.dossier("study-1", 1, facts=wanted)
+    assert (found.plan, found.outcomes) == (plan, {"job": outcome})
+    assert found.evidence == (record,)
+    assert found.facts == {"Note": {"of": "study-1/1"}, "Run": {"of": "r"}}
+    assert evidence.dossier("study-1", 2, facts={}).plan is None
+
+
 def test_another_fact_under_the_same_key_is_a_conflict(evidence):
     evidence.put_fact("Note", "a", {"n": 1})
     with pytest.raises(Conflict, match="Note a"):

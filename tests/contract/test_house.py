@@ -350,9 +350,9 @@ DISTRIBUTION_OF = {
     "starlette": "fastapi",
     "yaml": "pyyaml",
 }
-# Used without an import of ours: the driver that SQLAlchemy loads by name, the data files, and what
-# pandas reads with.
-WITHOUT_IMPORT = {"psycopg", "scikit-learn", "pyarrow"}
+# Used without an import of ours: the driver that SQLAlchemy loads by name, the data files, what
+# pandas reads with, and what data scientists write pipelines for a cluster with (kfp.kubernetes).
+WITHOUT_IMPORT = {"psycopg", "scikit-learn", "pyarrow", "kfp-kubernetes"}
 
 
 def test_dependencies_are_those_that_are_imported() -> None:

@@ -89,6 +89,17 @@ def test_a_flipped_byte_is_found_and_exits_six(primum, ledger, tmp_path):
     assert found["contradictions"] == ["Entry 2 must match its hash; found changed content."]
 
 
+def test_the_chain_alone_is_verified_and_says_so(primum, ledger, tmp_path):
+    assert primum("ledger", "verify", "--chain").out.startswith("chain intact: 4 entries, head ")
+    done = primum("ledger", "verify", "--chain", "--public-key", "k.pem")
+    assert (done.code, "--chain must be given alone" in done.err) == (2, True)
+    changed(tmp_path / "home", "UPDATE ledger_holdings SET added = 'then'")
+    assert primum("ledger", "verify", "--chain").code == 0
+    assert primum("ledger", "verify").code == 6
+    changed(tmp_path / "home", "UPDATE ledger_entries SET actor = 'loop.' WHERE seq = 2")
+    assert primum("ledger", "verify", "--chain").code == 6
+
+
 def test_a_rollback_beside_its_anchor_is_found_by_a_checkpoint(primum, ledger, tmp_path):
     home = tmp_path / "home"
     older = sqlite3.connect(":memory:")

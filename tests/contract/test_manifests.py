@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import re
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -41,9 +42,11 @@ REQUEST = rayjob.RayJobRequest(
     origin=ORIGIN,
     workload=rayjob.Workload.TRAIN,
     image=IMAGE,
-    entrypoint="python -m primum.entrypoints.step /etc/primum/step/context.json",
+    entrypoint=rayjob.ENTRYPOINT,
     groups=(WORKERS,),
-    context_secret="malignancy-job-3f6a",
+    context_secret=f"primum-{RUN}",
+    context_key="001-job.json",
+    artifacts_claim="primum-artifacts",
     deadline_seconds=14_400,
     queue="imaging-gpu",
     priority="research",
@@ -77,8 +80,9 @@ SERVED = endpoint.EndpointRequest(
     artifact_digest=DIGEST,
     certificate_digest="sha256:" + "b" * 64,
     image=f"registry.example.org/primum/serving@{DIGEST}",
-    bundle_uri="s3://primum/releases/oncology/malignancy",
-    public_key="primum-public-key",
+    claim="primum-artifacts",
+    artifact=PurePosixPath("uid/1/model.safetensors"),
+    public_key="-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n",
 )
 
 
@@ -171,7 +175,7 @@ def test_only_workers_carry_a_reservation_and_see_data() -> None:
     cluster = spec["rayClusterSpec"]
     for blind in (spec["submitterPodTemplate"], cluster["headGroupSpec"]["template"]):
         assert "primum.dev/reservation" not in blind["metadata"]["labels"]
-        assert not any("persistentVolumeClaim" in volume for volume in blind["spec"]["volumes"])
+        assert not any(item["name"].startswith("dataset") for item in blind["spec"]["volumes"])
     for group in cluster["workerGroupSpecs"]:
         template = group["template"]
         assert template["metadata"]["labels"]["primum.dev/reservation"] == RESERVATION
@@ -179,7 +183,11 @@ def test_only_workers_carry_a_reservation_and_see_data() -> None:
         assert claim["persistentVolumeClaim"]["readOnly"] is True
         mounts = template["spec"]["containers"][0]["volumeMounts"]
         (mount,) = [item for item in mounts if item["name"] == "dataset-0"]
-        assert mount == {"name": "dataset-0", "mountPath": "/data/scans", "readOnly": True}
+        assert mount == {
+            "name": "dataset-0",
+            "mountPath": "/var/lib/primum-data/scans",
+            "readOnly": True,
+        }
         assert not any(item["name"] == "context" for item in template["spec"]["volumes"])
 
 
@@ -187,7 +195,14 @@ def test_tickets_are_in_a_secret_and_nowhere_else() -> None:
     manifest: Any = rayjob.ray_job(REQUEST)
     head = manifest["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     (context,) = [item for item in head["volumes"] if item["name"] == "context"]
-    assert context["secret"]["secretName"] == REQUEST.context_secret
+    assert context["secret"] == {
+        "secretName": REQUEST.context_secret,
+        "items": [{"key": "001-job.json", "path": "context.json", "mode": 0o440}],
+    }
+    (container,) = head["containers"]
+    (mount,) = [item for item in container["volumeMounts"] if item["name"] == "context"]
+    assert mount == {"name": "context", "mountPath": "/etc/primum/step", "readOnly": True}
+    assert manifest["spec"]["entrypoint"].endswith(" /etc/primum/step/context.json")
     assert "secretKeyRef" not in str(manifest)
 
 
@@ -198,6 +213,21 @@ def test_ray_job_belongs_to_its_study() -> None:
     assert owner["controller"] is True
     assert metadata["labels"]["primum.dev/run"] == RUN
     assert metadata["labels"]["primum.dev/study"] == "malignancy"
+    assert metadata["labels"]["primum.dev/owner"] == OWNER.uid
+    assert "blockOwnerDeletion" not in owner, "it takes a right over the owner's finalizers"
+
+
+def test_only_the_driver_is_told_where_the_ledger_is() -> None:
+    url = {"PRIMUM_LEDGER_URL": "https://primum-api.primum-system.svc:8399"}
+    spec: Any = rayjob.ray_job(replace(REQUEST, environment=url, ledger_ca="primum-ca"))["spec"]
+    head = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    assert {"name": "PRIMUM_LEDGER_URL", "value": url["PRIMUM_LEDGER_URL"]} in head["containers"][
+        0
+    ]["env"]
+    assert {"name": "ledger-ca", "configMap": {"name": "primum-ca"}} in head["volumes"]
+    for group in spec["rayClusterSpec"]["workerGroupSpecs"]:
+        assert "PRIMUM_LEDGER_URL" not in str(group)
+    assert problems(rayjob.ray_job(replace(REQUEST, ledger_ca="primum-ca"))) == []
 
 
 def test_digest_tells_another_spec_apart() -> None:
@@ -354,7 +384,7 @@ def test_inference_service_is_valid_by_the_released_crd() -> None:
     for wanted in (
         SERVED,
         replace(SERVED, serving=endpoint.Serving.STOPPED, replicas=3),
-        replace(SERVED, bundle_uri=f"oci://registry.example.org/releases/m@{DIGEST}"),
+        replace(SERVED, artifact=PurePosixPath("model.safetensors"), service_account="worker"),
     ):
         assert problems(endpoint.inference_service(wanted)) == []
 
@@ -369,8 +399,42 @@ def test_inference_service_is_restricted_and_serves_the_certified_bytes() -> Non
     assert annotations["primum.dev/artifact-digest"] == DIGEST
     assert annotations["primum.dev/certificate-digest"] == SERVED.certificate_digest
     assert manifest["metadata"]["labels"]["primum.dev/release"] == "malignancy"
-    (storage,) = manifest["spec"]["predictor"]["storageUris"]
-    assert storage["mountPath"] == pod["containers"][0]["args"][1]
+    mounts = {item["mountPath"]: item for item in pod["containers"][0]["volumeMounts"]}
+    registry = pod["containers"][0]["args"][1]
+    model = mounts[f"{registry}/artifacts/model.safetensors"]
+    assert (model["readOnly"], model["subPath"]) == (True, "uid/1/model.safetensors")
+    assert mounts[f"{registry}/endpoints"]["readOnly"] is True
+    entry = json.loads(endpoint.release_entry(SERVED, {"a": 1})["data"]["malignancy.json"])
+    assert f"{registry}/{entry['artifact']}" in mounts
+    assert "storageUris" not in manifest["spec"]["predictor"], "no initializer runs"
+
+
+def test_key_stands_where_only_the_operator_writes() -> None:
+    """A ConfigMap of another key would have the server believe whoever made it."""
+    (pod,) = pods_of(endpoint.inference_service(SERVED))
+    assert SERVED.public_key in pod["containers"][0]["args"]
+    assert SERVED.public_key not in str(endpoint.release_entry(SERVED, {}))
+
+
+def test_entry_of_a_release_is_a_config_map_that_goes_with_it() -> None:
+    entry: Any = endpoint.release_entry(SERVED, {"payload": "x"})
+    assert builtin_problems(entry) == []
+    assert entry["metadata"]["ownerReferences"][0]["kind"] == "Release"
+    assert entry["metadata"]["name"] != endpoint.endpoint_name(SERVED.release)
+    assert endpoint.release_entry(SERVED, None)["data"] == {}
+    (pod,) = pods_of(endpoint.inference_service(SERVED))
+    (volume,) = [item for item in pod["volumes"] if "configMap" in item]
+    assert volume["configMap"]["name"] == entry["metadata"]["name"]
+
+
+def test_digest_tells_another_endpoint_apart() -> None:
+    def digest(wanted: endpoint.EndpointRequest) -> str:
+        metadata: Any = endpoint.inference_service(wanted)["metadata"]
+        return str(metadata["annotations"]["primum.dev/spec-digest"])
+
+    assert digest(SERVED) == digest(replace(SERVED))
+    assert digest(SERVED) != digest(replace(SERVED, replicas=2))
+    assert digest(SERVED) != digest(replace(SERVED, certificate_digest=DIGEST))
 
 
 def test_arguments_are_those_of_the_inference_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,33 +444,30 @@ def test_arguments_are_those_of_the_inference_server(monkeypatch: pytest.MonkeyP
     from primum_serving import __main__ as server
 
     (pod,) = pods_of(endpoint.inference_service(SERVED))
+    asked: list[Any] = []
     monkeypatch.setattr(sys, "argv", ["primum_serving", *pod["containers"][0]["args"]])
-    with pytest.raises(FileNotFoundError, match=r"signing\.pub\.pem"):
-        server.main()
+    monkeypatch.setattr("primum_serving.app.create_app", lambda *told: asked.append(told))
+    monkeypatch.setattr("uvicorn.run", lambda _app, **told: asked.append(told))
+    server.main()
+    (registry, key), listening = asked
+    assert (str(registry), key) == ("/mnt/models", SERVED.public_key)
+    assert (listening["host"], listening["port"]) == ("0.0.0.0", endpoint.PORT)
 
 
 def test_endpoint_that_is_stopped_does_not_answer() -> None:
     stopped = replace(SERVED, serving=endpoint.Serving.STOPPED)
     manifest: Any = endpoint.inference_service(stopped)
     assert manifest["metadata"]["annotations"]["serving.kserve.io/stop"] == "true"
-    deployment: Any = endpoint.endpoint_workload(replace(stopped, bundle_uri="pvc://zoo/a"))[0]
+    deployment: Any = endpoint.endpoint_workload(stopped)[0]
     assert deployment["spec"]["replicas"] == 0
 
 
 def test_endpoint_without_kserve_is_a_restricted_deployment_and_a_service() -> None:
-    wanted = replace(SERVED, bundle_uri="pvc://primum-releases/oncology/malignancy")
-    deployment, service = endpoint.endpoint_workload(wanted)
+    deployment, service = endpoint.endpoint_workload(SERVED)
     assert builtin_problems(deployment) == []
     assert builtin_problems(service) == []
     (pod,) = pods_of(deployment)
     assert unrestricted(pod) == []
-    bundle = pod["containers"][0]["volumeMounts"][-1]
-    assert bundle == {
-        "name": "bundle",
-        "mountPath": "/mnt/models",
-        "subPath": "oncology/malignancy",
-        "readOnly": True,
-    }
     spec: Any = deployment["spec"]
     assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
 
@@ -417,18 +478,16 @@ def test_endpoint_without_kserve_is_a_restricted_deployment_and_a_service() -> N
         ({"artifact_digest": "latest"}, "artifact_digest"),
         ({"certificate_digest": ""}, "certificate_digest"),
         ({"image": "serving:0.1.0"}, "image"),
-        ({"bundle_uri": "hf://someone/model"}, "bundle_uri"),
+        ({"claim": "../zoo"}, "claim"),
+        ({"artifact": PurePosixPath("../other/model")}, "artifact"),
+        ({"artifact": PurePosixPath("/model")}, "artifact"),
+        ({"artifact": PurePosixPath()}, "artifact"),
         ({"replicas": 0}, "replicas"),
     ],
 )
 def test_endpoint_that_cannot_be_trusted_is_refused(change: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidValue, match=field):
         endpoint.inference_service(replace(SERVED, **change))
-
-
-def test_bundle_elsewhere_needs_kserve() -> None:
-    with pytest.raises(InvalidValue, match="bundle_uri"):
-        endpoint.endpoint_workload(SERVED)
 
 
 @given(release=NAME)

@@ -13,6 +13,7 @@ import pathlib
 
 import helm
 import pytest
+import simulated_kuberay
 from control_plane import ControlPlane, MissingAssets, find_assets
 
 from primum.adapters.kube.api import KubeApi
@@ -57,6 +58,12 @@ def control_plane(pytestconfig):
         plane.stop()
 
 
+@pytest.fixture(scope="session")
+def ray_definitions(control_plane):
+    """The released CRD of KubeRay's RayJobs, served by the control plane."""
+    control_plane.install([simulated_kuberay.definition()])
+
+
 @pytest.fixture
 def api(control_plane):
     """The API server, as its administrator."""
@@ -89,10 +96,10 @@ def connect():
 
 
 @contextlib.contextmanager
-def applied_chart(api, namespace):
+def applied_chart(api, namespace, *further):
     """The chart's manifests for a namespace, while its service accounts and rights stand."""
     manifests = helm.rendered(
-        "--set", f"governed.namespaces={{{namespace}}},images.worker.digest={DIGEST}"
+        *further, "--set", f"governed.namespaces={{{namespace}}},images.worker.digest={DIGEST}"
     )
     space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": helm.NAMESPACE}}
     api.create("/api/v1/namespaces", space)
@@ -115,6 +122,19 @@ def chart(api, namespace):
     """The chart for the namespace of this test."""
     with applied_chart(api, namespace) as manifests:
         yield manifests
+
+
+@pytest.fixture
+def chart_with(api, namespace):
+    """A function that applies the chart for the namespace of this test with further arguments."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *further: stack.enter_context(applied_chart(api, namespace, *further))
+
+
+@pytest.fixture(scope="session")
+def with_chart():
+    """``applied_chart``, for fixtures of a module."""
+    return applied_chart
 
 
 @pytest.fixture(scope="module")

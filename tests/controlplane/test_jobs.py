@@ -21,6 +21,7 @@ from primum.adapters.memory import ManualClock, MemorySigner
 from primum.application.ports import RunStatus
 from primum.domain.errors import InvalidValue, NotFound, Refused
 from primum.domain.study.steps import StepContext
+from primum.entrypoints import settings
 
 RUN = "5d1c7f0e-0000-5000-8000-000000000001"
 
@@ -64,6 +65,8 @@ def contexts(namespace, uid, *, tickets=None, plan=None):
             audits=(),
             tickets=tickets or {f"{step}@wisconsin": ticket("r-1")},
             upstream={},
+            credential="signed",
+            owner={"kind": "Study", "name": "malignancy"},
         )
         for step in ("validate", "job")
     ]
@@ -131,17 +134,16 @@ def test_its_pod_is_restricted(runner, api, namespace, study):
     launch(runner, namespace, study)
     pod = the_job(api, namespace)["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    for every in (container, *pod["initContainers"]):
-        assert every["image"] == JOBS.image
-        assert every["resources"]["limits"]
-        assert every["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "privileged": False,
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        }
+    assert "initContainers" not in pod
+    assert container["image"] == JOBS.image
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
     assert pod["securityContext"]["runAsUser"] > 0
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert (pod["automountServiceAccountToken"], pod["restartPolicy"]) == (False, "Never")
@@ -150,13 +152,47 @@ def test_its_pod_is_restricted(runner, api, namespace, study):
     assert kinds <= {"emptyDir", "secret", "persistentVolumeClaim"}
 
 
+def test_its_pod_holds_no_key_and_no_database(runner, api, namespace, study):
+    launch(runner, namespace, study)
+    pod = the_job(api, namespace)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    told = {item["name"]: item["value"] for item in container["env"]}
+    assert told["PRIMUM_LEDGER_URL"] == JOBS.ledger_url
+    assert not {"PRIMUM_DATABASE_URL", "PRIMUM_LEDGER_CA"} & set(told)
+    assert "envFrom" not in container
+    found = settings.from_environment(told)
+    assert (found.ledger_url, found.ledger_ca) == (JOBS.ledger_url, "")
+    secrets = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+    assert [item["secretName"] for item in secrets] == [f"primum-{RUN}"]
+    assert "configMap" not in {name for volume in pod["volumes"] for name in volume}
+
+
+def test_its_pod_checks_the_ledger_api_by_the_authorities_that_are_named(
+    connect, control_plane, api, namespace, study
+):
+    with_ca = dataclasses.replace(JOBS, ledger_ca="primum-ledger-ca")
+    client = connect(control_plane.kubeconfig)
+    launch(KubeJobRunner(client, with_ca, clock=ManualClock()), namespace, study)
+    pod = the_job(api, namespace)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    told = {item["name"]: item["value"] for item in container["env"]}
+    (mount,) = [item for item in container["volumeMounts"] if item["name"] == "ledger-ca"]
+    (volume,) = [item for item in pod["volumes"] if item["name"] == "ledger-ca"]
+    assert told["PRIMUM_LEDGER_CA"] == f"{mount['mountPath']}/ca.crt"
+    assert mount["readOnly"] is True
+    assert volume["configMap"]["name"] == "primum-ledger-ca"
+
+
 def test_tickets_are_in_the_secret_and_nowhere_else(runner, api, namespace, study):
     launch(runner, namespace, study)
     (secret,) = secrets(api, namespace)
     assert sorted(secret["data"]) == ["000-validate.json", "001-job.json"]
     told = json.loads(base64.b64decode(secret["data"]["001-job.json"]))
     text = told["tickets"]["job@wisconsin"]
-    assert text not in json.dumps(the_job(api, namespace))
+    shown = json.dumps(the_job(api, namespace))
+    assert told["credential"] == "signed"
+    assert text not in shown
+    assert "signed" not in shown
     assert secret["metadata"]["ownerReferences"][0]["uid"] == study
     assert secret["immutable"] is True
 
@@ -256,4 +292,4 @@ def test_a_queue_holds_the_job_until_it_admits_it(connect, control_plane, api, n
 )
 def test_an_image_is_named_by_digest(image):
     with pytest.raises(InvalidValue, match="by digest"):
-        JobSettings(image=image)
+        JobSettings(image=image, ledger_url=JOBS.ledger_url)

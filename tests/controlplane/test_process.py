@@ -19,13 +19,17 @@ import helm
 import pytest
 import yaml
 from kubelet import Kubelet
+from ledger_server import served
 from manifests import path
+from simulated_kfp import Processes, SimulatedKfp
+from simulated_kuberay import SimulatedKubeRay
 
 from primum.adapters.sql import open_stores
 from primum.adapters.system import SystemClock
 from primum.domain.canonical import canonical_json
 from primum.entrypoints import bootstrap
 from primum.entrypoints import settings as platform_settings
+from primum_operators import settings as operator_settings
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples" / "breast-cancer"
 OPERATOR = "primum-operator"
@@ -58,6 +62,14 @@ class Replicas:
         self._folder = folder
         self.running: dict[str, subprocess.Popen] = {}
         self.ports: dict[str, int] = {}
+
+    def also(self, **told: str) -> None:
+        """Further settings of every replica that is started from now on."""
+        self._environment |= told
+
+    def own_settings(self):
+        """The operator's own settings."""
+        return operator_settings.from_environment(self._environment)
 
     def settings(self):
         """The settings that steps and tests share with the operator."""
@@ -124,15 +136,21 @@ def replicas(control_plane, chart, folder, new_postgresql, namespace):
         made.stop()
 
 
+def mounted_steps(folder, steps):
+    """What a pod finds of its Secret."""
+    mounted = pathlib.Path(tempfile.mkdtemp(prefix="steps-", dir=folder))
+    for number, step in enumerate(steps):
+        (mounted / f"{number:03d}-{step.step}.json").write_bytes(canonical_json(step.to_json()))
+    return mounted
+
+
 @pytest.fixture
 def pods(api, control_plane, namespace, replicas, folder):
     """A kubelet whose containers are the real process of a run."""
     environment = {**os.environ, **replicas.settings().environment()}
 
     def container(steps):
-        mounted = pathlib.Path(tempfile.mkdtemp(prefix="steps-", dir=folder))
-        for number, step in enumerate(steps):
-            (mounted / f"{number:03d}-{step.step}.json").write_bytes(canonical_json(step.to_json()))
+        mounted = mounted_steps(folder, steps)
         done = subprocess.run(
             [sys.executable, "-m", "primum.entrypoints.walk", str(mounted)],
             env=environment,
@@ -207,3 +225,119 @@ def test_the_first_example_goes_from_kubectl_apply_to_served_with_two_replicas(
     assert stores.ledger.verify() == ()
     stores.close()
     assert replicas.end(left) == 0
+
+
+@pytest.mark.ray
+@pytest.mark.postgres
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_first_example_runs_through_kubeflow_pipelines(
+    control_plane, api, namespace, replicas, folder
+):
+    """Each task is the compiled command of its step, as Kubeflow's launcher would start it."""
+    tasks = Processes(folder, {**os.environ, **replicas.settings().environment()})
+    with SimulatedKfp(api, tasks, tokens=("of-the-operator",)) as kfp:
+        token = folder / "kfp-token"
+        token.write_text("of-the-operator")
+        replicas.also(
+            PRIMUM_OPERATOR_RUNNER="kfp",
+            PRIMUM_OPERATOR_KFP_URL=kfp.url,
+            PRIMUM_OPERATOR_KFP_TOKEN_PATH=str(token),
+        )
+        kfp.fail("POST .*/runs$", "lost")
+        replicas.start("replica-a", 18082)
+        apply(control_plane, namespace, "budget.yaml", "study.yaml")
+        said = lambda: replicas.log("replica-a") + "".join(tasks.outputs)  # noqa: E731
+        wait(
+            lambda: (
+                shown(api, namespace, "Study", "malignancy", "Succeeded")[:5] in ("True ", "False")
+            ),
+            seconds=400,
+            message=said,
+        )
+        assert shown(api, namespace, "Study", "malignancy", "Succeeded") == "True Done", said()
+        assert kfp.faults == []
+        assert kfp.created == 1
+        wait(lambda: len(kfp.finished) == 5, seconds=60, message=said)
+        ran = [name for _, name in kfp.finished]
+        assert ran == ["validate", "job", "evaluate", "audit", "notify"]
+    assert "the run ended: SUCCEEDED" in tasks.outputs[-1]
+    assert "orbidden" not in replicas.log("replica-a")
+    tickets = [text for text in tasks.outputs if "eyJ" in text]
+    assert tickets == []  # No ticket and no credential is printed.
+    assert replicas.end("replica-a") == 0
+
+
+@pytest.mark.ray
+@pytest.mark.postgres
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_first_example_runs_its_heavy_steps_in_ray_jobs(
+    control_plane, api, namespace, folder, chart_with, new_postgresql, ray_definitions
+):
+    """Run pods and drivers are processes that know the ledger API, and no database and no key."""
+    manifests = chart_with("-a", "ray.io/v1", "--set", "integrations.kuberay.enabled=true")
+    replicas = Replicas(control_plane, manifests, folder, new_postgresql(), namespace)
+    token = control_plane.token(namespace, "primum-launcher")
+    settings = replicas.settings()
+    bootstrap.prepare_home(settings)
+    told = {k: v for k, v in settings.environment().items() if k != "PRIMUM_DATABASE_URL"}
+    printed = folder / "printed"
+
+    def run(command, **more):
+        with printed.open("ab") as out:
+            environment = {**os.environ, **told, **more}
+            return subprocess.run(command, env=environment, check=False, stdout=out, stderr=out)
+
+    def container(steps):
+        mounted = mounted_steps(folder, steps)
+        made = replicas.own_settings()
+        walk = [sys.executable, "-m", "primum.entrypoints.walk", str(mounted)]
+        config = control_plane.kubeconfig_of(f"launcher-{namespace}", token)
+        return (
+            run(
+                walk,
+                PRIMUM_COMPUTE="rayjob",
+                PRIMUM_RAY_JOB=made.cluster.jobs.ray_job,
+                PRIMUM_KUBECONFIG=config,
+            ).returncode
+            == 0
+        )
+
+    def drive(driver):
+        ((_, text),) = driver.files.items()
+        context = pathlib.Path(tempfile.mkdtemp(prefix="driver-", dir=folder)) / "context.json"
+        context.write_text(text)
+        command = driver.command.split()
+        assert command[:3] == ["python", "-m", "primum.entrypoints.step"]
+        # The warm workers of this machine stand for the cluster's.
+        return run([sys.executable, *command[1:3], str(context)]).returncode == 0
+
+    with (
+        served(bootstrap.platform(settings)) as ledger,
+        SimulatedKubeRay(api, drive, namespace=namespace) as kuberay,
+        Kubelet(api, container, namespace=namespace, manages=control_plane.manages) as pods,
+    ):
+        told["PRIMUM_LEDGER_URL"] = ledger.url
+        said = lambda: replicas.log("replica-a") + printed.read_text(errors="replace")  # noqa: E731
+        try:
+            replicas.start("replica-a", 18083)
+            apply(control_plane, namespace, "budget.yaml", "study.yaml")
+            wait(
+                lambda: (
+                    shown(api, namespace, "Study", "malignancy", "Succeeded")[:5]
+                    in ("True ", "False")
+                ),
+                seconds=400,
+                message=said,
+            )
+            assert shown(api, namespace, "Study", "malignancy", "Succeeded") == "True Done", said()
+            assert replicas.end("replica-a") == 0
+        finally:
+            replicas.stop()
+    assert (kuberay.faults, pods.faults) == ([], [])
+    ran = [job["metadata"]["labels"]["primum.dev/step"] for job in kuberay.jobs()]
+    assert sorted(ran) == ["audit", "job"]
+    assert len(kuberay.driven) == len(set(kuberay.driven)) == 2
+    assert "orbidden" not in replicas.log("replica-a")
+    assert "eyJ" not in printed.read_text(errors="replace")

@@ -33,9 +33,9 @@ MAY_CREATE = {
     "steward": {"PrivacyBudget"},
     "compliance": {"GatePolicy"},
     "auditor": {"AuditRun"},
-    "submitter": {"Study"},
+    "submitter": {"Study", "AuditRun"},
 }
-MAY_NOT_LIST = {"submitter": {"PrivacyBudget", "GatePolicy", "Release", "AuditRun"}}
+MAY_NOT_LIST = {"submitter": {"PrivacyBudget", "GatePolicy"}}
 REVOKED = {"spec": {"revocation": {"reason": "somebody asked"}}}
 
 

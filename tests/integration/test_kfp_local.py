@@ -22,6 +22,7 @@ from primum.domain.study.steps import StepContext, context_from_json
 
 STEPS = ("validate", "job", "evaluate", "audit")
 TICKET = "a-ticket-that-nobody-may-read"
+CREDENTIAL = "a-credential-that-nobody-may-read"
 WAIT_SECONDS = 60
 
 PLATFORM = '''
@@ -180,6 +181,7 @@ def make_context(step: str, **changes: object) -> StepContext:
         "expectations": [],
         "audits": [],
         "tickets": {step: TICKET},
+        "credential": CREDENTIAL,
         "upstream": {},
     }
     return StepContext(**{**fields, **changes})  # type: ignore[arg-type]
@@ -253,7 +255,8 @@ def test_no_ticket_stays_behind(trial):
 
     left = [path for path in trial.folder.rglob("*") if path.is_file()]
     assert left
-    assert not [path for path in left if TICKET in path.read_text(errors="replace")]
+    for secret in (TICKET, CREDENTIAL):
+        assert not [path for path in left if secret in path.read_text(errors="replace")]
     assert not list((trial.folder / "tmp").glob("*"))
 
 

@@ -81,7 +81,8 @@ def believe_that_nothing_ran(monkeypatch):
 
 
 def trust_a_receipt_without_its_token(monkeypatch):
-    """Accept any receipt, and of a damaged one what is missing as nothing."""
+    """Accept any receipt at both doors, and of a damaged one what is missing as nothing."""
+    monkeypatch.setattr(step_services.StepRules, "_check", lambda self, outcome, evidence: None)
 
     def receipts(items, tokens):
         found = []

@@ -11,9 +11,11 @@ import dataclasses
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from control_plane import ControlPlane
 from kubelet import Kubelet
+from ledger_server import served
 from manifests import manifest, path
 from simulated.jobs import ATTACK, KIND
 from simulated.world import BUDGETS, World
@@ -25,15 +27,18 @@ from primum.adapters.kube.jobs import KubeJobRunner
 from primum.adapters.kube.lease import LeaderLease
 from primum.adapters.kube.pods import JobSettings
 from primum.adapters.kube.resources import KubeResourceStore
+from primum.adapters.ledger_api.client import LedgerApiClient
+from primum.adapters.ledger_api.steps import HttpStepServices
 from primum.adapters.system import SystemClock
-from primum.domain.study.steps import StepContext, StepStatus
-from primum.entrypoints.cluster import Cluster, ClusterSettings
+from primum.domain.study.steps import StepContext, StepOutcome, StepStatus
+from primum.entrypoints.cluster import Cluster, ClusterRunner, ClusterSettings
 from primum_operators.metrics import OperatorMetrics
 from primum_operators.operator import Operator
 from primum_operators.settings import OperatorSettings
 
 IMAGE = "registry.example.org/primum/worker@sha256:" + "0" * 64
-JOBS = JobSettings(image=IMAGE, cpu="100m", memory="64Mi")
+LEDGER = "https://primum-api.primum-system.svc:8399"
+JOBS = JobSettings(image=IMAGE, ledger_url=LEDGER, cpu="100m", memory="64Mi")
 
 
 class Clinic(World):
@@ -55,6 +60,24 @@ class Clinic(World):
         """What a body does: well, unless the test wants something else of its step."""
         return self.moods.get(self._step.now, "well")
 
+    def _services(self, context: StepContext) -> HttpStepServices:
+        """What a pod of a run has: its context and the ledger API, and neither ledger nor key."""
+        client = LedgerApiClient(self.ledger_api.url, lambda: context.credential)
+        self._step.client = client
+        return HttpStepServices(
+            context=context,
+            client=client,
+            worker=self._worker,
+            artifacts="memory://artifacts",
+            folders=(),
+        )
+
+    def _execute(self, context: StepContext) -> StepOutcome:
+        try:
+            return super()._execute(context)
+        finally:
+            self._step.client.close()
+
     def container(self, steps: list[StepContext]) -> bool:
         """What a run's pod does: its steps in order, up to the first that fails."""
         for context in steps:
@@ -63,6 +86,14 @@ class Clinic(World):
                 return False
         return True
 
+    def cluster_runner(self, api: KubeApi, clock: SystemClock) -> ClusterRunner:
+        """Who runs this clinic's runs."""
+        return KubeJobRunner(api, JOBS, clock=clock, namespaces=(self.namespace,))
+
+    def integrations(self, api: KubeApi) -> dict[str, Any]:
+        """What other projects of the cluster are met through: fields of ``Cluster``."""
+        return {}
+
     def replica(self, identity: str, kubeconfig: str = "", **changes: object) -> Operator:
         """An operator of this clinic, not started yet."""
         config = kubeconfig or self.plane.kubeconfig
@@ -70,7 +101,7 @@ class Clinic(World):
         clock, where = SystemClock(), (self.namespace,)
         events = EventRecorder(api, instance=identity, now=clock.now)
         resources = KubeResourceStore(api, announce=events.transitions, namespaces=where)
-        runner = KubeJobRunner(api, JOBS, clock=clock, namespaces=where)
+        runner = self.cluster_runner(api, clock)
         lease = LeaderLease(
             api, namespace=self.namespace, name="primum-operator", identity=identity, clock=clock
         )
@@ -90,7 +121,10 @@ class Clinic(World):
             run_seconds=1,
             probe_port=0,
         )
-        parts = Cluster(platform, api, resources, runner, lease, events)
+        others = self.integrations(api)
+        if "endpoints" in others:
+            platform = dataclasses.replace(platform, publisher=others["endpoints"])
+        parts = Cluster(platform, api, resources, runner, lease, events, **others)
         settings = dataclasses.replace(settings, **changes)
         return Operator(parts, settings, metrics=OperatorMetrics(), flush_lineage=lambda: 0)
 
@@ -99,7 +133,7 @@ class Clinic(World):
         """Operators and a kubelet at work."""
         replicas = [self.replica(name, **changes) for name in identities or ("replica-a",)]
         threads = [threading.Thread(target=replica.run, daemon=True) for replica in replicas]
-        with self.kubelet:
+        with served(self.platform) as self.ledger_api, self.kubelet:
             for thread in threads:
                 thread.start()
             try:

@@ -241,6 +241,18 @@ class Api:
         return body if code == 404 else _good(code, body, path)
 
 
+def listed(api: Api, path: str) -> list:
+    """Every object of a collection.
+
+    Raises:
+        OSError: If it is not served, as for a moment after a server's start.
+    """
+    found = api.get(path)
+    if found is None:
+        raise OSError(f"{path} is not served")
+    return found["items"]
+
+
 def _json(body: bytes):
     try:
         return json.loads(body) if body else {}
@@ -555,7 +567,7 @@ class ControlPlane:
 
 
 def _established(api: Api, path: str) -> bool:
-    listed = (api.get(path) or {}).get("status", {}).get("conditions", ())
+    listed = (api.get(path) or {}).get("status", {}).get("conditions") or ()
     found = {c["type"]: c for c in listed}
     broken = found.get("NonStructuralSchema")
     if broken and broken["status"] == "True":

@@ -21,6 +21,7 @@ NAMESPACE = "primum-system"
 APIS = (
     "ray.io/v1",
     "kueue.x-k8s.io/v1beta2",
+    "argoproj.io/v1alpha1",
     "serving.kserve.io/v1beta1",
     "cert-manager.io/v1",
     "monitoring.coreos.com/v1",

@@ -44,6 +44,7 @@ class Kubelet:
         self.started: list[str] = []
         self.faults: list[BaseException] = []
         self.paused = threading.Event()
+        self.admits: Callable[[dict], bool] = lambda _item: True
 
     def __enter__(self) -> Kubelet:
         self._start(self._watch)
@@ -72,7 +73,7 @@ class Kubelet:
     def _admit(self, item: dict) -> None:
         uid = item["metadata"]["uid"]
         steps = self._mounts(item) if uid not in self._seen and self._is_new(item) else None
-        if steps is not None:
+        if steps is not None and self.admits(item):
             self._seen.add(uid)
             self.started.append(item["metadata"]["labels"][RUN])
             self._start(self._run, item, steps)

@@ -171,6 +171,8 @@ def test_lists_are_by_kind_and_namespace_and_sorted_by_name(resources):
     names = [(item.key.namespace, item.key.name) for item in resources.list("PrivacyBudget")]
     assert names == [("a", "0"), ("a", "a-b"), ("a", "ab"), ("a", "z"), ("b", "x")]
     assert [item.key.name for item in resources.list("PrivacyBudget", "b")] == ["x"]
+    assert [item.key.namespace for item in resources.list("PrivacyBudget", name="x")] == ["b"]
+    assert list(resources.list("PrivacyBudget", "a", name="x")) == []
     assert list(resources.list("Nothing")) == []
 
 

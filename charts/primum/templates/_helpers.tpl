@@ -55,6 +55,11 @@ system:serviceaccount:{{ .root.Release.Namespace }}:{{ include "primum.fullname"
 {{- if .Values.database.trial.enabled }}url{{ else }}{{ .Values.database.key }}{{ end }}
 {{- end }}
 
+{{- /* Where the ledger API answers. */ -}}
+{{- define "primum.apiUrl" -}}
+{{ ternary "https" "http" (ne .Values.api.tlsSecret "") }}://{{ include "primum.fullname" . }}-api.{{ .Release.Namespace }}.svc:8399
+{{- end }}
+
 {{- define "primum.homeClaim" -}}
 {{- default (printf "%s-home" (include "primum.fullname" .)) .Values.home.existingClaim }}
 {{- end }}
@@ -74,7 +79,20 @@ system:serviceaccount:{{ .root.Release.Namespace }}:{{ include "primum.fullname"
 {{- $names = append $names (printf "system:serviceaccount:%s:%s" $item.namespace $item.serviceAccount) }}
 {{- end }}
 {{- end }}
+{{- with $.Values.integrations.kfp }}
+{{- if .enabled }}
+{{- range $account := .serviceAccounts }}
+{{- $names = append $names (printf "system:serviceaccount:%s:%s" $.Values.integrations.kfp.namespace $account) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- $names | uniq | toJson }}
+{{- end }}
+
+{{- /* The port that Kubeflow Pipelines listens on. */ -}}
+{{- define "primum.kfpPort" -}}
+{{- $url := urlParse .Values.integrations.kfp.url }}
+{{- if contains ":" $url.host }}{{ splitList ":" $url.host | last | int }}{{ else }}{{ ternary 443 80 (eq $url.scheme "https") }}{{ end }}
 {{- end }}
 
 {{- define "primum.operators" -}}
@@ -141,12 +159,7 @@ topologySpreadConstraints:
 
 {{- /* Settings that every process of ours reads. */ -}}
 {{- define "primum.environment" -}}
-- name: HOME
-  value: /tmp
-- name: OMP_NUM_THREADS
-  value: "1"
-- name: PRIMUM_HOME
-  value: /var/lib/primum
+{{ include "primum.plainEnvironment" . }}
 - name: PRIMUM_ANCHOR
   value: /var/lib/primum/anchor/anchor.json
 - name: PRIMUM_DATABASE_URL
@@ -154,6 +167,28 @@ topologySpreadConstraints:
     secretKeyRef:
       name: {{ include "primum.databaseSecret" . }}
       key: {{ include "primum.databaseKey" . }}
+{{- end }}
+
+{{- /* Settings of a process of ours that asks the ledger API: it has neither database nor key. */ -}}
+{{- define "primum.remoteEnvironment" -}}
+{{ include "primum.plainEnvironment" . }}
+- name: PRIMUM_LEDGER_URL
+  value: {{ include "primum.apiUrl" . }}
+- name: PRIMUM_TOKEN_FILE
+  value: /var/run/secrets/primum/token
+{{- if .Values.governed.ledgerCa }}
+- name: PRIMUM_LEDGER_CA
+  value: /etc/primum/ledger-ca/ca.crt
+{{- end }}
+{{- end }}
+
+{{- define "primum.plainEnvironment" -}}
+- name: HOME
+  value: /tmp
+- name: OMP_NUM_THREADS
+  value: "1"
+- name: PRIMUM_HOME
+  value: /var/lib/primum
 {{- with .Values.lineage.url }}
 - name: PRIMUM_LINEAGE_URL
   value: {{ . | quote }}
@@ -173,6 +208,39 @@ topologySpreadConstraints:
   secret:
     secretName: {{ .Values.signing.secret }}
     defaultMode: 0440
+{{- end }}
+
+{{- /* A token for the ledger API alone, which the API server takes from nobody. */ -}}
+{{- define "primum.remoteVolumes" -}}
+- name: tmp
+  emptyDir: {sizeLimit: 1Gi}
+- name: home
+  persistentVolumeClaim:
+    claimName: {{ include "primum.homeClaim" . }}
+- name: ledger-token
+  projected:
+    defaultMode: 0440
+    sources:
+      - serviceAccountToken: {path: token, audience: primum-ledger, expirationSeconds: 3600}
+{{- with .Values.governed.ledgerCa }}
+- name: ledger-ca
+  configMap: {name: {{ . }}}
+{{- end }}
+{{- end }}
+
+{{- define "primum.remoteMounts" -}}
+- name: tmp
+  mountPath: /tmp
+- name: home
+  mountPath: /var/lib/primum
+- name: ledger-token
+  mountPath: /var/run/secrets/primum
+  readOnly: true
+{{- if .Values.governed.ledgerCa }}
+- name: ledger-ca
+  mountPath: /etc/primum/ledger-ca
+  readOnly: true
+{{- end }}
 {{- end }}
 
 {{- define "primum.homeMounts" -}}

@@ -34,10 +34,12 @@
   value: {{ include "primum.image" (dict "root" . "image" .Values.images.worker) }}
 - name: PRIMUM_OPERATOR_JOB_SERVICE_ACCOUNT
   value: primum-worker
-- name: PRIMUM_OPERATOR_JOB_SETTINGS_SECRET
-  value: {{ .Values.governed.settingsSecret }}
-- name: PRIMUM_OPERATOR_JOB_KEYS_SECRET
-  value: {{ .Values.governed.keysSecret }}
+- name: PRIMUM_OPERATOR_JOB_LEDGER_URL
+  value: {{ include "primum.apiUrl" . }}
+{{- with .Values.governed.ledgerCa }}
+- name: PRIMUM_OPERATOR_JOB_LEDGER_CA
+  value: {{ . }}
+{{- end }}
 - name: PRIMUM_OPERATOR_JOB_ARTIFACTS_CLAIM
   value: {{ .Values.governed.artifacts.claim }}
 {{- with .Values.governed.datasetClaim }}
@@ -53,9 +55,99 @@
 - name: PRIMUM_OPERATOR_JOB_KEEP_SECONDS
   value: {{ .Values.runs.keepSeconds | int | quote }}
 {{- if .Values.integrations.kueue.enabled }}
+- name: PRIMUM_OPERATOR_QUEUES
+  value: kueue
 {{- with .Values.integrations.kueue.queue }}
 - name: PRIMUM_OPERATOR_JOB_QUEUE
   value: {{ . }}
+{{- end }}
+{{- end }}
+{{- with .Values.integrations.kfp }}
+{{- if .enabled }}
+- name: PRIMUM_OPERATOR_RUNNER
+  value: kfp
+- name: PRIMUM_OPERATOR_KFP_URL
+  value: {{ .url }}
+{{- if .audience }}
+- name: PRIMUM_OPERATOR_KFP_TOKEN_PATH
+  value: /var/run/secrets/kubeflow/pipelines/token
+{{- end }}
+{{- if .caConfigMap }}
+- name: PRIMUM_OPERATOR_KFP_CA
+  value: /etc/primum/kfp-ca/ca.crt
+{{- end }}
+- name: PRIMUM_OPERATOR_KFP_EXPERIMENT
+  value: {{ .experiment | quote }}
+- name: PRIMUM_OPERATOR_KFP_SERVICE_ACCOUNT
+  value: primum-pipeline
+{{- end }}
+{{- end }}
+{{- with .Values.integrations.kuberay }}
+{{- if .enabled }}
+- name: PRIMUM_OPERATOR_COMPUTE
+  value: rayjob
+{{- if not (kindIs "invalid" .gpus) }}
+- name: PRIMUM_OPERATOR_GPUS
+  value: {{ .gpus | int | quote }}
+{{- end }}
+{{- with .priority }}
+- name: PRIMUM_OPERATOR_RAY_PRIORITY
+  value: {{ . }}
+{{- end }}
+- name: PRIMUM_OPERATOR_RAY_HEAD_CPU
+  value: {{ .head.cpu | quote }}
+- name: PRIMUM_OPERATOR_RAY_HEAD_MEMORY
+  value: {{ .head.memory | quote }}
+- name: PRIMUM_OPERATOR_RAY_WORKER_CPU
+  value: {{ .worker.cpu | quote }}
+- name: PRIMUM_OPERATOR_RAY_WORKER_MEMORY
+  value: {{ .worker.memory | quote }}
+- name: PRIMUM_OPERATOR_RAY_SHARED_MEMORY
+  value: {{ .sharedMemory | quote }}
+- name: PRIMUM_OPERATOR_RAY_SCRATCH
+  value: {{ .scratch | quote }}
+{{- end }}
+{{- end }}
+{{- if .Values.integrations.kserve.enabled }}
+- name: PRIMUM_OPERATOR_SERVING
+  value: kserve
+- name: PRIMUM_OPERATOR_SERVING_IMAGE
+  value: {{ include "primum.image" (dict "root" . "image" .Values.images.serving) }}
+- name: PRIMUM_OPERATOR_SERVING_REPLICAS
+  value: {{ .Values.integrations.kserve.replicas | int | quote }}
+- name: PRIMUM_OPERATOR_SERVING_CPU
+  value: {{ .Values.integrations.kserve.cpu | quote }}
+- name: PRIMUM_OPERATOR_SERVING_MEMORY
+  value: {{ .Values.integrations.kserve.memory | quote }}
+{{- end }}
+{{- end }}
+
+{{- /* What the operator meets Kubeflow Pipelines with: a token of its own for it, and its authorities. */ -}}
+{{- define "primum.kfpMounts" -}}
+{{- with .Values.integrations.kfp }}
+{{- if and .enabled .audience }}
+- {name: kfp-token, mountPath: /var/run/secrets/kubeflow/pipelines, readOnly: true}
+{{- end }}
+{{- if and .enabled .caConfigMap }}
+- {name: kfp-ca, mountPath: /etc/primum/kfp-ca, readOnly: true}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "primum.kfpVolumes" -}}
+{{- with .Values.integrations.kfp }}
+{{- if and .enabled .audience }}
+- name: kfp-token
+  projected:
+    defaultMode: 0440
+    sources:
+      - serviceAccountToken: {path: token, expirationSeconds: 3600, audience: {{ .audience }}}
+{{- end }}
+{{- if and .enabled .caConfigMap }}
+- name: kfp-ca
+  configMap:
+    name: {{ .caConfigMap }}
+    items: [{key: ca.crt, path: ca.crt}]
 {{- end }}
 {{- end }}
 {{- end }}

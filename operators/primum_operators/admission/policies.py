@@ -9,6 +9,12 @@ from __future__ import annotations
 from primum.adapters.kube_manifests import names
 from primum.resources.kinds import KINDS
 from primum.resources.metadata import GROUP
+from primum_operators.admission.launchers import (
+    BY_LAUNCHER,
+    LAUNCHER_PODS,
+    LAUNCHER_TOKENS,
+    runs_as_launcher,
+)
 from primum_operators.admission.rules import (
     Doubling,
     Lookup,
@@ -21,6 +27,7 @@ from primum_operators.admission.rules import (
     Rule,
     Setting,
 )
+from primum_operators.admission.workflows import WORKFLOWS
 
 _CREATE = (Operation.CREATE,)
 _UPDATE = (Operation.UPDATE,)
@@ -114,14 +121,15 @@ DATASET_MOUNTS = Policy(
 )
 
 _CARRIES = (
-    "has(t.metadata) && has(t.metadata.labels) && "
-    f"('{names.RESERVATION}' in t.metadata.labels || '{names.INSPECTION}' in t.metadata.labels)"
+    "(has(t.metadata) && has(t.metadata.labels) && "
+    f"('{names.RESERVATION}' in t.metadata.labels || '{names.INSPECTION}' in t.metadata.labels))"
+    f" || (has(t.spec) && ({runs_as_launcher('t.spec')}))"
 )
 _UNCHANGED = "(request.operation == 'UPDATE' && object.spec == oldObject.spec)"
 _MAINTAINED = f"(request.operation == 'UPDATE' && {_BY_CONTROLLER})"
 _MESSAGE_CARRIED = (
-    f"only the operator may put {names.RESERVATION} or {names.INSPECTION} on a pod template, or "
-    "change a workload that carries one; declare a Study instead"
+    f"only the operator may put {names.RESERVATION} or {names.INSPECTION} on a pod template, have "
+    f"it run as {names.LAUNCHER_ACCOUNT}, or change a workload that does; declare a Study instead"
 )
 
 JOB_RESERVATIONS = Policy(
@@ -141,7 +149,7 @@ JOB_RESERVATIONS = Policy(
 
 RAY_RESERVATIONS = Policy(
     name="ray-reservations",
-    purpose="Only the operator gives a reservation to Ray, and KubeRay to a RayJob's own cluster.",
+    purpose="Only steps and the operator give RayJobs a reservation, and KubeRay to their cluster.",
     matches=(Match("ray.io", _ANY, ("rayjobs", "rayclusters", "rayservices"), _WRITE),),
     conditions=(_ALIVE,),
     variables=(
@@ -163,7 +171,8 @@ RAY_RESERVATIONS = Policy(
     rules=(
         Rule(
             f"!variables.carried || {_BY_OPERATOR} || {_UNCHANGED} || {_MAINTAINED} || "
-            f"(object.kind == 'RayCluster' && {_BY_CONTROLLER})",
+            f"(object.kind == 'RayCluster' && {_BY_CONTROLLER}) || "
+            f"(request.operation == 'CREATE' && object.kind == 'RayJob' && {BY_LAUNCHER})",
             _MESSAGE_CARRIED,
         ),
     ),
@@ -447,6 +456,8 @@ POLICIES = (
     DATASET_MOUNTS,
     JOB_RESERVATIONS,
     RAY_RESERVATIONS,
+    LAUNCHER_PODS,
+    LAUNCHER_TOKENS,
     IMAGES_BY_DIGEST,
     DATASET_CLAIMS,
     DATASET_SECRETS,
@@ -457,5 +468,6 @@ POLICIES = (
     STUDY_BUDGETS,
     ENDPOINTS,
     RAY_JOBS,
+    WORKFLOWS,
     NAMESPACES,
 )

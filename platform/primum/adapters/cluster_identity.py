@@ -18,6 +18,7 @@ from primum.adapters.kube.api import KubeApi
 from primum.resources.metadata import GROUP
 
 RESOURCE, VERB = "roles", "use"
+AUDIENCE = "primum-ledger"  # Of tokens that are for the ledger API and for nobody else.
 REMEMBER_SECONDS = 30.0  # So long may a right outlive its withdrawal; a page asks a dozen times.
 _KNOWN_MAX = 1000
 _TOKENS = "/apis/authentication.k8s.io/v1/tokenreviews"
@@ -64,12 +65,18 @@ class ClusterIdentities:
         return identity
 
     def _reviewed(self, token: str) -> Mapping[str, Any] | None:
-        body = _review("authentication.k8s.io/v1", "TokenReview", {"token": token})
-        status = self._api.create(_TOKENS, body).get("status") or {}
-        user = status.get("user") or {}
-        if status.get("authenticated") is not True or not user.get("username"):
-            return None
-        return dict(user)
+        # A token made for us alone first: it opens nothing at the API server, so it is the one that
+        # our own processes send.
+        asked: dict[str, Any] = {"token": token}
+        for spec in (asked | {"audiences": [AUDIENCE]}, asked):
+            body = _review("authentication.k8s.io/v1", "TokenReview", spec)
+            status = self._api.create(_TOKENS, body).get("status") or {}
+            user = status.get("user") or {}
+            if "audiences" in spec and AUDIENCE not in (status.get("audiences") or ()):
+                continue  # An API server that knows no audiences leaves them out of its answer.
+            if status.get("authenticated") is True and user.get("username"):
+                return dict(user)
+        return None
 
     def _holds(self, user: Mapping[str, Any], role: Role) -> bool:
         asked = {

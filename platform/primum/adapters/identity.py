@@ -25,13 +25,14 @@ TOKEN = "token"  # noqa: S105 - a file name
 
 
 class Role(enum.StrEnum):
-    """What somebody may do."""
+    """What somebody may do; ``PLATFORM`` is for our own processes."""
 
     ENGINEER = "engineer"
     STEWARD = "steward"
     SCIENTIST = "scientist"
     COMPLIANCE = "compliance"
     AUDITOR = "auditor"
+    PLATFORM = "platform"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -203,7 +203,7 @@ def _tidy(folder: Path) -> None:
 
 
 class _Redacted(io.TextIOBase):
-    """A stream that shows no ticket and no context: kfp prints each task's inputs."""
+    """A stream that shows no secret and no context: kfp prints each task's inputs."""
 
     def __init__(self, stream: TextIO, secrets: Sequence[str]) -> None:
         self._stream = stream
@@ -213,7 +213,7 @@ class _Redacted(io.TextIOBase):
         """Write without secrets."""
         shown = _CONTEXT_LINE.sub(r'\1..."', text)
         for secret in self._secrets:
-            shown = shown.replace(secret, "[ticket]")
+            shown = shown.replace(secret, "[secret]")
         self._stream.write(shown)
         self._stream.flush()
         return len(text)
@@ -229,13 +229,12 @@ def _run(folder: Path) -> int:
     os.umask(0o077)
     arguments = json.loads((folder / "arguments.json").read_text(encoding="utf-8"))
     (folder / "arguments.json").unlink()  # Tickets must not lie around; a relaunch brings its own.
-    secrets = [
-        ticket for text in arguments.values() for ticket in json.loads(text)["tickets"].values()
-    ]
-    redacted = _Redacted(sys.stdout, secrets)
+    redacted = _Redacted(sys.stdout, _secrets(arguments.values()))
     with contextlib.redirect_stdout(redacted), contextlib.redirect_stderr(redacted):
         try:
-            _walk(_compiled(list(arguments), folder), folder, arguments)
+            parameter = extensions.load("primum.step_runtime", "context_parameter")
+            told = {parameter(step): text for step, text in arguments.items()}
+            run_pipeline(_compiled(list(arguments), folder), folder=folder, arguments=told)
             status, message = RunStatus.SUCCEEDED, ""
         except Exception as error:  # noqa: BLE001 - kfp raises what it likes
             print(f"run failed: {type(error).__name__}: {error}")  # noqa: T201 - the run's own log
@@ -243,6 +242,13 @@ def _run(folder: Path) -> int:
     _tidy(folder)
     _end(folder, status, message)
     return 0 if status is RunStatus.SUCCEEDED else 1
+
+
+def _secrets(contexts: Iterable[str]) -> list[str]:
+    """Every ticket and credential that the contexts carry."""
+    told = [json.loads(text) for text in contexts]
+    found = [secret for item in told for secret in item["tickets"].values()]
+    return [secret for secret in (*found, *(item["credential"] for item in told)) if secret]
 
 
 def _compiled(steps: Sequence[str], folder: Path) -> Path:
@@ -253,7 +259,17 @@ def _compiled(steps: Sequence[str], folder: Path) -> Path:
     return path
 
 
-def _walk(pipeline: Path, folder: Path, arguments: Mapping[str, str]) -> None:
+def run_pipeline(pipeline: Path, *, folder: Path, arguments: Mapping[str, Any]) -> None:
+    """Have kfp walk a compiled pipeline in this process, each task in one of its own.
+
+    Args:
+        pipeline: The IR.
+        folder: Where kfp keeps what tasks leave.
+        arguments: The pipeline's parameters.
+
+    Raises:
+        Exception: Whatever kfp raises where a task fails.
+    """
     from kfp import local
     from kfp.components import load_component_from_file
 
@@ -269,9 +285,8 @@ def _walk(pipeline: Path, folder: Path, arguments: Mapping[str, str]) -> None:
         workspace_root=str(folder / "tmp" / "workspace"),
         enable_caching=False,
     )
-    parameter = extensions.load("primum.step_runtime", "context_parameter")
     component = load_component_from_file(str(pipeline))
-    component(**{parameter(step): text for step, text in arguments.items()})
+    component(**arguments)
 
 
 if __name__ == "__main__":

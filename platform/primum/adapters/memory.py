@@ -25,9 +25,11 @@ from primum.adapters.memory_ledger import (
 from primum.application.ports import (
     ApplyChange,
     Clock,
+    Dossier,
     Registration,
     RunStatus,
 )
+from primum.domain import names
 from primum.domain.canonical import JSON, canonical_json, digest_of
 from primum.domain.errors import Conflict, InvalidValue, NotFound, Refused, Unavailable
 from primum.domain.governance.evidence import Evidence, evidence_from_json
@@ -126,6 +128,22 @@ class MemoryEvidenceStore:
             (key, dict(json.loads(body))) for (k, key), body in self._facts.items() if k == kind
         )
 
+    def dossier(self, study_uid: str, generation: int, *, facts: Mapping[str, str]) -> Dossier:
+        """Everything about one Study generation at once."""
+        with self._lock:
+            plan = self.plan(study_uid, generation)
+            outcomes = {
+                step: self.outcome(names.outcome_id(study_uid, generation, step))
+                for step in (plan.steps if plan else ())
+            }
+            known = {kind: self.fact(kind, key) for kind, key in facts.items()}
+            return Dossier(
+                plan,
+                {step: found for step, found in outcomes.items() if found is not None},
+                tuple(self.evidence(study_uid, generation)),
+                {kind: found for kind, found in known.items() if found is not None},
+            )
+
 
 Key = TypeVar("Key")
 
@@ -197,11 +215,13 @@ class MemoryResourceStore:
         held = self._held.get(key)
         return None if held is None else _copied(held)
 
-    def list(self, kind: str, namespace: str = "") -> Sequence[StoredResource]:
-        """Resources of a kind, in one namespace or all, by name."""
+    def list(self, kind: str, namespace: str = "", *, name: str = "") -> Sequence[StoredResource]:
+        """Resources of a kind, in one namespace or all, of one name or all; by name."""
         with self._lock:
             keys = sorted(
-                k for k in self._held if k.kind == kind and namespace in ("", k.namespace)
+                k
+                for k in self._held
+                if k.kind == kind and namespace in ("", k.namespace) and name in ("", k.name)
             )
             return tuple(_copied(self._held[key]) for key in keys)
 
@@ -398,6 +418,10 @@ class MemoryPublisher:
             raise Refused("certificate must hold; found: " + " ".join(problems))
         self.published[release] = {"spec": dict(spec), "certificate": dict(certificate)}
         return f"memory://{release.namespace}/{release.name}"
+
+    def unready(self, release: ResourceKey) -> str:
+        """Why it does not answer; nothing has to start here."""
+        return "" if release in self.published else "it is not published"
 
     def withdraw(self, release: ResourceKey) -> None:
         """Forget the release and revoke its certificate for good."""

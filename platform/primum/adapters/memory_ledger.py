@@ -164,6 +164,9 @@ class _MemoryBook:
         )
         return verification.contradictions(rows.lines, cached, stated)
 
+    def chain_faults(self) -> Sequence[str]:
+        return verification.chain_faults(self._rows.lines, self._rows.head)
+
     def once(self, check: Callable[[Pages], Answer]) -> Answer:
         return check(self)
 

@@ -76,13 +76,23 @@ class FolderPublisher:
             raise InvalidValue("spec.artifact", "must be an object", type(artifact).__name__)
         endpoint = spec.get("kind") == "Endpoint"
         name = check_name("spec.endpoint", str(spec.get("endpoint"))) if endpoint else release.name
-        statement = self._certified(certificate, digest=str(artifact["digest"]), name=name)
+        statement = certified(
+            self._registry,
+            certificate,
+            public_key=self._public_key,
+            digest=str(artifact["digest"]),
+            name=name,
+        )
         source = _Source(uri=str(artifact["uri"]), digest=str(artifact["digest"]))
         if endpoint:
             if verification.claims_privacy(statement) != "Valid":
                 raise Refused(f"endpoint {name} must have a Valid claim; found Void.")
             return self._serve(release, name, source, certificate)
         return self._place(release, statement, source, certificate)
+
+    def unready(self, release: ResourceKey) -> str:  # noqa: ARG002 - the port's
+        """Nothing has to start: the inference server reads an entry as soon as it is there."""
+        return ""
 
     def withdraw(self, release: ResourceKey) -> None:
         """Stop serving and revoke its certificate here for good; a no-op if it is not served."""
@@ -97,18 +107,6 @@ class FolderPublisher:
             for item in sorted(folder.iterdir()):
                 item.unlink()
             folder.rmdir()
-
-    def _certified(
-        self, certificate: Mapping[str, JSON], *, digest: str, name: str
-    ) -> Mapping[str, JSON]:
-        problems = verification.verify_certificate(
-            certificate, self._public_key, digest, release=name
-        )
-        if self._revocation(certificate).exists():
-            problems.append("certificate was revoked.")
-        if problems:
-            raise Refused("certificate must hold; found: " + " ".join(problems))
-        return verification.open_certificate(certificate, self._public_key)
 
     def _serve(
         self, release: ResourceKey, name: str, source: _Source, certificate: Mapping[str, JSON]
@@ -148,21 +146,49 @@ class FolderPublisher:
     def _dataset_folder(self, release: ResourceKey) -> Path:
         return self._registry / DATASETS / f"{release.namespace}.{release.name}"
 
-    def _revocation(self, certificate: Mapping[str, JSON]) -> Path:
-        return _revocation(self._registry, certificate)
-
     def _revoke(self, certificate: JSON) -> None:
         if isinstance(certificate, Mapping):
-            _write(self._revocation(certificate), b"")
+            remember_revocation(self._registry, certificate_digest(certificate))
+
+
+def certified(
+    registry: Path,
+    certificate: Mapping[str, JSON],
+    *,
+    public_key: str,
+    digest: str,
+    name: str,
+) -> Mapping[str, JSON]:
+    """The statement of a certificate that holds for an artifact and a name, and was not revoked.
+
+    Raises:
+        Refused: If it does not, with every reason.
+    """
+    problems = verification.verify_certificate(certificate, public_key, digest, release=name)
+    if is_revoked(registry, certificate):
+        problems.append("certificate was revoked.")
+    if problems:
+        raise Refused("certificate must hold; found: " + " ".join(problems))
+    return verification.open_certificate(certificate, public_key)
+
+
+def remember_revocation(registry: Path, digest: str) -> None:
+    """Note a certificate as revoked for good, by its digest.
+
+    Raises:
+        InvalidValue: If that is no digest.
+    """
+    if not _DIGEST.fullmatch(digest):
+        raise InvalidValue("certificate digest", "must be sha256:<64 hex digits>", digest)
+    folder = registry / REVOKED
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / digest.removeprefix("sha256:"), b"")
 
 
 def is_revoked(registry: Path, certificate: Mapping[str, JSON]) -> bool:
     """Whether a registry remembers the revocation of a certificate."""
-    return _revocation(registry, certificate).exists()
-
-
-def _revocation(registry: Path, certificate: Mapping[str, JSON]) -> Path:
-    return registry / REVOKED / certificate_digest(certificate).removeprefix("sha256:")
+    digest = certificate_digest(certificate)
+    return (registry / REVOKED / digest.removeprefix("sha256:")).exists()
 
 
 def _copied(source: _Source, folder: Path, *, stem: str) -> Path:

@@ -1,6 +1,7 @@
 """Access to private data.
 
-Tickets are minted at launch, redeemed by steps, and only a token opens anything.
+Tickets are minted at launch, redeemed by steps, and only a token opens anything. Run credentials,
+minted beside them, say what a step may ask of the ledger API; they end with their run.
 
 The order is the guarantee: the ledger's Exposed (or Inspected) entry is durable before the token
 exists.
@@ -8,21 +9,23 @@ exists.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from primum import signing
 from primum.application.platform import Platform
 from primum.application.ports import Clock, EvidenceStore, LedgerStore, Signer
-from primum.domain.budget.entries import ReservationView, ResultCode
+from primum.domain.budget.entries import ReservationView, Result, ResultCode
 from primum.domain.budget.layout import WHOLE
 from primum.domain.canonical import JSON, canonical_json
 from primum.domain.errors import InvalidValue, Refused
-from primum.domain.names import derived_uuid
+from primum.domain.names import ticket_id
+from primum.domain.study.credentials import credential_of
 from primum.domain.study.plan import Access, DatasetFacts, Treatment
 from primum.domain.study.spec import StudySpec
-from primum.domain.study.steps import DataToken
+from primum.domain.study.steps import DataToken, StepContext
 from primum.domain.study.tokens import grant_from_json
 
 
@@ -102,7 +105,7 @@ def _ticket_claims(
     if (layout is not None) != bool(facts.blocks):
         raise Refused(f"access {access.name} must name blocks exactly of a divided dataset")
     return {
-        "id": derived_uuid("ticket", uid, str(generation), access.name),
+        "id": ticket_id(uid, generation, access.name),
         "access": access.name,
         "treatment": access.treatment.value,
         "budget": access.budget,
@@ -121,12 +124,46 @@ def _signed(platform: Platform, claims: Mapping[str, JSON]) -> str:
     return signing.encode_token(platform.signer.sign(signing.TICKET_TYPE, canonical_json(claims)))
 
 
-def redeem(keeper: Gatekeeper, ticket: str, *, actor: str) -> DataToken:
+def with_credential(platform: Platform, context: StepContext) -> StepContext:
+    """A step's context with the credential of its run.
+
+    Args:
+        platform: The ports.
+        context: What the step is told, its tickets among it.
+
+    Raises:
+        Tampered: If a ticket was not signed by this platform.
+    """
+    claims = [ticket_claims(platform.signer, ticket) for ticket in context.tickets.values()]
+    credential = credential_of(
+        context,
+        accounts=[str(item["accountId"]) for item in claims],
+        expires=platform.clock.after(platform.conduct.credential_seconds),
+    )
+    envelope = platform.signer.sign(signing.RUN_CREDENTIAL_TYPE, credential.payload)
+    return replace(context, credential=signing.encode_token(envelope))
+
+
+def end_run(evidence: EvidenceStore, run_id: str) -> None:
+    """Note durably that a run has ended for the platform: its credentials are refused from now."""
+    if evidence.fact(RUN_ENDED, run_id) is None:
+        evidence.put_fact(RUN_ENDED, run_id, {})
+
+
+def redeem(keeper: Gatekeeper, ticket: str, *, actor: str, attempt: str = "") -> DataToken:
     """Record the access durably, then mint the data token.
 
+    Args:
+        keeper: What redeeming needs.
+        ticket: The ticket.
+        actor: Who asks, for the ledger.
+        attempt: A secret of the process that asks, the same in each of its tries; empty where an
+            answer cannot be lost on its way.
+
     Guarantees:
-        A Charged access gives one token ever: what is reserved pays for one run of the mechanism.
-        A step that lost its token is lost and charged in full. An access that only looks may be
+        A Charged access gives its token to one process ever: what is reserved pays for one run of
+        the mechanism. Only the attempt that was first may ask again for an answer that got lost. A
+        step that lost its token is lost and charged in full. An access that only looks may be
         redeemed again, while its reservation is open.
 
     Raises:
@@ -144,12 +181,12 @@ def redeem(keeper: Gatekeeper, ticket: str, *, actor: str) -> DataToken:
         reservation = str(claims["reservationId"])
         fence = int(str(claims["fence"]))
         result = keeper.ledger.expose(reservation, access=access, fence=fence, actor=actor)
-    if result.code is ResultCode.REPEATED and claims["treatment"] == Treatment.CHARGED.value:
-        raise Refused(f"access {access} was not granted: its ticket was redeemed before")
     if not result.stands:
         raise Refused(
             f"access {access} was not granted: {result.code.value}. {result.message}".strip()
         )
+    if claims["treatment"] == Treatment.CHARGED.value:
+        _once(keeper.evidence, claims, result, attempt=attempt)
     # A ticket of an older version says nothing of blocks: it was minted for a whole dataset.
     token: dict[str, JSON] = {"layout": {}, "blocks": []}
     token |= {name: claims[name] for name in _TOKEN_CLAIMS if name in claims}
@@ -158,6 +195,20 @@ def redeem(keeper: Gatekeeper, ticket: str, *, actor: str) -> DataToken:
     payload = grant_from_json(token).payload
     text = signing.encode_token(keeper.signer.sign(signing.DATA_TOKEN_TYPE, payload))
     return DataToken(text=text, access=access, budget=str(claims["budget"]), uri=str(claims["uri"]))
+
+
+def _once(
+    evidence: EvidenceStore, claims: Mapping[str, JSON], result: Result, *, attempt: str
+) -> None:
+    """Let through who redeemed first, or the same attempt again."""
+    key = str(claims["id"])
+    mark: dict[str, JSON] = {"attempt": hashlib.sha256(attempt.encode()).hexdigest()}
+    if result.code is not ResultCode.REPEATED:
+        if attempt:
+            evidence.put_fact(REDEMPTION, key, mark)
+        return
+    if not attempt or evidence.fact(REDEMPTION, key) != mark:
+        raise Refused(f"access {claims['access']} was not granted: its ticket was redeemed before")
 
 
 def withdrawals(evidence: EvidenceStore, account_id: str) -> int:
@@ -174,6 +225,8 @@ def ticket_claims(signer: Signer, ticket: str) -> Mapping[str, JSON]:
     return _claims(signer.open(signing.decode_token(ticket), signing.TICKET_TYPE))
 
 
+REDEMPTION = "Redemption"  # By ticket: which attempt redeemed it first.
+RUN_ENDED = "RunEnded"  # By run: its credentials are refused.
 WITHDRAWAL = "ConsentWithdrawal"  # One fact per withdrawn unit, by its mark.
 
 _TOKEN_CLAIMS = (

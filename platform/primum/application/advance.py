@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from primum.application import launching, planning, releasing, settlement, study_lineage, verdicts
+from primum.application import (
+    access,
+    launching,
+    planning,
+    releasing,
+    settlement,
+    study_lineage,
+    verdicts,
+)
 from primum.application.observing import Scene, observe
 from primum.application.platform import Platform, generation_key
 from primum.application.studystatus import study_status
@@ -25,6 +33,8 @@ from primum.resources.stored import StoredResource
 
 ACTIONS_MAX = 32  # More than the longest way of a Study; a loop beyond it is a fault, not work.
 _SEEN_LATER = (Action.LAUNCH, Action.STOP)  # A runner may show what was asked of it only later.
+# The run may still be under way in these: what it asks for then is refused.
+_BEFORE_THE_END = (Action.PLAN, Action.RESERVE, Action.LAUNCH)
 _WITHDRAWN = (Reason.BUDGET_NOT_FOUND, Reason.RELEASE_NOT_FOUND)
 
 
@@ -51,8 +61,11 @@ def advance(platform: Platform, key: ResourceKey) -> Action:
             return Action.WAIT
         if decision.action is Action.DONE:
             if scene.observed.run is not RunState.NOT_LAUNCHED:
+                _end_run(platform, scene)
                 study_lineage.study_ended(platform, scene, decision.conditions[-1])
             return Action.DONE
+        if decision.action not in _BEFORE_THE_END:
+            _end_run(platform, scene)
         try:
             _DO[decision.action](platform, scene)
         except planning.Blocked as blocked:
@@ -70,6 +83,11 @@ def show(platform: Platform, scene: Scene, found: Sequence[Condition]) -> None:
     projected = study_status(platform, scene, found)
     if projected != dict(scene.stored.status):
         platform.resources.set_status(scene.stored.key, scene.stored.uid, projected)
+
+
+def _end_run(platform: Platform, scene: Scene) -> None:
+    if scene.observed.run is not RunState.NOT_LAUNCHED:
+        access.end_run(platform.evidence, names.run_id(scene.spec.uid, scene.spec.generation))
 
 
 def _heartbeat(platform: Platform, scene: Scene) -> None:
@@ -91,6 +109,7 @@ def _given_up(platform: Platform, scene: Scene, refusal: Refusal) -> bool:
 
 def _plan(platform: Platform, scene: Scene) -> None:
     platform.compute.warm()  # Workers start while the plan is made.
+    planning.claim_name(platform, scene.spec)
     planned = planning.plan_study(platform, scene.spec)
     planning.store_plan(platform, scene.spec, planned)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from primum.application import planning, releases
-from primum.application.access import mint_audit_ticket
+from primum.application.access import end_run, mint_audit_ticket, with_credential
 from primum.application.launching import LAUNCH, dataset_mapping
 from primum.application.platform import Platform, generation_key
 from primum.application.ports import RunStatus
@@ -39,6 +39,7 @@ STEP = "audit"
 def reconcile_audit_run(platform: Platform, stored: StoredResource) -> None:
     """Do what one AuditRun needs now and write its status."""
     if stored.deleting:
+        _end(platform, stored)
         platform.runner.stop(names.run_id(stored.uid, stored.generation))
         platform.resources.remove(stored.key, stored.uid)
         return
@@ -102,6 +103,7 @@ def _keep_running(platform: Platform, stored: StoredResource, spec: StudySpec, p
     run = names.run_id(stored.uid, stored.generation)
     state = platform.runner.status(run)
     if state in (RunStatus.SUCCEEDED, RunStatus.FAILED):
+        _end(platform, stored)
         # Asked again: it may have recorded its outcome between the last two questions.
         outcome = platform.evidence.outcome(names.outcome_id(stored.uid, stored.generation, STEP))
         if outcome is not None:
@@ -116,7 +118,7 @@ def _keep_running(platform: Platform, stored: StoredResource, spec: StudySpec, p
     platform.evidence.put_fact(
         LAUNCH, run, {"studyUid": stored.uid, "generation": stored.generation}
     )
-    context = _step_context(platform, stored, spec, plan)
+    context = with_credential(platform, _step_context(platform, stored, spec, plan))
     platform.runner.launch(run, name=f"{stored.key.namespace}-{stored.key.name}", steps=[context])
     _show(platform, stored, Status.UNKNOWN, Reason.RUN_CREATED, "")
 
@@ -155,6 +157,8 @@ def _step_context(
         audits=[asked],
         tickets=_tickets(platform, stored, own, context),
         upstream={"job": names.outcome_id(spec.uid, spec.generation, "job")},
+        owner={"kind": stored.key.kind, "name": stored.key.name},
+        resources={"workers": 1, "gpusPerWorker": spec.gpus_per_worker},
     )
 
 
@@ -186,6 +190,7 @@ def _tickets(
 def _conclude(
     platform: Platform, stored: StoredResource, spec: StudySpec, outcome: StepOutcome
 ) -> None:
+    _end(platform, stored)
     evidence = tuple(platform.evidence.evidence(stored.uid, stored.generation))
     if outcome.status is not StepStatus.SUCCEEDED:
         _show(platform, stored, Status.FALSE, Reason.STEP_FAILED, outcome.message)
@@ -202,6 +207,12 @@ def _conclude(
     if evidence:
         extra["evidence"] = evidence[-1].digest
     _show(platform, stored, good, reason, outcome.message, **extra)
+
+
+def _end(platform: Platform, stored: StoredResource) -> None:
+    run = names.run_id(stored.uid, stored.generation)
+    if platform.evidence.fact(LAUNCH, run) is not None:
+        end_run(platform.evidence, run)
 
 
 def _incident(

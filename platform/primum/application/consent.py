@@ -14,9 +14,10 @@ from typing import Protocol
 
 from primum.application.access import WITHDRAWAL
 from primum.application.launching import LAUNCH
-from primum.application.observing import CERTIFICATE, PUBLISHED
+from primum.application.observing import PUBLISHED
 from primum.application.platform import generation_key
 from primum.application.ports import Clock, EvidenceStore, LedgerStore, ResourceStore
+from primum.application.released import CERTIFICATE
 from primum.domain.budget.entries import Entry, EntryKind, ReservationState, ReservationView
 from primum.domain.budget.layout import WHOLE
 from primum.domain.canonical import JSON

@@ -107,9 +107,8 @@ def launch_run(platform: Platform, spec: StudySpec, plan: Plan) -> None:
         for r in platform.ledger.reservations(study_uid=spec.uid)
         if r.generation == spec.generation
     }
-    steps = [
-        _step_context(platform, spec, plan, context, held=held, step=step) for step in plan.steps
-    ]
+    told = (_step_context(platform, spec, plan, context, held=held, step=s) for s in plan.steps)
+    steps = [access.with_credential(platform, step) for step in told]
     platform.evidence.put_fact(LAUNCH, run, {"studyUid": spec.uid, "generation": spec.generation})
     platform.runner.launch(
         run, name=f"{spec.key.namespace}-{spec.key.name}-{spec.generation}", steps=steps
@@ -170,6 +169,8 @@ def _step_context(
         ],
         tickets=tickets,
         upstream={name: names.outcome_id(spec.uid, spec.generation, name) for name in earlier},
+        owner={"kind": "Study", "name": spec.key.name},
+        resources={"workers": spec.workers, "gpusPerWorker": spec.gpus_per_worker},
     )
 
 

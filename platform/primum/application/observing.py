@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from primum.application import devices, planning, verdicts
 from primum.application.launching import LAUNCH
 from primum.application.platform import Platform, generation_key
-from primum.application.ports import RunStatus
+from primum.application.ports import Dossier, RunStatus
+from primum.application.released import CERTIFICATE
 from primum.application.settlement import INCIDENT
 from primum.domain import names
 from primum.domain.budget.entries import ReservationState, ReservationView
+from primum.domain.canonical import JSON
 from primum.domain.conditions import Reason
 from primum.domain.governance.evidence import Evidence
 from primum.domain.study.lifecycle import Observed, Refusal, RunState
@@ -24,9 +26,10 @@ from primum.domain.study.steps import StepOutcome
 from primum.resources import conversion
 from primum.resources.stored import StoredResource
 
-CERTIFICATE = "Certificate"
 PUBLISHED = "Published"
+_FACTS = (planning.REFUSAL, INCIDENT, verdicts.VERDICTS, CERTIFICATE, PUBLISHED)
 _NOT_RUNNING = (RunState.NOT_LAUNCHED, RunState.LOST)
+_OVER = (RunState.ENDED, RunState.LOST)
 _NEVER_HELD = (
     ReservationState.DENIED,
     ReservationState.WITHDRAWN,
@@ -47,22 +50,21 @@ class Scene:
     reservations: tuple[ReservationView, ...]
     outcomes: Mapping[str, StepOutcome]
     evidence: tuple[Evidence, ...]
+    facts: Mapping[str, Mapping[str, JSON]]
     observed: Observed
 
 
 def observe(platform: Platform, stored: StoredResource) -> Scene:
     """Read everything about a Study's current generation."""
     spec = conversion.study_spec(stored)
-    key = generation_key(spec.uid, spec.generation)
-    plan = platform.evidence.plan(spec.uid, spec.generation)
-    refusal = _refusal(platform, key)
-    # The run first: whatever a run that has ended recorded is then among what is read after it.
-    run = _run_state(platform, spec)
+    known = _dossier(platform, spec)
+    run = _run_state(platform, spec, known)
+    if run in _OVER:  # Whatever it recorded is among what is read after its end.
+        known = _dossier(platform, spec)
+    plan, facts = known.plan, known.facts
+    refusal = _refusal(facts)
     reservations = _reservations(platform, spec)
-    outcomes = _outcomes(platform, spec, plan)
-    evidence = tuple(platform.evidence.evidence(spec.uid, spec.generation))
-    certificate = platform.evidence.fact(CERTIFICATE, key)
-    published = platform.evidence.fact(PUBLISHED, key)
+    certificate, published = facts.get(CERTIFICATE), facts.get(PUBLISHED)
     observed = Observed(
         generation=spec.generation,
         deleting=bool(stored.deleting),
@@ -76,15 +78,30 @@ def observe(platform: Platform, stored: StoredResource) -> Scene:
         devices=devices.missing(platform, spec) if run in _NOT_RUNNING and plan else "",
         budgets_needed=len(planning.events_by_budget(plan)) if plan else 0,
         run=run,
-        outcomes=outcomes,
-        evidence=evidence,
-        frozen=platform.evidence.fact(INCIDENT, key) is not None,
+        outcomes=known.outcomes,
+        evidence=known.evidence,
+        frozen=INCIDENT in facts,
         claim_void=verdicts.claim_of(spec, plan).void_edges if plan else (),
-        judgment=verdicts.judgment_of(platform.evidence.fact(verdicts.VERDICTS, key)),
+        judgment=verdicts.judgment_of(facts.get(verdicts.VERDICTS)),
         certified=str(certificate["digest"]) if certificate else "",
         published=str(published["url"]) if published else "",
     )
-    return Scene(stored, spec, plan, reservations, outcomes, evidence, observed)
+    return Scene(
+        stored=stored,
+        spec=spec,
+        plan=plan,
+        reservations=reservations,
+        outcomes=known.outcomes,
+        evidence=known.evidence,
+        facts=facts,
+        observed=observed,
+    )
+
+
+def _dossier(platform: Platform, spec: StudySpec) -> Dossier:
+    key = generation_key(spec.uid, spec.generation)
+    wanted = dict.fromkeys(_FACTS, key) | {LAUNCH: names.run_id(spec.uid, spec.generation)}
+    return platform.evidence.dossier(spec.uid, spec.generation, facts=wanted)
 
 
 def _reservations(platform: Platform, spec: StudySpec) -> tuple[ReservationView, ...]:
@@ -108,17 +125,8 @@ def _waiting(platform: Platform, reservations: Sequence[ReservationView]) -> str
     return f"waits until {queued[0].lease_until} at most, for its turn" if queued else ""
 
 
-def _outcomes(platform: Platform, spec: StudySpec, plan: Plan | None) -> dict[str, StepOutcome]:
-    found = {}
-    for step in plan.steps if plan else ():
-        outcome = platform.evidence.outcome(names.outcome_id(spec.uid, spec.generation, step))
-        if outcome is not None:
-            found[step] = outcome
-    return found
-
-
-def _refusal(platform: Platform, key: str) -> Refusal | None:
-    fact = platform.evidence.fact(planning.REFUSAL, key)
+def _refusal(facts: Mapping[str, Mapping[str, JSON]]) -> Refusal | None:
+    fact = facts.get(planning.REFUSAL)
     if fact is None:
         return None
     return Refusal(str(fact["stage"]), Reason(str(fact["reason"])), str(fact["message"]))
@@ -139,11 +147,10 @@ def _headline(platform: Platform, spec: StudySpec, plan: Plan | None) -> str:
     return kind.headline(plan) if plan is not None and kind is not None else ""
 
 
-def _run_state(platform: Platform, spec: StudySpec) -> RunState:
-    run = names.run_id(spec.uid, spec.generation)
-    if platform.evidence.fact(LAUNCH, run) is None:
+def _run_state(platform: Platform, spec: StudySpec, known: Dossier) -> RunState:
+    if LAUNCH not in known.facts:
         return RunState.NOT_LAUNCHED
-    match platform.runner.status(run):
+    match platform.runner.status(names.run_id(spec.uid, spec.generation)):
         case RunStatus.RUNNING:
             return RunState.RUNNING
         case RunStatus.SUCCEEDED | RunStatus.FAILED:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from primum.application import budgets, devices
 from primum.application.platform import Platform, generation_key
+from primum.application.released import certificate_problems
 from primum.application.verdicts import policy_spec, stage_verdict
 from primum.domain.accounting.events import Composed, Event, NoEvent
 from primum.domain.conditions import ConditionType, Reason, Status
@@ -24,6 +25,7 @@ from primum.domain.study.spec import BudgetSpec, DataRole, StudyInput, StudySpec
 from primum.resources import conversion, status
 
 REFUSAL = "Refusal"
+_NAME_CLAIM = "NameClaim/"  # A kind of fact per name of a release; its keys are Studies.
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,21 @@ def planning_context(platform: Platform, spec: StudySpec) -> PlanningContext:
         raise InvalidValue(
             "spec.data", "must use budgets of one accounting policy", ", ".join(sorted(policies))
         )
-    return PlanningContext(facts, synthetic, platform.accountant(policies.pop()))
+    return PlanningContext(
+        facts,
+        synthetic,
+        platform.accountant(policies.pop()),
+        public_places=tuple(platform.conduct.public_places),
+        protected=_protected(platform, spec),
+    )
+
+
+def _protected(platform: Platform, spec: StudySpec) -> frozenset[str]:
+    """Addresses of every dataset with a budget, in any namespace; none where nothing is public."""
+    if all(item.role is not DataRole.PUBLIC for item in spec.inputs):
+        return frozenset()
+    budgets_there = platform.resources.list("PrivacyBudget")
+    return frozenset(conversion.budget_spec(stored).dataset.uri for stored in budgets_there)
 
 
 def _blocks_by_budget(context: PlanningContext) -> dict[str, tuple[str, ...]]:
@@ -146,6 +162,18 @@ def store_refusal(platform: Platform, spec: StudySpec, refusal: Refusal) -> None
     key = generation_key(spec.uid, spec.generation)
     fact = {"stage": refusal.stage, "reason": refusal.reason.value, "message": refusal.message}
     platform.evidence.put_fact(REFUSAL, key, fact)
+
+
+def claim_name(platform: Platform, spec: StudySpec) -> None:
+    """Write down that a Study asks for a release's name; whoever asked first may have it.
+
+    Looking at every Study instead would cost as much as there are Studies, and two that look at
+    the same time would not see each other.
+    """
+    name = _released_name(spec)
+    if name:
+        claim = {"namespace": spec.key.namespace, "name": spec.key.name}
+        platform.evidence.put_fact(_NAME_CLAIM + name, spec.uid, claim)
 
 
 def kind_of(platform: Platform, spec: StudySpec) -> JobKind:
@@ -246,7 +274,15 @@ def _synthetic_of(platform: Platform, spec: StudySpec, name: str) -> SyntheticFa
             "which does not exist. Once it is released, the Study goes on."
         )
         raise Blocked(Refusal("Plan", Reason.RELEASE_NOT_FOUND, message))
-    return conversion.synthetic_facts(stored)
+    facts = conversion.synthetic_facts(stored)
+    problems = certificate_problems(platform, stored)
+    if problems:
+        raise InvalidValue(
+            "spec.data.release",
+            "must be a Release of a dataset that stands by its certificate",
+            f"{name}: {problems[0]}",
+        )
+    return facts
 
 
 def _refuse_taken_name(platform: Platform, spec: StudySpec) -> None:
@@ -257,7 +293,7 @@ def _refuse_taken_name(platform: Platform, spec: StudySpec) -> None:
     Raises:
         Refused: If it is taken.
     """
-    name = spec.endpoint or spec.dataset_release
+    name = _released_name(spec)
     if not name:
         return
     field = f"spec.release.{'endpoint' if spec.endpoint else 'dataset'}"
@@ -267,23 +303,40 @@ def _refuse_taken_name(platform: Platform, spec: StudySpec) -> None:
 
 
 def _earlier_study(platform: Platform, spec: StudySpec, name: str) -> str:
-    for other in platform.resources.list("Study"):
-        if other.uid == spec.uid or other.deleting:
-            continue
-        theirs = conversion.study_spec(other)
-        succeeded = status.condition(other.status, ConditionType.SUCCEEDED)
-        over = succeeded is not None and succeeded.status is Status.FALSE
-        first = (other.created, other.uid) < _created(platform, spec)
-        here = theirs.key.namespace == spec.key.namespace
-        same = here and name == (theirs.endpoint or theirs.dataset_release)
-        if first and not over and (same or (spec.endpoint and theirs.endpoint == spec.endpoint)):
-            return f"taken by {other.key}. Choose another name."
+    """Which Study asked for a name before this one, and may still get it."""
+    claims = platform.evidence.facts(_NAME_CLAIM + name)
+    stored = platform.resources.get(spec.key) if claims else None  # A quote has another uid.
+    for uid, claim in claims:
+        if uid == (stored.uid if stored else spec.uid):
+            return ""
+        key = ResourceKey("Study", str(claim["namespace"]), str(claim["name"]))
+        if _may_still_get(platform, key, uid, name, spec):
+            return f"taken by {key}. Choose another name."
     return ""
+
+
+def _may_still_get(
+    platform: Platform, key: ResourceKey, uid: str, name: str, spec: StudySpec
+) -> bool:
+    """Whether an earlier Study stands in the way of this one's name."""
+    try:
+        stored = platform.resources.get(key)
+        theirs = conversion.study_spec(stored) if stored is not None else None
+    except InvalidValue:
+        return False  # Its spec breaks a rule now: it gets nothing, and is told so.
+    if stored is None or theirs is None or stored.uid != uid or stored.deleting:
+        return False
+    succeeded = status.condition(stored.status, ConditionType.SUCCEEDED)
+    if succeeded is not None and succeeded.status is Status.FALSE:
+        return False
+    if spec.endpoint and theirs.endpoint == name:
+        return True
+    return key.namespace == spec.key.namespace and _released_name(theirs) == name
 
 
 def _standing_release(platform: Platform, spec: StudySpec, name: str) -> str:
     own = ResourceKey("Release", spec.key.namespace, name)
-    for stored in platform.resources.list("Release"):
+    for stored in platform.resources.list("Release", name=name):  # It bears its endpoint's name.
         held = stored.key == own
         if not held and not (spec.endpoint and stored.spec.get("endpoint") == spec.endpoint):
             continue
@@ -296,9 +349,8 @@ def _standing_release(platform: Platform, spec: StudySpec, name: str) -> str:
     return ""
 
 
-def _created(platform: Platform, spec: StudySpec) -> tuple[str, str]:
-    stored = platform.resources.get(spec.key)
-    return (stored.created if stored else "~", spec.uid)
+def _released_name(spec: StudySpec) -> str:
+    return spec.endpoint or spec.dataset_release
 
 
 def _refusal(message: str) -> Refusal:

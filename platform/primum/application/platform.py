@@ -37,7 +37,10 @@ class Conduct:
         token_seconds: How long a data token opens data.
         artifacts_uri: Folder (fsspec) under which Studies store artifacts.
         data_dirs: Folders searched for dataset files.
+        public_places: Folders and addresses that hold nothing private, from which public data may
+            be read.
         producer: URI that lineage events name as their producer.
+        credential_seconds: How long the credential of a run lasts, its wait for a node included.
     """
 
     lease_seconds: float
@@ -45,6 +48,8 @@ class Conduct:
     artifacts_uri: str
     data_dirs: Sequence[str]
     producer: str
+    credential_seconds: float = 604_800.0
+    public_places: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,6 +243,23 @@ class LedgerAnchor(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Dossier:
+    """What is written about one Study generation, as of one moment.
+
+    Args:
+        plan: Its plan.
+        outcomes: Of the plan's steps, by step.
+        evidence: Every record, oldest first.
+        facts: Of those that were asked for, the ones that are there, by kind.
+    """
+
+    plan: Plan | None
+    outcomes: Mapping[str, StepOutcome]
+    evidence: tuple[Evidence, ...]
+    facts: Mapping[str, Mapping[str, JSON]]
+
+
 class EvidenceStore(Protocol):
     """Plans, outcomes, evidence, verdicts and certificates.
 
@@ -290,6 +307,15 @@ class EvidenceStore(Protocol):
     def facts(self, kind: str) -> Sequence[tuple[str, Mapping[str, JSON]]]:
         """Every fact of a kind, oldest first, as (key, value)."""
 
+    def dossier(self, study_uid: str, generation: int, *, facts: Mapping[str, str]) -> Dossier:
+        """Everything about one Study generation at once, on one snapshot.
+
+        Args:
+            study_uid: The Study.
+            generation: Its generation.
+            facts: Kinds of facts that are wanted, each with its key.
+        """
+
 
 class ApplyChange(enum.StrEnum):
     """What applying a resource did."""
@@ -315,8 +341,8 @@ class ResourceStore(Protocol):
     def get(self, key: ResourceKey) -> StoredResource | None:
         """One resource."""
 
-    def list(self, kind: str, namespace: str = "") -> Sequence[StoredResource]:
-        """Resources of a kind, in one namespace or all, by name."""
+    def list(self, kind: str, namespace: str = "", *, name: str = "") -> Sequence[StoredResource]:
+        """Resources of a kind, in one namespace or all, of one name or all; by name."""
 
     def set_status(self, key: ResourceKey, uid: str, status: Mapping[str, JSON]) -> None:
         """Replace the status of the resource with this uid.
@@ -482,5 +508,12 @@ class Publisher(Protocol):
     ) -> str:
         """Make the artifact available; returns where. Publishing the same again is a no-op."""
 
+    def unready(self, release: ResourceKey) -> str:
+        """Why what was published does not answer yet; empty where it does."""
+
     def withdraw(self, release: ResourceKey) -> None:
-        """Stop serving; a no-op if it is not served."""
+        """Stop serving; a no-op if it is not served.
+
+        Raises:
+            Unavailable: If it could not be seen to have stopped; asked again, it goes on.
+        """

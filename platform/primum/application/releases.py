@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from primum.application import releasing
-from primum.application.observing import CERTIFICATE
 from primum.application.platform import Platform, generation_key
+from primum.application.released import CERTIFICATE
 from primum.domain.canonical import JSON
 from primum.domain.conditions import Condition, ConditionType, Reason, Status
-from primum.domain.errors import PrimumError
+from primum.domain.errors import PrimumError, Unavailable
 from primum.domain.names import ResourceKey
 from primum.domain.schedule import parse_schedule
 from primum.resources import conversion
@@ -40,25 +40,17 @@ def reconcile_release(platform: Platform, stored: StoredResource) -> None:
     """Serve it, or take it back; create the AuditRun that is due."""
     revocation = stored.spec.get("revocation")
     if stored.deleting or isinstance(revocation, Mapping):
-        platform.publisher.withdraw(stored.key)
-        if stored.deleting:
-            platform.resources.remove(stored.key, stored.uid)
-            return
-        reason = str(revocation["reason"]) if isinstance(revocation, Mapping) else ""
-        _show(
-            platform,
-            stored,
-            Condition(ConditionType.READY, Status.FALSE, Reason.REVOKED, reason),
-            {},
-        )
+        _take_back(platform, stored, revocation)
         return
     contradicted = releasing.contradiction(platform, _generation_key(stored))
     if contradicted:
         revoke(platform, stored.key, contradicted)
         return
-    envelope = _envelope(platform, stored)
+    envelope = certificate_of(platform, stored)
     try:
         url = platform.publisher.publish(stored.key, spec=stored.spec, certificate=envelope)
+    except Unavailable:
+        raise  # What was shown may still be true.
     except PrimumError as error:
         ready = Condition(ConditionType.READY, Status.FALSE, Reason.NOT_RELEASED, str(error))
         _show(platform, stored, ready, {})
@@ -70,7 +62,30 @@ def reconcile_release(platform: Platform, stored: StoredResource) -> None:
     last = _audit_when_due(platform, stored)
     if last:
         extra["lastAudit"] = last
-    _show(platform, stored, Condition(ConditionType.READY, Status.TRUE, Reason.SERVING, url), extra)
+    unready = platform.publisher.unready(stored.key)
+    ready = Condition(ConditionType.READY, Status.TRUE, Reason.SERVING, url)
+    if unready:
+        ready = Condition(ConditionType.READY, Status.FALSE, Reason.NOT_ANSWERING, unready)
+    _show(platform, stored, ready, extra)
+
+
+def _take_back(platform: Platform, stored: StoredResource, revocation: JSON) -> None:
+    """Withdraw a release that is revoked or deleted; it is let go when that is seen to be done.
+
+    Raises:
+        Unavailable: If it is not yet; that it was revoked shows all the same.
+    """
+    reason = str(revocation["reason"]) if isinstance(revocation, Mapping) else "it is being deleted"
+    ready = Condition(ConditionType.READY, Status.FALSE, Reason.REVOKED, reason)
+    try:
+        platform.publisher.withdraw(stored.key)
+    except Unavailable as error:
+        _show(platform, stored, replace(ready, message=f"{reason}. Not down yet: {error}"), {})
+        raise
+    if stored.deleting:
+        platform.resources.remove(stored.key, stored.uid)
+        return
+    _show(platform, stored, ready, {})
 
 
 def revoke(platform: Platform, key: ResourceKey, reason: str) -> None:
@@ -83,7 +98,8 @@ def revoke(platform: Platform, key: ResourceKey, reason: str) -> None:
     platform.publisher.withdraw(key)
 
 
-def _envelope(platform: Platform, stored: StoredResource) -> Mapping[str, JSON]:
+def certificate_of(platform: Platform, stored: StoredResource) -> Mapping[str, JSON]:
+    """The certificate of a Release as it was signed; empty where there is none."""
     fact = platform.evidence.fact(CERTIFICATE, _generation_key(stored))
     envelope = fact["envelope"] if fact else {}
     return envelope if isinstance(envelope, Mapping) else {}

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 from primum import signing
 from primum.application import planning, verdicts
-from primum.application.observing import CERTIFICATE, PUBLISHED, Scene
+from primum.application.observing import PUBLISHED, Scene
 from primum.application.platform import Platform, generation_key
+from primum.application.released import CERTIFICATE
 from primum.application.settlement import CONTRADICTION
 from primum.domain.canonical import JSON, canonical_json, digest_of
 from primum.domain.errors import InvalidValue, NotFound, PrimumError, Refused, Tampered

@@ -53,6 +53,10 @@ class Pages(Book, Protocol):
         """What ``verification.contradictions`` finds in everything stored."""
         ...
 
+    def chain_faults(self) -> Sequence[str]:
+        """What ``verification.chain_faults`` finds in everything stored."""
+        ...
+
 
 class Pen(Pages, Protocol):
     """A book that can be written. Nothing is durable before the transaction ends well."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from primum.application.observing import CERTIFICATE, PUBLISHED, Scene
-from primum.application.platform import Platform, generation_key
+from primum.application.observing import PUBLISHED, Scene
+from primum.application.platform import Platform
+from primum.application.released import CERTIFICATE
 from primum.domain.budget.entries import ReservationState
 from primum.domain.canonical import JSON
 from primum.domain.conditions import STAGE_OF, Condition, ConditionType, Stage, Status
@@ -40,14 +41,13 @@ def study_status(platform: Platform, scene: Scene, found: Sequence[Condition]) -
     public = _public(scene)
     if public:
         status["public"] = public
-    key = generation_key(scene.spec.uid, scene.spec.generation)
-    certificate = platform.evidence.fact(CERTIFICATE, key)
+    certificate = scene.facts.get(CERTIFICATE)
     if certificate is not None:
         status |= {
             "certificateUri": str(certificate["uri"]),
             "certificateDigest": str(certificate["digest"]),
         }
-    published = platform.evidence.fact(PUBLISHED, key)
+    published = scene.facts.get(PUBLISHED)
     if published is not None:
         status["endpointUrl"] = str(published["url"])
     return status

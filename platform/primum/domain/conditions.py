@@ -105,6 +105,7 @@ class Reason(enum.StrEnum):
     CERTIFIED = "Certified"
     NOT_RELEASED = "NotReleased"
     SERVING = "Serving"
+    NOT_ANSWERING = "NotAnswering"
     REVOKED = "Revoked"
     REGISTERED = "Registered"
     WITHDRAWN = "Withdrawn"

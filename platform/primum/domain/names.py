@@ -66,6 +66,11 @@ def outcome_id(study_uid: str, generation: int, step: str) -> OutcomeId:
     return OutcomeId(derived_uuid("outcome", study_uid, str(generation), step))
 
 
+def ticket_id(study_uid: str, generation: int, access: str) -> str:
+    """The ticket of one access, and the data token that it is redeemed for."""
+    return derived_uuid("ticket", study_uid, str(generation), access)
+
+
 def run_id(study_uid: str, generation: int) -> RunId:
     """The one pipeline run of a Study generation; launching it twice is a no-op."""
     return RunId(derived_uuid("run", study_uid, str(generation)))

@@ -11,31 +11,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from primum.domain.errors import InvalidValue, NotFound
-from primum.entrypoints.settings import Settings
+from primum.entrypoints.settings import ComputeKind, Settings
 
 if TYPE_CHECKING:
     from primum.adapters.kfp import LocalKfpRunner
+    from primum.adapters.ledger_api.client import LedgerApiClient
     from primum.adapters.openlineage import Outbox
     from primum.adapters.sql.resources import SqlResourceStore
     from primum.adapters.zone import LocalZone
     from primum.application.consent import LineageReader
     from primum.application.platform import Platform
     from primum.application.ports import Lineage, Publisher, Signer
-    from primum.application.step_services import DirectStepServices
     from primum.domain.accounting.accountant import Accountant
     from primum.domain.study.jobs import JobKind
-    from primum.domain.study.steps import StepContext
+    from primum.domain.study.steps import StepContext, StepServices
 
 PRODUCER = "https://primum.dev/primum"
+_OPERATOR_PATIENCE_SECONDS = 10.0  # It is level-based, and comes back by itself.
 
 
 def prepare_home(settings: Settings) -> None:
-    """Create the home folder, its keys, its owner's token and its database; all of it only once."""
+    """Create the home folder, its keys, its owner's token and its database; all of it only once.
+
+    A process that asks the ledger API makes the folder alone: it has neither key nor database.
+    """
     from primum.adapters import identity, keys
     from primum.adapters.sql import migrate
 
     try:
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if settings.ledger_url:
+            return
         keys.ensure(keys_folder(settings))
         identity.ensure_owner(settings.home)
     except OSError as error:
@@ -61,7 +67,11 @@ def check_key(settings: Settings) -> None:
 
 
 def stores(settings: Settings) -> Any:
-    """Ledger, evidence and resources on the configured database."""
+    """Ledger, evidence and resources: on the configured database, or behind the ledger API."""
+    if settings.ledger_url:
+        from primum.adapters.ledger_api.stores import remote_stores
+
+        return remote_stores(_ledger_api(settings))
     from primum.adapters.anchor import FileAnchor
     from primum.adapters.sql import open_stores
     from primum.adapters.system import SystemClock
@@ -106,12 +116,30 @@ def platform(settings: Settings) -> Platform:
             artifacts_uri=artifacts_uri(settings),
             data_dirs=settings.data_dirs,
             producer=PRODUCER,
+            credential_seconds=settings.credential_seconds,
+            public_places=settings.public_data,
         ),
     )
 
 
-def step_services(settings: Settings, context: StepContext) -> DirectStepServices:
-    """What one step's process needs, and nothing else."""
+def warm_up(platform: Platform) -> None:
+    """Load what planning needs, before the first Study waits for it."""
+    from primum.domain.risk.audits import max_certifiable_one_run
+
+    for kind in platform.kinds().values():
+        kind.entry("validate")
+    platform.policies.check(platform.policies.bundle("clinical-default") or {})
+    max_certifiable_one_run(guesses=10, canaries=10, delta=1e-5, p_value=0.05)
+
+
+def step_services(settings: Settings, context: StepContext) -> StepServices:
+    """What one step's process needs, and nothing else.
+
+    Raises:
+        InvalidValue: If the ledger API cannot be asked as the settings say.
+    """
+    if settings.ledger_url:
+        return _remote_step_services(settings, context)
     from primum.adapters.system import SystemClock
     from primum.application.access import Gatekeeper
     from primum.application.step_services import DirectStepServices
@@ -125,12 +153,49 @@ def step_services(settings: Settings, context: StepContext) -> DirectStepService
         ),
         ledger=opened.ledger,
         store=opened.evidence,
-        worker=compute(settings),
+        worker=compute(settings, gpus_per_worker=context.gpus_per_worker),
         signer=key,
         lineage_sink=lineage(settings),
         artifacts=artifacts_uri(settings),
         folders=settings.data_dirs,
         zone=str(zone_folder(settings)),
+    )
+
+
+def _remote_step_services(settings: Settings, context: StepContext) -> StepServices:
+    from primum.adapters.ledger_api.client import LedgerApiClient
+    from primum.adapters.ledger_api.steps import HttpStepServices
+
+    if not context.credential:
+        raise InvalidValue(
+            "context.credential", "must be the credential of the run", "none", "Launch it again."
+        )
+    return HttpStepServices(
+        context=context,
+        client=LedgerApiClient(
+            settings.ledger_url, lambda: context.credential, ca_file=settings.ledger_ca
+        ),
+        worker=compute(settings, gpus_per_worker=context.gpus_per_worker),
+        artifacts=artifacts_uri(settings),
+        folders=settings.data_dirs,
+        zone=str(zone_folder(settings)),
+    )
+
+
+def _ledger_api(settings: Settings) -> LedgerApiClient:
+    """The ledger API, as a process of the platform asks it."""
+    from primum.adapters.ledger_api.client import LedgerApiClient
+
+    def token() -> str:
+        # Kubernetes replaces the file long before the token in it ends.
+        return Path(settings.token_file).read_text().strip() if settings.token_file else own
+
+    own = settings.token
+    return LedgerApiClient(
+        settings.ledger_url,
+        token,
+        ca_file=settings.ledger_ca,
+        patience_seconds=_OPERATOR_PATIENCE_SECONDS,
     )
 
 
@@ -142,16 +207,24 @@ def zone(settings: Settings) -> LocalZone:
 
 
 def signer(settings: Settings) -> Signer:
-    """The platform's key."""
+    """The platform's key, or who signs with it."""
+    if settings.ledger_url:
+        from primum.adapters.ledger_api.stores import RemoteSigner
+
+        return RemoteSigner(_ledger_api(settings))
     from primum.adapters import keys
 
     return keys.FileSigner(keys_folder(settings))
 
 
-def compute(settings: Settings) -> Any:
-    """Warm Ray workers of the home folder."""
+def compute(settings: Settings, *, gpus_per_worker: int = 0) -> Any:
+    """Workers of the Ray cluster that this process is in, or warm ones of the home folder."""
     from primum.adapters.ray.compute import RayCompute
 
+    if settings.compute is ComputeKind.RAY:
+        from primum.adapters.ray.attached import AttachedRay
+
+        return AttachedRay(gpus_per_worker=gpus_per_worker)
     return RayCompute(
         settings.home,
         num_cpus=settings.workers,
@@ -256,7 +329,10 @@ def _publisher(settings: Settings) -> Publisher:
     from primum.adapters.serving import FolderPublisher
 
     url = f"http://{settings.host}:{settings.serving_port}"
-    public_key = keys.PublicKeyReader(keys_folder(settings)).public_key()
+    if settings.ledger_url:
+        public_key = signer(settings).public_key()
+    else:
+        public_key = keys.PublicKeyReader(keys_folder(settings)).public_key()
     return FolderPublisher(serving_registry(settings), base_url=url, public_key=public_key)
 
 

@@ -6,6 +6,8 @@ ends the walk; what each came to is recorded by the step itself.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from primum.entrypoints import bootstrap, settings
 
 _STEP = "from primum.entrypoints.step import run_step; import sys; run_step(sys.stdin.read())"
 
+_GRACE_SECONDS = 20.0  # Of the half minute that Kubernetes gives a pod.
 _TERMINATED = 143  # What a shell says of a process that SIGTERM ended.
 
 
@@ -36,12 +39,26 @@ def walk(folder: Path) -> int:
     if not contexts:
         raise InvalidValue(str(folder), "must hold the contexts of a run's steps", "none")
     for path in contexts:
-        with path.open("rb") as context:  # Not an argument: everybody on a node sees those.
-            command = [sys.executable, "-c", _STEP]
-            done = subprocess.run(command, stdin=context, check=False)  # noqa: S603 - our own
-        if done.returncode:
-            return done.returncode
+        status = _run(path)
+        if status:
+            return status
     return 0
+
+
+def _run(path: Path) -> int:
+    """Run one step; one that is under way when the pod ends is asked to end, and waited for."""
+    environment = {**os.environ, "PRIMUM_STEPS": str(path.parent)}
+    command = [sys.executable, "-c", _STEP]
+    with path.open("rb") as context:  # Not an argument: everybody on a node sees those.
+        step = subprocess.Popen(command, stdin=context, env=environment)  # noqa: S603 - our own
+    try:
+        return step.wait()
+    except BaseException:
+        step.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            step.wait(_GRACE_SECONDS)
+        step.kill()
+        raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (folder,) = sys.argv[1:] if arguments is None else arguments
     # The first process of a container ignores what it has no handler for.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
-    bootstrap.check_key(settings.from_environment())
+    found = settings.from_environment()
+    if not found.ledger_url:
+        bootstrap.check_key(found)
     return walk(Path(folder))
 
 

@@ -223,7 +223,7 @@ class Worker:
         failed = mood.startswith("fails")
         made = {
             "kind": "Model",
-            "uri": "memory://model",
+            "uri": "memory://artifacts/model",
             "digest": digest_of(dict(request.context["study"])),
         }
         status = ("Failed", "StepFailed") if failed else ("Succeeded", "StepSucceeded")

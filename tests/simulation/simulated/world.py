@@ -22,7 +22,7 @@ from primum.domain import names
 from primum.domain.canonical import canonical_json
 from primum.domain.conditions import ConditionType, Status
 from primum.domain.names import ResourceKey
-from primum.domain.study.steps import StepContext, StepOutcome
+from primum.domain.study.steps import StepContext, StepOutcome, StepServices
 from primum.entrypoints import bootstrap, loop
 from primum.resources.status import condition
 from primum_pipelines.runtime import execute
@@ -218,8 +218,11 @@ class World:
             self.auditor.published(args[0].name, kwargs["spec"], kwargs["certificate"], evidence)
 
     def _execute(self, context: StepContext) -> StepOutcome:
+        return execute(context, self._services(context), clock=self.clock.now)
+
+    def _services(self, context: StepContext) -> StepServices:
         platform = self.platform
-        services = DirectStepServices(
+        return DirectStepServices(
             context=context,
             keeper=Gatekeeper(
                 platform.ledger,
@@ -236,7 +239,6 @@ class World:
             artifacts=platform.conduct.artifacts_uri,
             folders=(),
         )
-        return execute(context, services, clock=self.clock.now)
 
     # Who acts.
 

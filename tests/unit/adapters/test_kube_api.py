@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-import yaml
+from scripted_api import status
 
 from primum.adapters.kube.api import Expired, KubeApi, Verb
 from primum.adapters.kube.resources import KubeResourceStore
@@ -15,62 +13,6 @@ from primum.domain.errors import Conflict, InvalidValue, NotFound, Refused, Unav
 from primum.domain.names import ResourceKey
 
 KEY = ResourceKey("Study", "oncology", "malignancy")
-
-
-def status(code, reason, message="no", **details):
-    body = {"kind": "Status", "code": code, "reason": reason, "message": message}
-    return code, {}, body | ({"details": details} if details else {})
-
-
-@pytest.fixture
-def server(tmp_path):
-    """An API server that answers from a list, and notes what it was asked."""
-    answers, asked = [], []
-
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self):
-            size = int(self.headers.get("Content-Length") or 0)
-            asked.append((self.command, self.path, self.headers, self.rfile.read(size)))
-            code, headers, body = answers.pop(0)
-            text = body if isinstance(body, bytes) else json.dumps(body).encode()
-            self.send_response(code)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = answer  # noqa: N815
-
-        def log_message(self, *_):
-            pass
-
-    made = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [
-            {"name": "c", "cluster": {"server": f"http://127.0.0.1:{made.server_address[1]}"}}
-        ],
-        "users": [{"name": "u", "user": {"token": "first"}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    }
-    made.answers, made.asked, made.config = answers, asked, tmp_path / "kubeconfig"
-    made.config.write_text(yaml.safe_dump(config))
-    yield made
-    made.shutdown()
-    made.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def api(server):
-    made = KubeApi(str(server.config))
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize(
@@ -181,3 +123,48 @@ def test_without_a_cluster_there_is_a_remedy(tmp_path):
         KubeApi(str(tmp_path / "none"))
     with pytest.raises(InvalidValue, match="no service account"):
         KubeApi()
+
+
+SEEN = "/apis/ray.io/v1/namespaces/a/rayjobs"
+
+
+def event(kind, **status):
+    obj = {"metadata": {"uid": "u", "resourceVersion": "7"}, "status": status}
+    return json.dumps({"type": kind, "object": obj}).encode() + b"\n"
+
+
+def watched(api):
+    return list(api.watch(SEEN, name="r", resource_version="5", seconds=30))
+
+
+def test_a_watch_tells_what_happens_until_the_server_ends_it(api, server):
+    server.answers.append((200, {}, event("MODIFIED", jobStatus="RUNNING") + event("DELETED")))
+    first, last = watched(api)
+    assert (first[0], first[1]["status"]) == ("MODIFIED", {"jobStatus": "RUNNING"})
+    assert last[0] == "DELETED"
+    ((_, path, headers, _),) = server.asked
+    assert headers["Authorization"] == "Bearer first"
+    query = path.partition("?")[2]
+    assert query == ("watch=1&fieldSelector=metadata.name%3Dr&resourceVersion=5&timeoutSeconds=30")
+
+
+def test_what_a_cut_leaves_of_an_event_is_no_event(api, server):
+    server.answers.append((200, {}, event("ADDED") + event("MODIFIED")[:-20]))
+    assert [kind for kind, _ in watched(api)] == ["ADDED"]
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_a_watch_that_begins_too_long_ago_says_so(api, server, when):
+    gone = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}
+    later = (200, {}, json.dumps(gone).encode() + b"\n")
+    server.answers.append(status(410, "Expired") if when == "at once" else later)
+    with pytest.raises(Expired):
+        watched(api)
+
+
+def test_a_watch_that_makes_no_sense_is_cut(api, server):
+    server.answers += [(200, {}, b"{}\n"), status(403, "Forbidden")]
+    with pytest.raises(Unavailable, match="middle of an event"):
+        watched(api)
+    with pytest.raises(Refused):
+        watched(api)

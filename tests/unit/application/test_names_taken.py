@@ -7,7 +7,8 @@ from decimal import ROUND_CEILING, ROUND_FLOOR
 import pytest
 
 from primum.application import planning, quoting
-from primum.domain.errors import Refused
+from primum.application.released import certificate_problems
+from primum.domain.errors import InvalidValue, Refused
 from primum.domain.names import ResourceKey
 
 
@@ -54,7 +55,18 @@ def test_an_endpoint_is_taken_in_every_namespace_and_others_are_not(released):
     )
 
 
+def as_dataset(ward, name="risk", **changes):
+    """The standing Release as one of a dataset: the same artifact under the same certificate."""
+    stored = ward.get("Release", "risk")
+    kept = {key: value for key, value in stored.spec.items() if key != "endpoint"}
+    ward.resources.remove(stored.key, stored.uid)
+    key = ResourceKey("Release", stored.key.namespace, name)
+    ward.resources.apply(key, {**kept, "kind": "Dataset", **changes}, labels={})
+    return ward.resources.get(key)
+
+
 def test_a_public_input_and_a_synthetic_one_are_planned_with(released):
+    as_dataset(released)
     key = released.study(
         "mixed",
         endpoint="",
@@ -67,6 +79,36 @@ def test_a_public_input_and_a_synthetic_one_are_planned_with(released):
     context = planning.planning_context(released.platform, released.spec(key))
     assert list(context.synthetic) == ["risk"]
     assert list(context.datasets) == ["scans"]
+    assert context.protected == {released.get("PrivacyBudget", "scans").spec["dataset"]["uri"]}
+
+
+def test_an_endpoint_is_no_synthetic_input(released):
+    key = released.study("mixed", endpoint="", data=[{"role": "Synthetic", "release": "risk"}])
+    with pytest.raises(InvalidValue, match="kind must be Dataset"):
+        planning.planning_context(released.platform, released.spec(key))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"revocation": {"reason": "doubt"}}, "must not be revoked"),
+        ({"name": "other"}, "must be for other"),
+        (
+            {"artifact": {"kind": "Dataset", "uri": "memory://x", "digest": "sha256:" + "0" * 64}},
+            "artifact must have digest",
+        ),
+        ({"claim": {"standing": "Void", "voidEdges": ["none"]}}, "must be that of its certificate"),
+        ({"study": {"name": "one", "uid": "gone", "generation": 1}}, "must have a certificate"),
+    ],
+)
+def test_a_release_that_does_not_stand_by_its_certificate_is_no_input(released, changes, problem):
+    stored = as_dataset(released, **changes)
+    (found,) = certificate_problems(released.platform, stored)
+    assert problem in found
+
+
+def test_a_release_of_a_dataset_stands_by_its_certificate(released):
+    assert certificate_problems(released.platform, as_dataset(released)) == []
 
 
 def test_a_claim_without_bound_is_said_in_words(dec):

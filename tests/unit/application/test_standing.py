@@ -213,6 +213,9 @@ def test_a_release_revoked_while_it_was_being_published_is_not_served(released):
             revoke(released)
             return url
 
+        def unready(self, release):
+            return publisher.unready(release)
+
         def withdraw(self, release):
             publisher.withdraw(release)
 

@@ -164,10 +164,40 @@ def test_an_unstored_study_may_be_quoted_and_nothing_is_spent(ward):
     assert (asked.fits, asked.alternatives, asked.refusal) == (True, (), "")
     assert asked.times > 1
     assert ward.states(ward.key("Study", "one")) == []
-    unknown = unstored(ward.key("Study", "new"), ward.get("Study", "one").spec)
+    assert list(ward.platform.evidence.facts("NameClaim/risk")) == []
+
+
+def test_a_quote_knows_whose_name_it_is_and_writes_none_down(ward):
     from primum.resources.conversion import study_spec
 
-    assert planning._created(ward.platform, study_spec(unknown))[0] == "~"
+    ward.advance(ward.study("one"))
+    declared = ward.get("Study", "one").spec
+    again = study_spec(unstored(ward.key("Study", "one"), declared))
+    assert quoting.quote(ward.platform, again).fits
+    other = study_spec(unstored(ward.key("Study", "new"), declared))
+    assert quoting.quote(ward.platform, other).reason is Reason.ENDPOINT_TAKEN
+    assert [claim["name"] for _, claim in ward.platform.evidence.facts("NameClaim/risk")] == ["one"]
+
+
+def test_a_name_is_free_again_when_who_asked_first_gets_nothing(ward):
+    first, late = ward.study("one", steps="100000"), ward.study("two")
+    ward.finish(first)
+    assert "False" in ward.shown(first, "Succeeded")
+    ward.finish(late)
+    assert "True Done" in ward.shown(late, "Succeeded")
+
+
+def test_a_name_is_free_again_when_who_asked_first_is_gone_or_asks_for_another(ward):
+    first, second = ward.study("one"), ward.study("two")
+    ward.advance(first)
+    ward.study("one", endpoint="else")
+    planning.claim_name(ward.platform, ward.spec(second))
+    planning._refuse_taken_name(ward.platform, ward.spec(second))
+    ward.study("one")
+    with pytest.raises(Refused, match="taken by Study ward/one"):
+        planning._refuse_taken_name(ward.platform, ward.spec(second))
+    ward.resources.remove(first, ward.resources.get(first).uid)
+    planning._refuse_taken_name(ward.platform, ward.spec(second))
 
 
 def test_a_quote_that_does_not_fit_says_what_is_missing(ward):
@@ -554,7 +584,10 @@ def test_a_plan_without_accesses_charges_nothing(ward):
 
     ward.advance(ward.study())
     (_, steps), *_ = ward.runner.launched
-    assert services(ward, replace(steps[1], plan={"accesses": None}))._charged_accesses() == set()
+    empty = services(ward, replace(steps[1], plan={"accesses": None}))
+    with pytest.raises(Refused, match="must cover an access of it"):
+        empty.redeem(steps[1].tickets["train@scans"])
+    assert [empty.begun("o"), empty.begun("o")] == ["Fresh", "Fresh"]
 
 
 def test_a_contradiction_freezes_before_it_is_recorded(ward, make):
@@ -565,7 +598,8 @@ def test_a_contradiction_freezes_before_it_is_recorded(ward, make):
     (_, steps), *_ = ward.runner.launched
     uid = ward.resources.get(key).uid
     found = make.evidence("Membership", "LiRA", Verdict.FAIL, study_uid=uid)
-    services(ward, steps[3]).record(_outcome(), (found,))
+    with pytest.raises(Refused, match="must record its own outcome"):  # Damaged, and heard.
+        services(ward, steps[3]).record(_outcome(), (found,))
     assert "contradicted by LiRA" in ward.ledger.account(ward.account()).frozen
     assert (
         ward.evidence.fact(settlement.CONTRADICTION, f"{uid}/1") is None

@@ -26,18 +26,35 @@ def test_a_child_reads_the_same_settings(tmp_path):
         "PRIMUM_HOME": str(tmp_path),
         "PRIMUM_DATABASE_URL": "postgresql://db/primum",
         "PRIMUM_DATA": os.pathsep.join(("/a", "/b")),
+        "PRIMUM_PUBLIC_DATA": "/public/,https://example.org/sets/",
         "PRIMUM_HOST": "::1",
         "PRIMUM_API_PORT": "1",
         "PRIMUM_SERVING_PORT": "65535",
         "PRIMUM_LEASE_SECONDS": "12.5",
         "PRIMUM_TOKEN_SECONDS": "7",
+        "PRIMUM_CREDENTIAL_SECONDS": "60",
         "PRIMUM_POLL_SECONDS": "0.05",
         "PRIMUM_WORKERS": "3",
         "PRIMUM_LINEAGE_URL": "http://lineage",
     }
     found = from_environment(told)
     assert found.data_dirs == ("/a", "/b")
+    assert found.public_data == ("/public/", "https://example.org/sets/")
     assert from_environment(found.environment()) == found
+
+
+def test_a_child_asks_the_ledger_api_where_its_parent_does():
+    told = {"PRIMUM_LEDGER_URL": "https://ledger:8399", "PRIMUM_LEDGER_CA": "/ca.crt"}
+    found = from_environment(told)
+    assert (found.ledger_url, found.ledger_ca) == ("https://ledger:8399", "/ca.crt")
+    assert "PRIMUM_DATABASE_URL" not in found.environment()
+    assert from_environment(found.environment()) == found
+
+
+def test_the_ledger_is_in_one_place():
+    told = {"PRIMUM_LEDGER_URL": "https://ledger", "PRIMUM_DATABASE_URL": "sqlite:///p.db"}
+    with pytest.raises(InvalidValue, match="must not be set beside PRIMUM_DATABASE_URL"):
+        from_environment(told)
 
 
 def test_the_token_is_not_passed_on():
@@ -64,6 +81,9 @@ def test_every_field_has_a_variable():
         ("PRIMUM_TOKEN_SECONDS", "nan", "must be a finite number"),
         ("PRIMUM_POLL_SECONDS", "0", "must be above 0"),
         ("PRIMUM_POLL_SECONDS", "soon", "must be a number"),
+        ("PRIMUM_PUBLIC_DATA", "public", "must list absolute folders and addresses"),
+        ("PRIMUM_PUBLIC_DATA", "/", "must list absolute folders and addresses"),
+        ("PRIMUM_PUBLIC_DATA", "/public/../home", "must list absolute folders and addresses"),
         ("PRIMUM_HOEM", "/x", "Did you mean PRIMUM_HOME?"),
         ("PRIMUM_ANYTHING", "1", "must be one of the settings"),
     ],

@@ -58,6 +58,7 @@ def make_context(step: str = "job", **changes: object) -> StepContext:
         "audits": [],
         "tickets": {"train": "ticket-train", "validate": "ticket-validate"},
         "upstream": {},
+        "credential": "credential-of-the-run",
     }
     return StepContext(**{**fields, **changes})  # type: ignore[arg-type]
 

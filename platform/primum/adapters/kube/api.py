@@ -21,11 +21,19 @@ _CONNECT_SECONDS = 5.0
 _READ_SECONDS = 30.0  # The API server itself gives up a request after 60 seconds.
 _PAGE = 500  # What kubectl and the informers of Kubernetes ask for at once.
 _RETRY_SECONDS = 5.0
+_CHUNK = 65_536  # A RayJob is some kilobytes.
 
 MULTIPLE_CHOICES, UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 300, 401, 403, 404
 CONFLICT, EXPIRED, TOO_MANY, SERVER_ERROR = 409, 410, 429, 500
 
 Json = dict[str, Any]
+
+
+class Parts(enum.StrEnum):
+    """How much of every object a list brings; the value is the media type asked for."""
+
+    ALL = "application/json"
+    METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 
 
 class Propagation(enum.StrEnum):
@@ -40,6 +48,7 @@ class Verb(enum.StrEnum):
 
     GET = "get"
     LIST = "list"
+    WATCH = "watch"
     CREATE = "create"
     UPDATE = "update"
     PATCH = "patch"
@@ -49,6 +58,7 @@ class Verb(enum.StrEnum):
 _METHODS = {
     Verb.GET: "GET",
     Verb.LIST: "GET",
+    Verb.WATCH: "GET",
     Verb.CREATE: "POST",
     Verb.UPDATE: "PUT",
     Verb.PATCH: "PATCH",
@@ -135,13 +145,23 @@ class KubeApi:
         except NotFound:
             return None
 
-    def list(self, path: str, *, labels: str = "", limit: int = 0) -> Iterator[Json]:
+    def list(
+        self,
+        path: str,
+        *,
+        labels: str = "",
+        fields: str = "",
+        limit: int = 0,
+        parts: Parts = Parts.ALL,
+    ) -> Iterator[Json]:
         """Every object of a collection, page by page.
 
         Args:
             path: The collection.
             labels: A label selector.
+            fields: A field selector.
             limit: Objects per page; 0 for the usual number.
+            parts: How much of them.
 
         Raises:
             Expired: If the list got too old between two pages; ask again.
@@ -150,12 +170,45 @@ class KubeApi:
         while True:
             query = {"limit": str(limit or _PAGE)}
             query |= {"labelSelector": labels} if labels else {}
+            query |= {"fieldSelector": fields} if fields else {}
             query |= {"continue": token} if token else {}
-            page = self._send(Verb.LIST, path, query=query)
+            page = self._send(Verb.LIST, path, query=query, accept=parts)
             yield from page.get("items") or ()
             token = str((page.get("metadata") or {}).get("continue") or "")
             if not token:
                 return
+
+    def watch(
+        self, path: str, *, name: str, resource_version: str, seconds: int
+    ) -> Iterator[tuple[str, Json]]:
+        """What becomes of one object, as it happens: kind of event, and the object.
+
+        Ends quietly after some seconds; whoever looks on asks again from what was seen last.
+
+        Args:
+            path: The object's collection.
+            name: The object.
+            resource_version: What was seen last.
+            seconds: After which the server ends the watch.
+
+        Raises:
+            Expired: If that was too long ago; read the object, and watch from there.
+            Unavailable: If the watch was cut.
+        """
+        query = {
+            "watch": "1",
+            "fieldSelector": f"metadata.name={name}",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(seconds),
+        }
+        for line in self._lines(path, query, seconds + _READ_SECONDS):
+            found = _read(line)
+            seen = found.get("object")
+            if not isinstance(seen, dict):
+                raise Unavailable(f"{Verb.WATCH} {path}: cut in the middle of an event")
+            if found.get("type") == "ERROR":
+                raise _error(Verb.WATCH, path, int(seen.get("code") or SERVER_ERROR), seen, 0.0)
+            yield str(found.get("type")), seen
 
     def create(self, path: str, body: Mapping[str, Any]) -> Json:
         """Create an object.
@@ -237,17 +290,52 @@ class KubeApi:
         *,
         query: Mapping[str, str] | None = None,
         kind: str = "application/json",
+        accept: Parts = Parts.ALL,
     ) -> Json:
         data = None if body is None else json.dumps(body).encode()
-        code, answer, wait = self._request(verb, path, data, query=query, kind=kind)
+        types = {"Content-Type": kind, "Accept": accept.value}
+        code, answer, wait = self._request(verb, path, data, query=query, types=types)
         if code == UNAUTHORIZED:  # The token was replaced: read it again, once.
             with self._lock:
                 self._pool.clear()
                 self._configuration, self._pool = self._connected()
-            code, answer, wait = self._request(verb, path, data, query=query, kind=kind)
+            code, answer, wait = self._request(verb, path, data, query=query, types=types)
         if code >= MULTIPLE_CHOICES:
             raise _error(verb, path, code, answer, wait)
         return answer
+
+    def _lines(self, path: str, query: Mapping[str, str], seconds: float) -> Iterator[bytes]:
+        """Lines of an answer that comes as it happens."""
+        from kubernetes.client.rest import urllib3
+
+        pool, url, headers = self._asked(path, query)
+        timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=seconds)
+        try:
+            answer = pool.request(
+                "GET", url, headers=headers, timeout=timeout, retries=False, preload_content=False
+            )
+            self._observe(Verb.WATCH, answer.status)
+            try:
+                if answer.status >= MULTIPLE_CHOICES:
+                    raise _error(
+                        Verb.WATCH, path, answer.status, _read(answer.data), _RETRY_SECONDS
+                    )
+                yield from _whole_lines(answer.stream(_CHUNK, decode_content=True))
+            finally:
+                answer.close()
+        except urllib3.exceptions.HTTPError as error:
+            raise Unavailable(f"{Verb.WATCH} {path}: {type(error).__name__}") from None
+
+    def _asked(self, path: str, query: Mapping[str, str]) -> tuple[Any, str, dict[str, str]]:
+        """Connections, URL, and headers of a request under the credentials of now."""
+        from urllib.parse import urlencode
+
+        with self._lock:  # Credentials may be refreshed while they are read.
+            configuration, pool = self._configuration, self._pool
+            settings = configuration.auth_settings().values()
+        headers = {"Accept": "application/json"}
+        headers |= {item["key"]: item["value"] for item in settings if item["in"] == "header"}
+        return pool, configuration.host + path + (f"?{urlencode(query)}" if query else ""), headers
 
     def _request(
         self,
@@ -256,18 +344,12 @@ class KubeApi:
         data: bytes | None,
         *,
         query: Mapping[str, str] | None,
-        kind: str,
+        types: Mapping[str, str],
     ) -> tuple[int, Json, float]:
-        from urllib.parse import urlencode
-
         from kubernetes.client.rest import urllib3
 
-        with self._lock:  # Credentials may be refreshed while they are read.
-            configuration, pool = self._configuration, self._pool
-            settings = configuration.auth_settings().values()
-        headers = {"Accept": "application/json", "Content-Type": kind}
-        headers |= {item["key"]: item["value"] for item in settings if item["in"] == "header"}
-        url = configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        pool, url, headers = self._asked(path, query or {})
+        headers |= types
         timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS)
         try:
             answer = pool.request(
@@ -280,6 +362,14 @@ class KubeApi:
         wait = answer.headers.get("Retry-After", "")
         seconds = float(wait) if wait.isdecimal() else _RETRY_SECONDS
         return answer.status, _read(answer.data), seconds
+
+
+def _whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The lines of a stream; what a cut left unfinished is none."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (line for line in lines if line)
 
 
 def _read(data: bytes) -> Json:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import structlog
 
@@ -24,6 +25,21 @@ _NAME_LENGTH_MAX = 200
 TROUBLE = "NotBroughtOn"
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Regarding:
+    """What an event is about.
+
+    Args:
+        api_version: Such as ``primum.dev/v1alpha1``.
+        key: Its kind, namespace and name.
+        uid: Its uid.
+    """
+
+    api_version: str
+    key: ResourceKey
+    uid: str
 
 
 class EventRecorder:
@@ -56,25 +72,50 @@ class EventRecorder:
 
     def trouble(self, key: ResourceKey, uid: str, message: str) -> None:
         """Tell once that a resource could not be brought on, and why; its conditions stay."""
-        told = _digest(uid, "trouble", message)
-        event = self._event(
-            key, uid, told=told, action="Look", reason=TROUBLE, kind="Warning", note=message
+        self.tell(
+            Regarding(API_VERSION, key, uid),
+            identity=("trouble", message),
+            action="Look",
+            reason=TROUBLE,
+            kind="Warning",
+            note=message,
         )
-        self._create(key, event)
 
     def _record(self, key: ResourceKey, uid: str, item: Condition) -> None:
-        event = self._event(
-            key,
-            uid,
-            told=_digest(uid, item.type, item.status, item.reason, item.last_transition_time),
+        self.tell(
+            Regarding(API_VERSION, key, uid),
+            identity=(item.type, item.status, item.reason, item.last_transition_time),
             action=item.type.value,
             reason=item.reason.value,
             kind="Normal" if item.status is Status.TRUE else "Warning",
             note=item.message,
         )
-        self._create(key, event)
 
-    def _create(self, key: ResourceKey, event: Json) -> None:
+    def tell(
+        self,
+        regarding: Regarding,
+        *,
+        identity: tuple[str, ...],
+        action: str,
+        reason: str,
+        kind: str,
+        note: str,
+    ) -> None:
+        """Tell something of any object, once for the same identity.
+
+        Args:
+            regarding: The object.
+            identity: What makes it this event and no other one.
+            action: What was done, one word.
+            reason: Why, one word.
+            kind: ``Normal`` or ``Warning``.
+            note: For people.
+        """
+        told = _digest(regarding.uid, *identity)
+        event = self._event(
+            regarding, told=told, action=action, reason=reason, kind=kind, note=note
+        )
+        key = regarding.key
         path = f"/apis/events.k8s.io/v1/namespaces/{key.namespace}/events"
         try:
             self._api.create(path, event)
@@ -85,8 +126,7 @@ class EventRecorder:
 
     def _event(
         self,
-        key: ResourceKey,
-        uid: str,
+        regarding: Regarding,
         *,
         told: str,
         action: str,
@@ -94,6 +134,7 @@ class EventRecorder:
         kind: str,
         note: str,
     ) -> Json:
+        key = regarding.key
         return {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
@@ -109,11 +150,11 @@ class EventRecorder:
             "type": kind,
             "note": note[:_NOTE_LENGTH_MAX],
             "regarding": {
-                "apiVersion": API_VERSION,
+                "apiVersion": regarding.api_version,
                 "kind": key.kind,
                 "namespace": key.namespace,
                 "name": key.name,
-                "uid": uid,
+                "uid": regarding.uid,
             },
         }
 

@@ -48,6 +48,7 @@ class KubeJobRunner:
         self._clock = clock
         self._namespaces = tuple(namespaces)
         self._where: dict[str, str] = {}
+        self._listed = False
 
     def launch(self, run_id: str, *, name: str, steps: Sequence[StepContext]) -> None:
         """Create the run's Job; a no-op where it exists.
@@ -141,9 +142,13 @@ class KubeJobRunner:
             del self._where[run_id]
 
     def _job(self, run_id: str) -> Json | None:
-        namespace = self._where.get(run_id)
-        if namespace is not None:
-            return self._api.get(_job_path(namespace, run_id))
+        if not self._listed:  # Once per process; asking for each by its label reads all of them.
+            for run, namespace, _ in self.owners():
+                self._where.setdefault(run, namespace)
+            self._listed = True
+        known = self._where.get(run_id)
+        if known is not None:
+            return self._api.get(_job_path(known, run_id))
         found = next(iter(self._jobs(f"{names.RUN}={run_id}")), None)
         if found is not None:
             self._where[run_id] = str(found["metadata"]["namespace"])

@@ -1,7 +1,8 @@
 """What a run's pod looks like: one Job, one Secret, under the restricted pod security standard.
 
 Pure: settings and step contexts to manifests. A run is one pod that walks its steps in order
-(``primum.entrypoints.walk``); tickets travel in the Secret, never in a pod's spec.
+(``primum.entrypoints.walk``); tickets and credentials travel in the Secret, never in a pod's spec.
+The pod holds neither key nor address of the database: its steps ask the ledger API.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from primum.resources.metadata import GROUP
 STEPS_FOLDER = "/var/run/primum/steps"
 # The same home as the operator's, so that an artifact has one address everywhere.
 _HOME_FOLDER, _DATA_FOLDER = "/var/lib/primum", "/var/lib/primum-data"
-_SIGNING_FOLDER = "/etc/primum/signing"
+_CA_FOLDER, _CA_KEY = "/etc/primum/ledger-ca", "ca.crt"
+_TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - where clients look
+_TOKEN_SECONDS = 3600  # The kubelet replaces it in time.
 _DIGEST = re.compile(r"^[a-z0-9][a-z0-9._:/-]{0,254}@sha256:[0-9a-f]{64}$")
 _SECRET_BYTES_MAX = 900_000  # The API server takes 1 MiB, names and encoding included.
 _LABEL_LENGTH_MAX = 63
-_USER = 65532  # The user of distroless images: not root, and nobody's on the node.
+USER = 65532  # The user of distroless images: not root, and nobody's on the node.
 _QUANTITY = re.compile(r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")
 
 
@@ -39,8 +42,9 @@ class JobSettings:
         image: The worker image, by digest.
         service_account: The account that pods run under; it needs no rights, and no token of it is
             mounted.
-        settings_secret: Secret of the Study's namespace with the ``PRIMUM_*`` settings of a step.
-        keys_secret: Secret with the platform's key, ``signing.pem``.
+        ledger_url: The ledger API, as pods reach it.
+        ledger_ca: ConfigMap of the Study's namespace with ``ca.crt``, which the ledger API's
+            certificate is checked with; empty for the image's authorities.
         artifacts_claim: Claim with the artifacts folder, written to.
         data_claim: Claim with dataset files, read only; empty where none are needed.
         cpu: CPUs requested and allowed, as a quantity.
@@ -48,12 +52,16 @@ class JobSettings:
         deadline_seconds: After which a run is ended by Kubernetes, whatever it does.
         keep_seconds: How long a finished Job stays for its logs.
         queue: Kueue queue, or empty.
+        ray_job: How the RayJobs of heavy steps are made, as ``RayJobSettings`` writes it; empty
+            where every step runs in the run's own pod. With it the queue is theirs: a pod that held
+            quota while it waits for a RayJob could keep the RayJob from ever getting its own.
+        labels: Further labels of what is made.
     """
 
     image: str
+    ledger_url: str
+    ledger_ca: str = ""
     service_account: str = "default"
-    settings_secret: str = "primum-step"  # noqa: S105 - the name of one
-    keys_secret: str = "primum-keys"  # noqa: S105 - the name of one
     artifacts_claim: str = "primum-artifacts"
     data_claim: str = ""
     cpu: str = "2"
@@ -61,6 +69,7 @@ class JobSettings:
     deadline_seconds: int = 86_400
     keep_seconds: int = 86_400
     queue: str = ""
+    ray_job: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -75,6 +84,10 @@ class JobSettings:
                 "must name an image by digest (registry/name@sha256:...)",
                 self.image,
                 "A tag may be moved to other code.",
+            )
+        if not self.ledger_url.startswith(("https://", "http://")):
+            raise InvalidValue(
+                "job ledger_url", "must be the address of the ledger API", self.ledger_url
             )
         for name in ("cpu", "memory"):
             if not _QUANTITY.fullmatch(getattr(self, name)):
@@ -100,14 +113,14 @@ def job(
         settings: How pods are made.
     """
     labels = _labels(run_id, steps, settings)
-    annotations = {
-        f"{GROUP}/run-name": name,
+    metadata = _metadata(run_id, name, steps, settings)
+    annotations = metadata["annotations"] | {
         names.GENERATION: str(steps[0].study["generation"]),
-        f"{GROUP}/reservations": ",".join(reservations(steps)),
+        names.RESERVATIONS: ",".join(reservations(steps)),
     }
-    metadata = _metadata(run_id, name, steps, settings) | {"annotations": annotations}
-    queue = {"kueue.x-k8s.io/queue-name": settings.queue} if settings.queue else {}
-    metadata["labels"] = metadata["labels"] | queue
+    metadata["annotations"] = annotations
+    queue = "" if settings.ray_job else settings.queue
+    metadata["labels"] = metadata["labels"] | ({names.QUEUE: queue} if queue else {})
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -119,7 +132,7 @@ def job(
             "parallelism": 1,
             "activeDeadlineSeconds": settings.deadline_seconds,
             "ttlSecondsAfterFinished": settings.keep_seconds,
-            **({"suspend": True} if settings.queue else {}),
+            **({"suspend": True} if queue else {}),
             "template": {
                 "metadata": {"labels": labels, "annotations": dict(annotations)},
                 "spec": _pod(run_id, settings),
@@ -131,7 +144,7 @@ def job(
 def secret(
     run_id: str, name: str, steps: Sequence[StepContext], settings: JobSettings
 ) -> dict[str, Any]:
-    """The Secret with the contexts of a run's steps, tickets included.
+    """The Secret with the contexts of a run's steps, tickets and credentials included.
 
     Raises:
         InvalidValue: If the contexts are larger than a Secret may be.
@@ -185,6 +198,9 @@ def _claims(payload: str) -> Mapping[str, JSON]:
 
 def _labels(run_id: str, steps: Sequence[StepContext], settings: JobSettings) -> dict[str, str]:
     held = reservations(steps)
+    under = {names.RESERVATION: held[0]} if held else {}
+    if not held and steps[0].owner.get("kind") == "AuditRun":
+        under = {names.INSPECTION: run_id}
     return {
         **settings.labels,
         names.PART_OF: names.PLATFORM,
@@ -193,24 +209,21 @@ def _labels(run_id: str, steps: Sequence[StepContext], settings: JobSettings) ->
         names.RUN: run_id,
         names.OWNER: str(steps[0].study["uid"]),
         names.STUDY: str(steps[0].study["name"])[:_LABEL_LENGTH_MAX],
-        **({names.RESERVATION: held[0]} if held else {}),
+        **under,
     }
 
 
 def _metadata(
     run_id: str, name: str, steps: Sequence[StepContext], settings: JobSettings
 ) -> dict[str, Any]:
-    study = steps[0].study
-    namespace, uid = str(study["namespace"]), str(study["uid"])
-    # An audit runs under the identity of its AuditRun, over the Study whose name it bears.
-    audits = "audits" in study
-    kind = "AuditRun" if audits else "Study"
-    owner = name.removeprefix(f"{namespace}-") if audits else str(study["name"])
+    study, owner = steps[0].study, steps[0].owner
+    reference = owner_reference(str(owner["kind"]), str(owner["name"]), str(study["uid"]))
     return {
         "name": job_name(run_id),
-        "namespace": namespace,
+        "namespace": str(study["namespace"]),
         "labels": _labels(run_id, steps, settings),
-        "ownerReferences": [owner_reference(kind, owner, uid)],
+        "annotations": {f"{GROUP}/run-name": name},
+        "ownerReferences": [reference],
     }
 
 
@@ -220,50 +233,70 @@ def _pod(run_id: str, settings: JobSettings) -> dict[str, Any]:
         "name": "run",
         "image": settings.image,
         "command": ["python", "-m", "primum.entrypoints.walk", STEPS_FOLDER],
-        "env": [
-            {"name": "PRIMUM_HOME", "value": _HOME_FOLDER},
-            {"name": "PRIMUM_DATA", "value": _DATA_FOLDER},
-            {"name": "HOME", "value": "/tmp"},  # noqa: S108 - an emptyDir of the pod's own
-        ],
-        "envFrom": [{"secretRef": {"name": settings.settings_secret}}],
+        "env": environment(settings),
         "resources": {"requests": dict(quantities), "limits": dict(quantities)},
         "securityContext": _restricted(),
         "volumeMounts": _mounts(settings),
     }
     return {
         "restartPolicy": "Never",
-        "serviceAccountName": settings.service_account,
+        "serviceAccountName": (
+            names.LAUNCHER_ACCOUNT if settings.ray_job else settings.service_account
+        ),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "fsGroup": _USER,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "initContainers": [_key_container(settings)],
         "containers": [container],
         "volumes": _volumes(run_id, settings),
     }
 
 
-def _key_container(settings: JobSettings) -> dict[str, Any]:
-    """Copies the key: a Secret's files are readable by their group, and that is refused."""
-    name = "signing.pem"
-    copy = ["install", "-m", "0600", f"{_SIGNING_FOLDER}/{name}", f"{_HOME_FOLDER}/keys/{name}"]
+def environment(settings: JobSettings) -> list[dict[str, Any]]:
+    """What every process of a run finds in its environment; nothing in it is secret."""
+    found = {
+        "PRIMUM_HOME": _HOME_FOLDER,
+        "PRIMUM_DATA": _DATA_FOLDER,
+        "PRIMUM_LEDGER_URL": settings.ledger_url,
+        "HOME": "/tmp",  # noqa: S108 - an emptyDir of the pod's own
+    }
+    if settings.ledger_ca:
+        found["PRIMUM_LEDGER_CA"] = f"{_CA_FOLDER}/{_CA_KEY}"
+    if settings.ray_job:
+        found |= {"PRIMUM_COMPUTE": "rayjob", "PRIMUM_RAY_JOB": settings.ray_job}
+    return [{"name": name, "value": value} for name, value in found.items()]
+
+
+def ledger_volumes(settings: JobSettings) -> list[dict[str, Any]]:
+    """The volume with the ledger API's authorities, where they are named."""
+    if not settings.ledger_ca:
+        return []
+    items = [{"key": _CA_KEY, "path": _CA_KEY}]
+    return [{"name": "ledger-ca", "configMap": {"name": settings.ledger_ca, "items": items}}]
+
+
+def ledger_mounts(settings: JobSettings) -> list[dict[str, Any]]:
+    """Where that volume appears."""
+    if not settings.ledger_ca:
+        return []
+    return [{"name": "ledger-ca", "mountPath": _CA_FOLDER, "readOnly": True}]
+
+
+def _token(mode: int) -> dict[str, Any]:
+    """What a client of the API server looks for in a pod; the launcher's, and for an hour."""
+    authority = [{"key": "ca.crt", "path": "ca.crt"}]
+    namespace = {"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}
     return {
-        "name": "key",
-        "image": settings.image,
-        "command": copy,
-        "resources": {
-            "requests": {"cpu": "10m", "memory": "16Mi"},
-            "limits": {"cpu": "100m", "memory": "32Mi"},
-        },
-        "securityContext": _restricted(),
-        "volumeMounts": [
-            {"name": "keys", "mountPath": f"{_HOME_FOLDER}/keys"},
-            {"name": "signing", "mountPath": _SIGNING_FOLDER, "readOnly": True},
+        "defaultMode": mode,
+        "sources": [
+            {"serviceAccountToken": {"path": "token", "expirationSeconds": _TOKEN_SECONDS}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": authority}},
+            {"downwardAPI": {"items": [namespace]}},
         ],
     }
 
@@ -284,10 +317,12 @@ def _mounts(settings: JobSettings) -> list[dict[str, Any]]:
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of the pod's own
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - what Ray shares objects through
         {"name": "home", "mountPath": _HOME_FOLDER},
-        {"name": "keys", "mountPath": f"{_HOME_FOLDER}/keys"},
         {"name": "artifacts", "mountPath": f"{_HOME_FOLDER}/artifacts"},
         {"name": "steps", "mountPath": STEPS_FOLDER, "readOnly": True},
+        *ledger_mounts(settings),
     ]
+    if settings.ray_job:
+        mounts.append({"name": "api-token", "mountPath": _TOKEN_FOLDER, "readOnly": True})
     if settings.data_claim:
         mounts.append({"name": "data", "mountPath": _DATA_FOLDER, "readOnly": True})
     return mounts
@@ -299,14 +334,12 @@ def _volumes(run_id: str, settings: JobSettings) -> list[dict[str, Any]]:
         {"name": "tmp", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
         {"name": "home", "emptyDir": {}},
-        {"name": "keys", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
-        {
-            "name": "signing",
-            "secret": {"secretName": settings.keys_secret, "defaultMode": private},
-        },
         {"name": "artifacts", "persistentVolumeClaim": {"claimName": settings.artifacts_claim}},
         {"name": "steps", "secret": {"secretName": job_name(run_id), "defaultMode": private}},
+        *ledger_volumes(settings),
     ]
+    if settings.ray_job:
+        volumes.append({"name": "api-token", "projected": _token(private)})
     if settings.data_claim:
         claim = {"claimName": settings.data_claim, "readOnly": True}
         volumes.append({"name": "data", "persistentVolumeClaim": claim})

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import structlog
 
-from primum.adapters.kube.api import Expired, Json, KubeApi
+from primum.adapters.kube.api import Expired, Json, KubeApi, Parts
 from primum.adapters.kube.objects import (
     FINALIZER,
     collection,
@@ -115,13 +115,14 @@ class KubeResourceStore:
             return None
         return self._seen(stored_resource(found))
 
-    def list(self, kind: str, namespace: str = "") -> Sequence[StoredResource]:
-        """Resources of a kind, in one namespace or all, by name; without those that break a rule.
+    def list(self, kind: str, namespace: str = "", *, name: str = "") -> Sequence[StoredResource]:
+        """Resources of a kind, in one namespace or all, of one name or all; by name.
 
-        Those are reported on their own status when they are looked at.
+        Those that break a rule are left out; it is said on their own status when they are looked
+        at.
         """
         listed = []
-        for found in self._objects(kind, namespace):
+        for found in self._objects(kind, namespace, name=name):
             try:
                 listed.append(self._seen(stored_resource(found)))
             except InvalidValue as error:
@@ -130,7 +131,7 @@ class KubeResourceStore:
 
     def keys(self, kind: str) -> Sequence[ResourceKey]:
         """The keys of every resource of a kind, also of those that break a rule."""
-        return tuple(key_of(found) for found in self._objects(kind, ""))
+        return tuple(key_of(found) for found in self._objects(kind, "", parts=Parts.METADATA))
 
     def check_served(self) -> None:
         """Ask for every kind once.
@@ -144,7 +145,8 @@ class KubeResourceStore:
 
     def uids(self, kind: str) -> frozenset[str]:
         """The uids of every resource of a kind."""
-        return frozenset(str(found["metadata"]["uid"]) for found in self._objects(kind, ""))
+        listed = self._objects(kind, "", parts=Parts.METADATA)
+        return frozenset(str(found["metadata"]["uid"]) for found in listed)
 
     def claim(self, key: ResourceKey) -> StoredResource | None:
         """One resource, with our finalizer on it before anything is done for it.
@@ -273,17 +275,20 @@ class KubeResourceStore:
         if self._pending() is not None and key.kind in READ_ONCE:
             self._here.read[key] = None
 
-    def _objects(self, kind: str, namespace: str) -> Iterator[Json]:
+    def _objects(
+        self, kind: str, namespace: str, *, name: str = "", parts: Parts = Parts.ALL
+    ) -> Iterator[Json]:
         if kind not in KINDS:
             return
+        fields = f"metadata.name={name}" if name else ""
         for where in (namespace,) if namespace else self._namespaces or ("",):
-            for found in self._listed(collection(kind, where)):
+            for found in self._listed(collection(kind, where), fields, parts):
                 yield {**found, "kind": kind, "apiVersion": API_VERSION}
 
-    def _listed(self, path: str) -> Sequence[Json]:
+    def _listed(self, path: str, fields: str, parts: Parts) -> Sequence[Json]:
         for _ in range(_LIST_ATTEMPTS):
             try:
-                return tuple(self._api.list(path))
+                return tuple(self._api.list(path, fields=fields, parts=parts))
             except Expired:
                 continue
         raise Unavailable(f"list {path}: it changed faster than it could be read")
@@ -294,8 +299,11 @@ class KubeResourceStore:
         standing: Sequence[Json] = (before or {}).get("metadata", {}).get("ownerReferences") or ()
         if not owner or any(item["uid"] == owner for item in standing):
             return standing
+        for known, (uid, _) in getattr(self._here, "before", {}).items():
+            if uid == owner and known.kind in OWNER_KINDS and known.namespace == key.namespace:
+                return (owner_reference(known.kind, known.name, owner),)
         for kind in OWNER_KINDS:
-            for found in self._objects(kind, key.namespace):
+            for found in self._objects(kind, key.namespace, parts=Parts.METADATA):
                 if found["metadata"]["uid"] == owner:
                     return (owner_reference(kind, found["metadata"]["name"], owner),)
         raise Conflict(f"{key} must have an owner that exists; found none of that uid.")

@@ -34,4 +34,13 @@ A pod names what it mounts and shows no labels of it; so the name has to say wha
 
 QUEUE = "kueue.x-k8s.io/queue-name"
 PRIORITY = "kueue.x-k8s.io/priority-class"
+LAUNCHER_ACCOUNT = "primum-launcher"
+LAUNCHERS = (LAUNCHER_ACCOUNT, "primum-pipeline")
+"""Service accounts of a governed namespace under which steps make RayJobs; runs' pods alone have them.
+
+Policy at the door goes by these names: what they make may open protected data. The second one is
+that of pods of Kubeflow Pipelines.
+"""
+
+RESERVATIONS = "primum.dev/reservations"  # annotation: every reservation, separated by commas
 POD_SECURITY = "pod-security.kubernetes.io/enforce"

@@ -40,7 +40,10 @@ class Owner:
     uid: str
 
     def references(self) -> list[dict[str, JSON]]:
-        """``metadata.ownerReferences``."""
+        """``metadata.ownerReferences``.
+
+        ``blockOwnerDeletion`` is left out: setting it takes a right over the owner's finalizers.
+        """
         return [
             {
                 "apiVersion": self.api_version,
@@ -48,7 +51,6 @@ class Owner:
                 "name": self.name,
                 "uid": self.uid,
                 "controller": True,
-                "blockOwnerDeletion": True,
             }
         ]
 
@@ -93,7 +95,7 @@ class Mount:
         path: Absolute path in the container.
         source: The volume's source, such as ``{"emptyDir": {}}``.
         access: ``ReadOnly`` or ``ReadWrite``.
-        folder: The one folder of the volume that is shown; all of it where empty.
+        folder: The one folder or file of the volume that is shown; all of it where empty.
     """
 
     name: str

@@ -2,7 +2,8 @@
 
 A RayJob runs once: ``backoffLimit`` is 0, worker groups have a fixed size (an elastic one would
 change the sampling rate behind epsilon), and its cluster goes when it ends. Only worker pods see a
-dataset, under the reservation they carry. Must not know how a step computes.
+dataset, under the reservation they carry; only the head sees the step's context. Must not know how
+a step computes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,13 @@ RAY_VERSION = "2.60.0"
 NAME_LENGTH_MAX = 47  # KubeRay appends to it and refuses longer ones only after admission.
 GROUPS_MAX = 17  # More worker groups are more pod sets than Kueue admits.
 CONTEXT_PATH = "/etc/primum/step"
-DATASETS_PATH = "/data"
+CONTEXT_FILE = f"{CONTEXT_PATH}/context.json"
+ENTRYPOINT = f"python -m primum.entrypoints.step {CONTEXT_FILE}"
+CA_PATH = "/etc/primum/ledger-ca"
+# The same places as in every other pod of the platform: an artifact has one address everywhere.
+HOME_PATH = "/var/lib/primum"
+ARTIFACTS_PATH = f"{HOME_PATH}/artifacts"
+DATASETS_PATH = "/var/lib/primum-data"
 TTL_SECONDS = 600  # Long enough to read why it failed; the receipt is in the ledger by then.
 PENDING_SECONDS_MAX = 1800  # An image of several GB on a new node, and no longer.
 
@@ -51,6 +58,7 @@ _HEAD, _SUBMITTER, _WORKER = (
     Size("200m", "256Mi", "1"),
     Size("4", "16Gi", "8"),
 )
+_LABEL_LENGTH_MAX = 63
 _GROUP_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?")
 
 
@@ -72,14 +80,14 @@ class DatasetClaim:
 
     Args:
         claim: Name of the PersistentVolumeClaim, which says that it is protected.
-        folder: Folder below ``/data`` where it appears.
+        folder: Folder below ``/var/lib/primum-data`` where it appears; that itself where empty.
     """
 
     claim: str
-    folder: str
+    folder: str = ""
 
     def mount(self, number: int) -> Mount:
-        """Read-only, below ``/data``.
+        """Read-only.
 
         Raises:
             InvalidValue: If its name does not say that it is protected.
@@ -89,7 +97,7 @@ class DatasetClaim:
             raise InvalidValue("claim", rule, self.claim, "The steward names it so.")
         volume: dict[str, JSON] = {"claimName": self.claim, "readOnly": True}
         source: dict[str, JSON] = {"persistentVolumeClaim": volume}
-        return Mount(f"dataset-{number}", f"{DATASETS_PATH}/{self.folder}", source)
+        return Mount(f"dataset-{number}", f"{DATASETS_PATH}/{self.folder}".rstrip("/"), source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +143,13 @@ class Origin:
         study: Name of the Study (of an AuditRun, the one whose artifact is audited).
         run_id: The run.
         step: The step.
+        reservations: Those that the step's tickets were minted for.
     """
 
     study: str
     run_id: str
     step: str
+    reservations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +164,16 @@ class RayJobRequest:
         image: The worker image, by digest.
         entrypoint: What the driver runs; no secret in it.
         groups: Its workers.
-        context_secret: Secret with the step's context, mounted for the driver alone.
+        context_secret: Secret with the contexts of the run's steps.
+        context_key: The one of this step; the driver alone sees it, and no other.
         deadline_seconds: When it is stopped, counted from its start.
         queue: Kueue LocalQueue; empty where there is none.
         priority: Kueue WorkloadPriorityClass; empty for the queue's own.
         service_account: Whom the pods run as.
-        environment: Further plain variables.
+        environment: Further plain variables of the driver.
+        artifacts_claim: Claim that models and evidence are written to.
+        ledger_ca: ConfigMap with ``ca.crt``, by which the driver knows the ledger API; empty where
+            the system's authorities do.
         sizes: What the pods may use.
     """
 
@@ -171,16 +185,22 @@ class RayJobRequest:
     entrypoint: str
     groups: tuple[WorkerGroup, ...]
     context_secret: str
+    context_key: str
     deadline_seconds: int
+    artifacts_claim: str
     queue: str = ""
     priority: str = ""
     service_account: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    ledger_ca: str = ""
     sizes: RaySizes = RaySizes()
 
 
 def ray_job_name(origin: Origin) -> str:
-    """The name of a step's RayJob: the same for the same run and step, at most 47 characters."""
+    """The name of a step's RayJob: the same for the same run and step, at most 47 characters.
+
+    What it runs is not part of it: the same step under two names could run twice at once.
+    """
     identity = ("rayjob", origin.run_id, origin.step)
     return bounded_name((origin.study, origin.step), identity, length_max=NAME_LENGTH_MAX)
 
@@ -229,12 +249,17 @@ def ray_job(request: RayJobRequest) -> dict[str, JSON]:
             "name": ray_job_name(request.origin),
             "namespace": request.namespace,
             "labels": _labels(request, queued),
-            "annotations": {names.SPEC_DIGEST: digest},
+            "annotations": {names.SPEC_DIGEST: digest, **_under(request.origin)},
             "ownerReferences": request.owner.references(),
         },
         # Kueue starts it; its webhook would set this too, and without Kueue nobody would clear it.
         "spec": spec | ({"suspend": True} if request.queue else {}),
     }
+
+
+def _under(origin: Origin) -> dict[str, JSON]:
+    held = ",".join(origin.reservations)
+    return {names.RESERVATIONS: held} if held else {}
 
 
 def _check(request: RayJobRequest) -> None:
@@ -263,7 +288,12 @@ def _check(request: RayJobRequest) -> None:
 
 def _labels(request: RayJobRequest, further: Mapping[str, str]) -> dict[str, JSON]:
     origin = request.origin
-    told = {names.STUDY: origin.study, names.RUN: origin.run_id, names.STEP: origin.step}
+    told = {
+        names.STUDY: origin.study[:_LABEL_LENGTH_MAX].rstrip("-."),
+        names.RUN: origin.run_id,
+        names.STEP: origin.step,
+        names.OWNER: request.owner.uid,
+    }
     return labels(request.workload.value, {**told, **further})
 
 
@@ -285,15 +315,27 @@ def _template(
 
 def _ray_mounts(request: RayJobRequest) -> tuple[Mount, ...]:
     sizes = request.sizes
+    claim: dict[str, JSON] = {"persistentVolumeClaim": {"claimName": request.artifacts_claim}}
     return (
         scratch("tmp", "/tmp", limit=sizes.scratch),  # noqa: S108 - where Ray keeps its session
         scratch("shm", "/dev/shm", limit=sizes.shared_memory, medium="Memory"),  # noqa: S108
+        scratch("home", HOME_PATH, limit="1Gi"),
+        Mount("artifacts", ARTIFACTS_PATH, claim, access="ReadWrite"),
     )
 
 
-def _context(request: RayJobRequest) -> Mount:
-    source: dict[str, JSON] = {"secretName": request.context_secret, "defaultMode": 0o440}
-    return Mount("context", CONTEXT_PATH, {"secret": source})
+def _driver_mounts(request: RayJobRequest) -> tuple[Mount, ...]:
+    file: dict[str, JSON] = {
+        "key": request.context_key,
+        "path": CONTEXT_FILE.rpartition("/")[2],
+        "mode": 0o440,
+    }
+    context: dict[str, JSON] = {"secretName": request.context_secret, "items": [file]}
+    mounts = (Mount("context", CONTEXT_PATH, {"secret": context}),)
+    if not request.ledger_ca:
+        return mounts
+    authority: dict[str, JSON] = {"configMap": {"name": request.ledger_ca}}
+    return (*mounts, Mount("ledger-ca", CA_PATH, authority))
 
 
 def _submitter(request: RayJobRequest) -> dict[str, JSON]:
@@ -314,7 +356,7 @@ def _head(request: RayJobRequest) -> dict[str, JSON]:
         image=request.image,
         size=request.sizes.head,
         environment={**_ENVIRONMENT, **request.environment},
-        mounts=(*_ray_mounts(request), _context(request)),
+        mounts=(*_ray_mounts(request), *_driver_mounts(request)),
     )
     return {
         "rayStartParams": {"dashboard-host": _EVERYWHERE, "num-cpus": "0"},
@@ -329,7 +371,7 @@ def _group(request: RayJobRequest, group: WorkerGroup) -> dict[str, JSON]:
         image=request.image,
         size=request.sizes.worker,
         gpus=group.gpus_per_worker,
-        environment={**_ENVIRONMENT, **request.environment},
+        environment=_ENVIRONMENT,
         mounts=(*_ray_mounts(request), *datasets),
     )
     under = {names.RESERVATION: group.reservation, names.INSPECTION: group.inspection}

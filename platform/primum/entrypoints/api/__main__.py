@@ -42,6 +42,7 @@ def _server(found: Settings, options: argparse.Namespace) -> uvicorn.Server:
     from primum.entrypoints import bootstrap
     from primum.entrypoints.api.server import make_server
 
+    bootstrap.prepare_home(found)  # Whoever of us starts first brings the database up to date.
     figures = {"lineage_waiting": bootstrap.lineage_backlog(found)}
     if options.cluster:
         from primum.adapters.cluster_identity import ClusterIdentities

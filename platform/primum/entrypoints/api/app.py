@@ -1,4 +1,7 @@
-"""The ledger and evidence API. Reads, and quotes; nothing here spends, grants or releases."""
+"""The ledger and evidence API: what people read and ask, and the doors of our own processes.
+
+Nothing that people may ask spends, grants or releases.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from primum import __version__
 from primum.adapters.identity import Identity
-from primum.application import planning, quoting, searching
+from primum.application import planning, quoting, releases, searching
 from primum.application.platform import Platform
 from primum.application.reports import Reports
 from primum.application.searching import Detail, Search
@@ -20,7 +23,15 @@ from primum.domain.budget.entries import AccountView, Entry, EntryKind
 from primum.domain.errors import InvalidValue, NotFound, Refused
 from primum.domain.names import ResourceKey
 from primum.domain.study.lifecycle import Refusal
-from primum.entrypoints.api import exports, metrics, problems, questions, schemas
+from primum.entrypoints.api import (
+    exports,
+    metrics,
+    problems,
+    processes,
+    questions,
+    schemas,
+    steps,
+)
 from primum.entrypoints.api.callers import (
     LEDGER_READERS,
     PROBLEMS,
@@ -80,6 +91,8 @@ def create_app(
     problems.install(app)
     app.include_router(router)
     app.include_router(questions.router)
+    app.include_router(steps.router)
+    app.include_router(processes.router)
     routes.install(app)
     app.add_api_route(
         "/healthz", _alive, response_model=schemas.Health, tags=["health"], responses=PROBLEMS
@@ -226,6 +239,21 @@ def list_evidence(
         )
         for item in ports.evidence.evidence(stored.uid, stored.generation)
     ]
+
+
+@router.get("/releases/{namespace}/{name}/certificate", tags=["evidence"])
+def get_certificate(
+    namespace: str, name: str, who: Caller, ports: Ports
+) -> schemas.ReleaseCertificate:
+    """Give a release's certificate as it was signed, and say whether the release stands."""
+    require(who, READERS)
+    stored = ports.resources.get(ResourceKey("Release", namespace, name))
+    envelope = releases.certificate_of(ports, stored) if stored is not None else {}
+    if stored is None or not envelope:
+        raise NotFound(f"Release {namespace[:64]}/{name[:64]} has no certificate")
+    revocation = stored.spec.get("revocation")
+    reason = revocation.get("reason", "") if isinstance(revocation, Mapping) else ""
+    return schemas.ReleaseCertificate(envelope=dict(envelope), revoked=str(reason))
 
 
 @router.post(

@@ -14,6 +14,7 @@ from primum.application.reports import Reports
 from primum.application.verifying import Verifications
 from primum.domain.errors import Refused
 from primum.entrypoints.api import problems
+from primum.entrypoints.api_headers import FORWARDED
 
 READERS = (Role.COMPLIANCE, Role.STEWARD, Role.AUDITOR, Role.ENGINEER, Role.SCIENTIST)
 LEDGER_READERS = (Role.COMPLIANCE, Role.STEWARD, Role.AUDITOR)
@@ -58,6 +59,11 @@ def caller(
     Raises:
         Unauthenticated: If there is no token, or it is nobody's.
     """
+    told = request.headers.get(FORWARDED, "")
+    scheme, _, token = told.partition(" ")
+    if credentials is None and scheme.lower() == "bearer":
+        # Through the API server's proxy, which keeps what is in Authorization to itself.
+        credentials = HTTPAuthorizationCredentials(scheme=scheme, credentials=token.strip())
     if credentials is None:
         raise problems.Unauthenticated(
             "a bearer token must be given; found none. On one machine it lies in the home folder."

@@ -284,6 +284,13 @@ class EvidenceRecord(Shown):
     )
 
 
+class ReleaseCertificate(Shown):
+    """What is promised about a release, as it was signed."""
+
+    envelope: dict[str, Any] = Field(description="envelope is the DSSE envelope.")
+    revoked: str = Field(description="revoked is why the release was taken back, or empty.")
+
+
 class QuoteAnswer(Shown):
     """What a Study would cost."""
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import uvicorn
+from fastapi import FastAPI
 
 from primum.adapters import identity
 from primum.application.platform import Platform
 from primum.entrypoints import bootstrap
 from primum.entrypoints.api.app import create_app
 from primum.entrypoints.settings import Settings
+
+_KEEP_ALIVE_SECONDS = 75  # Steps and the operator ask again within seconds; see the client.
 
 
 def make_server(
@@ -33,11 +36,17 @@ def make_server(
         identify or (lambda token: identity.identify(settings.home, token)),
         figures=figures,
     )
-    config = uvicorn.Config(
+    return uvicorn.Server(config_of(app))
+
+
+def config_of(app: FastAPI) -> uvicorn.Config:
+    """How an application of ours is served."""
+    return uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         lifespan="off",
+        ws="none",
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )
-    return uvicorn.Server(config)

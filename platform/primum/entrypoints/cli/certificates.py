@@ -36,23 +36,41 @@ def verify(
 
     Example: primum certificate verify .primum/certificates/malignancy-1.json
     """
-    from primum import verification
-    from primum.domain.canonical import digest_of_bytes
     from primum.entrypoints import bootstrap, settings
 
     envelope = files.json_object(file, "certificate")
     key_file = public_key or bootstrap.keys_folder(settings.from_environment()) / "signing.pub.pem"
-    pem = files.text(key_file, "public key")
+    check(envelope, key_file, artifact)
+    if _revoked_here(envelope):
+        print(f"revoked: {file} is in form, and this platform has withdrawn what it was for")
+        raise typer.Exit(Exit.REFUSED)
+    print(f"valid: {file} holds" + (f" for {artifact}" if artifact else ""))
+    print_claim(envelope, key_file)
+
+
+def check(envelope: Mapping[str, Any], public_key: Path, artifact: Path | None) -> None:
+    """Check signature, shape and, if given, the artifact's bytes.
+
+    Raises:
+        Exit: 6 if anything is wrong, after saying what.
+    """
+    from primum import verification
+    from primum.domain.canonical import digest_of_bytes
+
+    pem = files.text(public_key, "public key")
     digest = digest_of_bytes(files.content(artifact, "artifact")) if artifact else None
     problems = verification.verify_certificate(envelope, pem, digest)
     for problem in problems:
         print(problem)
     if problems:
         raise typer.Exit(Exit.TAMPERED)
-    if _revoked_here(envelope):
-        print(f"revoked: {file} is in form, and this platform has withdrawn what it was for")
-        raise typer.Exit(Exit.REFUSED)
-    print(f"valid: {file} holds" + (f" for {artifact}" if artifact else ""))
+
+
+def print_claim(envelope: Mapping[str, Any], public_key: Path) -> None:
+    """Print what a certificate that was checked claims."""
+    from primum import verification
+
+    pem = files.text(public_key, "public key")
     for line in _claim_lines(verification.open_certificate(envelope, pem)):
         print(line)
 
@@ -67,21 +85,29 @@ def show(
 
     Example: primum certificate show .primum/certificates/malignancy-1.json
     """
+    from primum.entrypoints.cli import rendering
+
+    statement = statement_of(files.json_object(file, "certificate"), str(file))
+    rendering.structured(statement, Output.YAML if output is Output.TABLE else output)
+
+
+def statement_of(envelope: Mapping[str, Any], where: str) -> Any:
+    """The statement inside a certificate, unchecked.
+
+    Raises:
+        Tampered: If it is no envelope.
+    """
     import base64
     import json
 
     from primum.domain.errors import Tampered
-    from primum.entrypoints.cli import rendering
 
     try:
-        statement = json.loads(
-            base64.b64decode(str(files.json_object(file, "certificate")["payload"]), validate=True)
-        )
+        return json.loads(base64.b64decode(str(envelope["payload"]), validate=True))
     except (KeyError, ValueError):
         raise Tampered(
-            f"certificate {file} must be a signed envelope; found another form"
+            f"certificate {where} must be a signed envelope; found another form"
         ) from None
-    rendering.structured(statement, Output.YAML if output is Output.TABLE else output)
 
 
 def _revoked_here(envelope: Mapping[str, Any]) -> bool:

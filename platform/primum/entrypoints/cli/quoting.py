@@ -70,24 +70,26 @@ def quote(
                 "epsilon": str(found.plan.epsilon),
                 "delta": str(found.plan.delta),
                 "epsilonLeft": str(found.epsilon_left),
-                "fits": _fits(found.times, found.refusal),
+                "fits": how_often(found.times, found.refusal),
                 "message": found.refusal,
                 "waits": found.waits,
                 "alternatives": list(found.alternatives),
             }
         )
-    _print(answers, output)
+    show(answers, output)
     if not fits:
         raise typer.Exit(Exit.REFUSED)
 
 
-def _fits(times: int, refusal: str) -> str:
+def how_often(times: int, refusal: str) -> str:
+    """How often a Study fits, in words."""
     if not refusal:
         return f"{times} times"
     return "Not now" if times else "No"
 
 
-def _print(answers: list[dict[str, object]], output: Output) -> None:
+def show(answers: list[dict[str, object]], output: Output) -> None:
+    """Print what was answered about Studies."""
     from primum.entrypoints.cli.rendering import structured
 
     if output is not Output.TABLE:

@@ -1,0 +1,1 @@
+"""The ledger API as a client sees it: for processes that hold neither database nor signing key."""
