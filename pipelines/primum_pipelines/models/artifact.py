@@ -142,6 +142,15 @@ def to_bytes(module: nn.Module, spec: ModelSpec) -> bytes:
     """
     from safetensors.torch import save
 
+    weights = {
+        name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()
+    }
+    data: bytes = save(weights, metadata=describe(spec))
+    return data
+
+
+def describe(spec: ModelSpec) -> dict[str, str]:
+    """What a file of such models says about itself, as safetensors keeps it."""
     metadata = canonical_json(
         {
             "format": FORMAT_VERSION,
@@ -156,11 +165,7 @@ def to_bytes(module: nn.Module, spec: ModelSpec) -> bytes:
             "study": spec.study,
         }
     ).decode()
-    weights = {
-        name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()
-    }
-    data: bytes = save(weights, metadata={_METADATA_KEY: metadata})
-    return data
+    return {_METADATA_KEY: metadata}
 
 
 def load_model(path: str | Path) -> LoadedModel:

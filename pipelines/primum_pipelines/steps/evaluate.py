@@ -7,9 +7,11 @@ unprotected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from primum.domain.accounting.events import NoEvent
 from primum.domain.canonical import JSON, decimal_text
@@ -20,8 +22,16 @@ from primum.domain.study.steps import ArtifactRef, Receipt, WorkRequest, WorkRes
 from primum_pipelines import artifacts
 from primum_pipelines.datasets.access import open_private, token_claims
 from primum_pipelines.datasets.checks import require_sound
-from primum_pipelines.evaluation import calibration, figures, plots, predictions, subgroups
+from primum_pipelines.evaluation import (
+    calibration,
+    figures,
+    multiplicity,
+    plots,
+    predictions,
+    subgroups,
+)
 from primum_pipelines.evaluation.figures import Figure, Scored
+from primum_pipelines.models import ensemble
 from primum_pipelines.models.artifact import LoadedModel, from_bytes
 from primum_pipelines.steps import records
 from primum_pipelines.synthesis import archive
@@ -35,6 +45,7 @@ _DISCLOSURE_OF = {
     EvidenceKind.FAIRNESS: Disclosure.FAIRNESS,
 }
 _SYNTHETIC = "synthetic"
+_AGREEMENT = 0.9  # Share of members behind an answer of the abstaining ensemble.
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +61,8 @@ def run(request: WorkRequest) -> WorkResult:
     """Evaluate the job's model on the held-out units of every dataset of the plan.
 
     Returns:
-        Utility, Calibration and, where the dataset has subgroups, Fairness evidence per budget.
+        Utility, Calibration and, where the dataset has subgroups, Fairness evidence per budget;
+        Multiplicity where the job kept iterates of its run.
 
     Raises:
         NotFound: If the job left no model.
@@ -61,6 +73,11 @@ def run(request: WorkRequest) -> WorkResult:
     if reference is None:
         raise NotFound("job must have left an artifact of kind Model; found none.")
     model = from_bytes(artifacts.fetch(reference.uri, digest=reference.digest))
+    kept_members = records.upstream_artifact(request, "job", ensemble.ARTIFACT_KIND)
+    members: tuple[LoadedModel, ...] = ()
+    if kept_members is not None:
+        data = artifacts.fetch(kept_members.uri, digest=kept_members.digest)
+        members = ensemble.from_bytes(data)
     evidence: list[Evidence] = []
     stored: list[ArtifactRef] = []
     receipts = []
@@ -71,7 +88,7 @@ def run(request: WorkRequest) -> WorkResult:
         source = _Source(
             access.budget, str(claims["accountId"]), _disclosures(request, access.budget)
         )
-        found, kept = _evaluated(request, model, table, reference, source)
+        found, kept = _evaluated(request, model, table, reference, source, members=members)
         evidence += found
         stored += kept
         receipts.append(Receipt(access.name, access.budget, NoEvent(), {}, str(claims["id"])))
@@ -115,6 +132,8 @@ def _evaluated(
     table: UnitTable,
     reference: ArtifactRef,
     source: _Source,
+    *,
+    members: Sequence[LoadedModel] = (),
 ) -> tuple[list[Evidence], list[ArtifactRef]]:
     held_out, name = ~table.train, source.name
     scored = Scored(
@@ -146,9 +165,14 @@ def _evaluated(
     groups = {group: values[held_out] for group, values in table.subgroups.items()}
     if groups:
         found[EvidenceKind.FAIRNESS] = subgroups.fairness(scored, groups)
+    if len(members) > 1:
+        said = ensemble.predict_members(members, table.features[held_out])
+        average = replace(scored, probabilities=said.mean(axis=0))
+        found[EvidenceKind.CALIBRATION]["ensemble"] = _shown(calibration.calibration(average))
+        found[EvidenceKind.MULTIPLICITY] = _multiplicity(said, scored)
     evidence = []
     for kind, measured in found.items():
-        disclosed = _DISCLOSURE_OF[kind] in source.allowed
+        disclosed = _DISCLOSURE_OF.get(kind) in source.allowed
         public: dict[str, JSON] = {"data": name, "positive": model.spec.positive}
         evidence.append(
             records.record(
@@ -162,6 +186,19 @@ def _evaluated(
             )
         )
     return evidence, [diagram, answers]
+
+
+def _multiplicity(said: np.ndarray, scored: Scored) -> dict[str, JSON]:
+    """Over units: several rows of one are averaged, since a patient gets one answer."""
+    assert scored.units is not None  # noqa: S101 - held-out rows have units
+    _, first, owner = np.unique(scored.units, return_index=True, return_inverse=True)
+    means = np.zeros((len(said), len(first), said.shape[2]))
+    for mean, member in zip(means, said, strict=True):
+        np.add.at(mean, owner, member)
+    found = multiplicity.multiplicity(
+        means / np.bincount(owner)[:, None], scored.labels[first], agreement=_AGREEMENT
+    )
+    return {**found.to_json(), "agreement": decimal_text(_AGREEMENT)}
 
 
 def _bins(scored: Scored) -> list[JSON]:
