@@ -23,7 +23,7 @@ SHADOWED = {
     "ShadowClassifier",
 }
 SAMPLED = {"DOMIAS", "SampleDistance", "Copies"}
-INVERTING = {"GradientInversion", "Imprint", "ModelInversion"}
+INVERTING = {"GradientInversion", "Imprint", "ModelInversion", "PrivacySusceptibility"}
 BUILT_IN = {"MechanismSelfTest", "OneRunCanary"} | INVERTING | SHADOWED | SAMPLED
 KINDS = {EvidenceKind.MEMBERSHIP, EvidenceKind.RECONSTRUCTION, EvidenceKind.SELF_TEST}
 

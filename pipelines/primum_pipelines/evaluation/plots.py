@@ -31,6 +31,7 @@ _STYLE: dict[str, Any] = {
     "grid.alpha": 0.3,
 }
 _SIZE_INCHES = (4.2, 3.4)
+_BARS_MAX = 12
 _WIDE_INCHES = (7.6, 3.2)
 _DOTS_PER_INCH = 160
 _COLORS = ("#1b6ca8", "#c8553d", "#588157", "#7b5ea7", "#8d6a2f", "#5c5c5c")
@@ -201,6 +202,33 @@ def corridor(found: Corridor, *, picture: PictureFormat = PictureFormat.SVG) -> 
         right.legend(frameon=False)
 
     return _canvas(draw, picture, size=_WIDE_INCHES)
+
+
+def susceptibility_view(norms: Floats, drive: Floats, *, names: Sequence[str]) -> bytes:
+    """Gradient norms of units, sorted and nameless, and what drives them. PNG.
+
+    Args:
+        norms: ``(n,)``.
+        drive: Mean size of their derivatives by each input, of the input's shape.
+        names: Column names of a table; empty for images, whose map is shown.
+    """
+
+    def draw(canvas: Canvas) -> None:
+        left, right = canvas.subplots(1, 2)
+        left.plot(np.linspace(0, 1, len(norms)), np.sort(norms), color=_COLORS[0])
+        left.set(xlabel="share of units", ylabel="gradient norm")
+        if names:
+            order = np.argsort(drive)[-_BARS_MAX:]
+            right.barh([names[at] for at in order], drive[order], color=_COLORS[0])
+            right.set(xlabel="susceptibility")
+            return
+        shape = drive.shape
+        high = float(drive.max()) or 1.0
+        right.imshow(_shown(drive.mean(axis=0), (1, *shape[1:]), 0.0, high), cmap="magma")
+        right.set(xticks=[], yticks=[], title="susceptibility")
+        right.grid(visible=False)
+
+    return _canvas(draw, PictureFormat.PNG, size=_WIDE_INCHES)
 
 
 def contact_sheet(

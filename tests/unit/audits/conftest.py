@@ -91,6 +91,7 @@ class Zone:
         return WorkRequest(
             context={
                 "step": step,
+                "outcomeId": f"outcome-{step}",
                 "entry": "",
                 "study": {
                     "namespace": "oncology",

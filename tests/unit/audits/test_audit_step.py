@@ -143,6 +143,7 @@ ATTACKS = [
     ("Membership", "ShadowClassifier", EIGHT | {"architecture": "BlackBox"}),
     ("Reconstruction", "Imprint", {"trials": 16}),
     ("Reconstruction", "ModelInversion", {"iterations": 50}),
+    ("Reconstruction", "PrivacySusceptibility", {"pool": 50}),
 ]
 
 
@@ -164,6 +165,9 @@ def test_every_attack_runs_on_a_private_study(trained) -> None:
             assert item.restricted["pictures"]["roc.svg"] in stored
     assert float(found["Imprint"].restricted["shareRecovered"]) == 0
     assert found["ModelInversion"].verdict == "Inconclusive"
+    columns = found["PrivacySusceptibility"].restricted["columns"]
+    assert len(columns) == 20
+    assert float(columns[0]["plis"]) >= float(columns[-1]["plis"]) > 0
 
 
 def test_a_wrong_setting_is_inconclusive_and_names_its_rule(trained) -> None:

@@ -163,3 +163,28 @@ def test_inversion_of_an_unprotected_update_shows_the_record(attacked):
 def test_records_and_reconstructions_are_shown_side_by_side(attacked):
     assert attacked.picture.startswith(b"\x89PNG")
     assert "PNG" not in repr(attacked)
+
+
+def test_susceptibility_is_the_derivative_of_the_gradient_norm():
+    """Against finite differences in float64."""
+    from primum_pipelines.attacks.susceptibility import susceptibility
+
+    torch.manual_seed(1)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    module = module.double()
+    inputs = torch.randn(70, 4, dtype=torch.float64)
+    labels = torch.arange(70) % 3
+    found = susceptibility(module, inputs, labels)
+    step = 1e-5
+    for axis in range(4):
+        moved = torch.zeros(4, dtype=torch.float64)
+        moved[axis] = step
+        above = susceptibility(module, inputs + moved, labels).norms
+        below = susceptibility(module, inputs - moved, labels).norms
+        assert found.inputs[:, axis] == pytest.approx(
+            (above - below) / (2 * step), rel=1e-3, abs=1e-6
+        )
+    alone = torch.autograd.grad(
+        torch.nn.functional.cross_entropy(module(inputs[:1]), labels[:1]), list(module.parameters())
+    )
+    assert found.norms[0] == pytest.approx(float(torch.cat([g.flatten() for g in alone]).norm()))
