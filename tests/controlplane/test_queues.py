@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import threading
 import time
 
 import helm
@@ -233,6 +234,42 @@ def test_a_run_that_was_preempted_before_it_began_is_judged_anew_and_runs_once(c
     assert clinic.kueue.seen.count((name, "Admitted")) == 2
     assert clinic.states(uid) == ["Charged"]
     clinic.audit_everything()
+
+
+@pytest.mark.parametrize("left", ["an outcome", "nothing"])
+def test_a_run_that_was_preempted_in_the_middle_is_charged_once(clinic, left):
+    """What its steps recorded stands; a step that was exposed and left nothing ends the Study."""
+    attempts = []
+    gone = threading.Event()
+
+    def container(steps):
+        attempts.append(steps)
+        if len(attempts) > 1:
+            return clinic.container(steps)
+        clinic._step.now = "validate"
+        clinic._execute(steps[0])
+        if left == "nothing":
+            clinic.moods["job"] = "loses its receipt"
+        clinic._step.now = "job"
+        clinic._execute(steps[1])
+        clinic.moods.clear()
+        gone.wait(120)
+        return False  # Nobody hears it: the pod is gone.
+
+    clinic.kubelet._body = container
+    with clinic.working():
+        clinic.budget()
+        uid = clinic.study()
+        clinic.wait(lambda: attempts and clinic.states(uid) == ["Exposed"])
+        (job,) = clinic.api.get(simulated_kueue.JOB.path(clinic.namespace))["items"]
+        name = job["metadata"]["name"]
+        clinic.kueue.preempt(name)
+        clinic.wait_ended("one", seconds=90)
+        gone.set()
+    ended = clinic.shown("Study", "one", "Succeeded")
+    assert ended.startswith("True" if left == "an outcome" else "False")
+    assert clinic.states(uid) == ["Charged"]
+    assert clinic.ledger.verify() == ()
 
 
 def test_the_api_server_may_go_away_while_workloads_wait(clinic):

@@ -18,7 +18,7 @@ from primum.adapters.memory import (
     MemorySigner,
 )
 from primum.application.platform import Conduct, Platform
-from primum.application.ports import Registration
+from primum.domain.study.registration import Registration
 from primum.entrypoints import bootstrap
 
 LIBRARY = {"sklearn://breast_cancer": Registration("sha256:" + "c" * 64, 569, 463, "")}

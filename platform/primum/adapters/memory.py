@@ -26,7 +26,6 @@ from primum.application.ports import (
     ApplyChange,
     Clock,
     Dossier,
-    Registration,
     RunStatus,
 )
 from primum.domain import names
@@ -35,6 +34,7 @@ from primum.domain.errors import Conflict, InvalidValue, NotFound, Refused, Unav
 from primum.domain.governance.evidence import Evidence, evidence_from_json
 from primum.domain.names import ResourceKey, derived_uuid
 from primum.domain.study.plan import Plan, plan_from_json
+from primum.domain.study.registration import Registration
 from primum.domain.study.spec import DatasetSpec
 from primum.domain.study.steps import StepContext, StepOutcome, outcome_from_json
 from primum.resources.stored import StoredResource

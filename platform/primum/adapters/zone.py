@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from primum.application.consent import Tombstone, Written
-from primum.application.ports import Registration
 from primum.domain.canonical import JSON, canonical_json
 from primum.domain.errors import (
     InvalidValue,
@@ -25,6 +24,7 @@ from primum.domain.errors import (
     Tampered,
     Unavailable,
 )
+from primum.domain.study.registration import Registration
 from primum.domain.study.spec import DatasetSpec
 
 REGISTER_SECONDS_MAX = (

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from primum.application.platform import ACTOR, Platform
-from primum.application.ports import Registration
 from primum.domain.budget.book import OPEN_STATES
 from primum.domain.budget.entries import (
     AccountTerms,
@@ -24,6 +23,7 @@ from primum.domain.canonical import JSON, canonical_json
 from primum.domain.conditions import Condition, ConditionType, Reason, Status
 from primum.domain.errors import InvalidValue, NotFound, PrimumError
 from primum.domain.study.plan import DatasetFacts
+from primum.domain.study.registration import Registration
 from primum.domain.study.spec import BudgetSpec
 from primum.resources import conversion, status
 from primum.resources.stored import StoredResource

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from primum.resources.stored import StoredResource
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # `primum get` needs the protocols' names, not the whole doma
     from primum.domain.governance.gates import StageVerdict
     from primum.domain.names import ResourceKey
     from primum.domain.study.plan import Plan
+    from primum.domain.study.registration import Registration
     from primum.domain.study.spec import DatasetSpec
     from primum.domain.study.steps import StepContext, StepOutcome
 
@@ -408,26 +409,6 @@ class Compute(Protocol):
         Raises:
             Unavailable: If no worker could be reached.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """What registering a dataset found out: its identity and its declared size.
-
-    Args:
-        digest: SHA-256 of the content.
-        units: Number of units.
-        train_units: Units in the training split.
-        message: For people; names columns, never a value.
-        blocks: Units and training units of each block that has any; empty for a dataset that is
-            not divided.
-    """
-
-    digest: str
-    units: int
-    train_units: int
-    message: str = ""
-    blocks: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Datasets(Protocol):

@@ -16,12 +16,12 @@ from primum.adapters import memory
 from primum.application import advance
 from primum.application.access import Gatekeeper
 from primum.application.platform import Conduct, Platform
-from primum.application.ports import Registration
 from primum.application.step_services import DirectStepServices
 from primum.domain import names
 from primum.domain.canonical import canonical_json
 from primum.domain.conditions import ConditionType, Status
 from primum.domain.names import ResourceKey
+from primum.domain.study.registration import Registration
 from primum.domain.study.steps import StepContext, StepOutcome, StepServices
 from primum.entrypoints import bootstrap, loop
 from primum.resources.status import condition
@@ -95,6 +95,10 @@ class _Silent:
     def warning(self, event: str, **fields: object) -> None:
         self._said.append(f"{event} {fields}")
         self._auditor.shown(f"{event} {fields}")
+
+    def error(self, event: str, **fields: object) -> None:
+        """As a warning: somebody reads it at once."""
+        self.warning(event, **fields)
 
     def info(self, event: str, **fields: object) -> None:
         """As a warning: somebody may read it."""

@@ -6,12 +6,19 @@ from typing import Any
 
 import pytest
 
+from primum import signing
+from primum.adapters.kube import pods
+from primum.adapters.kube.pods import JobSettings
 from primum.adapters.kube.workloads import _root
+from primum.adapters.kube_manifests import rayjob
 from primum.adapters.kube_manifests import workload as manifests
+from primum.adapters.kube_manifests.parts import Owner
 from primum.adapters.kube_manifests.workload import Check
 from primum.application.workloads import CheckState, Controller, Word
 from primum.domain.errors import InvalidValue
+from primum.domain.study.steps import StepContext
 
+IMAGE = "registry.example.org/primum/worker@sha256:" + "0" * 64
 NOW = "2026-11-22T06:00:00.123456Z"
 OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "tune", "uid": "j", "controller": True}
 
@@ -84,6 +91,51 @@ def test_pods_that_name_another_study_than_their_job_contradict_it():
     template = {"metadata": {"annotations": {"primum.dev/study": "two"}}}
     found = manifests.claim_of(workload(podSets=[{"template": template}]), job)
     assert found.studies == ("one", "two")
+
+
+def test_what_the_platform_itself_makes_says_what_it_runs_under():
+    """The Job of a run, and the RayJob of a step: written by others, read here."""
+    private, _ = signing.generate()
+    ticket = signing.encode_token(signing.sign(private, "test", b'{"reservationId": "r-1"}'))
+    context = StepContext(
+        step="job",
+        entry="kinds:job",
+        study={"namespace": "oncology", "name": "one", "uid": "s", "generation": 2},
+        run_id="run",
+        outcome_id="o",
+        plan={},
+        datasets={},
+        synthetic={},
+        expectations=(),
+        audits=(),
+        tickets={"train": ticket},
+        upstream={},
+        owner={"kind": "Study", "name": "one"},
+    )
+    settings = JobSettings(image=IMAGE, ledger_url="https://ledger:8399", queue="gpu")
+    ray_job = rayjob.ray_job(
+        rayjob.RayJobRequest(
+            namespace="oncology",
+            owner=Owner("primum.dev/v1alpha1", "Study", "one", "s"),
+            origin=rayjob.Origin("one", "run", "job", reservations=("r-1",)),
+            workload=rayjob.Workload.TRAIN,
+            image=IMAGE,
+            entrypoint="python",
+            groups=(rayjob.WorkerGroup("workers", 1, reservation="r-1"),),
+            context_secret="c",
+            context_key="000-job.json",
+            artifacts_claim="primum-artifacts",
+            deadline_seconds=60,
+            queue="gpu",
+        )
+    )
+    for made in (pods.job("run", "one", [context], settings), ray_job):
+        found = manifests.claim_of(workload(podSets=[]), made)
+        assert found.studies == ("one",)
+        assert found.reservations == ("r-1",)
+        assert found.generation in ("", "2")
+        assert found.controller == Controller("Study", "one", "s")
+        assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
 
 
 def test_only_a_controlling_study_or_audit_run_of_ours_made_a_job():

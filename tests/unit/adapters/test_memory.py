@@ -12,10 +12,11 @@ from primum.adapters.memory import (
     MemoryRowStore,
     MemoryRunner,
 )
-from primum.application.ports import Registration, RunStatus
+from primum.application.ports import RunStatus
 from primum.domain.budget.book import Head
 from primum.domain.errors import InvalidValue, NotFound, Unavailable
 from primum.domain.quantities import PrivacyUnit
+from primum.domain.study.registration import Registration
 from primum.domain.study.spec import DatasetSpec
 
 

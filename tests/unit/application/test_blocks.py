@@ -10,11 +10,11 @@ import pytest
 from simulated.jobs import ATTACK
 
 from primum.application import access, audits, budgets, planning
-from primum.application.ports import Registration
 from primum.domain.budget.rules import SchedulerName, UnlockingRule
 from primum.domain.errors import InvalidValue, Refused
 from primum.domain.study.lifecycle import Action
 from primum.domain.study.plan import Treatment, plan_from_json
+from primum.domain.study.registration import Registration
 from primum.resources import conversion
 from primum.resources.metadata import REQUESTER_LABEL
 
