@@ -97,7 +97,7 @@ REGISTRY ?= registry.example.org/primum
 IMAGE_VERSION ?= 0.1.0
 EXTRAS_operator := operator,postgres
 EXTRAS_api := operator,postgres
-EXTRAS_worker := postgres,data,train,ray,federated,pipelines
+EXTRAS_worker := postgres,operator,data,train,ray,federated,pipelines
 EXTRAS_serving := train
 
 wheels: $(IMAGES:%=wheels-%)

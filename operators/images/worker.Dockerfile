@@ -12,7 +12,7 @@ FROM docker.io/library/python:${PYTHON_TAG}${PYTHON_DIGEST:+@${PYTHON_DIGEST}} A
 COPY dist/wheels/worker /wheels
 COPY constraints.txt /constraints.txt
 RUN pip install --no-cache-dir --no-index --find-links /wheels --constraint /constraints.txt \
-      --prefix /install --compile "primum[postgres,data,train,ray,federated,pipelines]"
+      --prefix /install --compile "primum[postgres,operator,data,train,ray,federated,pipelines]"
 
 FROM docker.io/library/python:${PYTHON_TAG}${PYTHON_DIGEST:+@${PYTHON_DIGEST}}
 LABEL org.opencontainers.image.title="primum-worker" \

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from primum.domain.errors import InvalidValue
 
-PLACEHOLDER_IMAGE = "registry.example.org/primum/worker@sha256:" + "0" * 64
+PLACEHOLDER_IMAGE = "registry.example.org/primum/python-worker@sha256:" + "0" * 64
 """In the files that are checked in; a site's own image takes its place, and nothing pulls this."""
 
 _TEXTS: Mapping[str, str] = {

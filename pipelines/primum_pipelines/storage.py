@@ -31,7 +31,8 @@ def filesystem_at(uri: str) -> tuple[Any, str]:
     import fsspec
 
     if not _PROTOCOL.match(uri):
-        return fsspec.filesystem("file"), str(Path(uri).expanduser().absolute())
+        path = uri if uri.startswith("/") else str(Path(uri).expanduser().absolute())
+        return fsspec.filesystem("file"), path
     if "::" in uri:
         raise InvalidValue("address", "must not chain protocols", "::")
     try:

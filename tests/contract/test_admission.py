@@ -29,6 +29,7 @@ from admission_requests import (
     request,
 )
 
+from primum.resources.metadata import requester_label
 from primum_operators.admission import chart
 from primum_operators.admission.policies import POLICIES
 from primum_operators.admission.review import SiteSettings, applying, judge, review
@@ -56,6 +57,13 @@ def claim(name: str, *, labels: dict[str, str] | None = None, **spec: Any) -> di
     return {"metadata": metadata, "spec": {"accessModes": ["ReadOnlyMany"], **spec}}
 
 
+WORKFLOW_POD = pod(labels={**LABEL, "primum.dev/run": "r"}, volumes=[claim_volume()])
+WORKFLOW_POD["metadata"]["ownerReferences"] = [
+    {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w", "controller": True}
+]
+OF_A_RUN = Answers(
+    open_reservations=(("oncology", RESERVATION),), launched=(("oncology", "w", "r"),)
+)
 WORKFLOW = {"metadata": {"name": "w"}, "spec": {"entrypoint": "main"}}
 PROTECTED = {"primum.dev/dataset": "scans"}
 
@@ -189,6 +197,22 @@ def kserve(obj: dict[str, Any], **more: Any) -> dict[str, Any]:
     return request("inferenceservices", obj, group="serving.kserve.io", **more)
 
 
+REQUESTER = "primum.dev/requester"
+ASKED = {REQUESTER: SCIENTIST}
+OTHER = {REQUESTER: "mallory"}
+LABELLED = {REQUESTER: requester_label("ada@x")}
+
+
+def study(*, old: bool = False, user: str = SCIENTIST, **metadata: Any) -> dict[str, Any]:
+    """A Study that is declared, or changed from one that says nothing of who asked."""
+    labels = metadata.get("labels")
+    if labels == ASKED:
+        metadata["labels"] = {REQUESTER: requester_label(SCIENTIST)}
+    before = {"metadata": {"name": "malignancy"}, "spec": {"data": []}}
+    now = {**before, "metadata": {"name": "malignancy", **metadata}}
+    return request("studies", now, old=before if old else None, group=GROUP, user=user)
+
+
 def pb(obj: dict[str, Any], **more: Any) -> dict[str, Any]:
     return request("privacybudgets", obj, group=GROUP, **more)
 
@@ -196,6 +220,7 @@ def pb(obj: dict[str, Any], **more: Any) -> dict[str, Any]:
 # policy, lookups, request
 ACCEPTED: list[tuple[str, Answers, dict[str, Any]]] = [
     ("dataset-mounts", OPEN, request("pods", pod())),
+    ("dataset-mounts", OF_A_RUN, request("pods", WORKFLOW_POD, user=JOB_CONTROLLER)),
     ("dataset-mounts", OPEN, request("pods", pod(volumes=[claim_volume("scratch")]))),
     ("dataset-mounts", OPEN, request("pods", PRIVATE_POD, user=JOB_CONTROLLER)),
     ("dataset-mounts", OPEN, request("pods", PRIVATE_POD, user=OPERATOR)),
@@ -328,6 +353,11 @@ ACCEPTED: list[tuple[str, Answers, dict[str, Any]]] = [
             group=GROUP,
         ),
     ),
+    ("requesters", OPEN, study(annotations=ASKED, labels=ASKED)),
+    ("requesters", OPEN, study(annotations={REQUESTER: "ada@x"}, labels=LABELLED, user="ada@x")),
+    ("requesters", OPEN, study(annotations=ASKED, labels=ASKED, old=True, user=OPERATOR)),
+    ("requesters", OPEN, study(user=OPERATOR)),
+    ("requesters", OPEN, study(old=True)),
     ("endpoints", RELEASES, kserve(endpoint())),
     ("endpoints", RELEASES, kserve(endpoint(), old=endpoint(), user=JOB_CONTROLLER)),
     ("endpoints", Answers(), kserve(deleting(endpoint()), old=endpoint(), user=SCIENTIST)),
@@ -366,6 +396,15 @@ SNAPSHOT = "a snapshot of protected data"
 
 # policy, part of the message, lookups, request
 REFUSED: list[tuple[str, str, Answers, dict[str, Any]]] = [
+    *(
+        (
+            "dataset-mounts",
+            "must be of a run that the operator launched",
+            Answers(open_reservations=(("oncology", RESERVATION),), launched=launched),
+            request("pods", WORKFLOW_POD, user=JOB_CONTROLLER),
+        )
+        for launched in ((), (("oncology", "w", "s"),), (("radiology", "w", "r"),))
+    ),
     *(
         ("dataset-mounts", CARRY, OPEN, request("pods", found, user=JOB_CONTROLLER))
         for found in (
@@ -627,6 +666,14 @@ REFUSED: list[tuple[str, str, Answers, dict[str, Any]]] = [
             group=GROUP,
         ),
     ),
+    ("requesters", "must be the user who declares", OPEN, study()),
+    ("requesters", "must be the user who declares", OPEN, study(annotations=ASKED)),
+    ("requesters", "must be the user who declares", OPEN, study(labels=ASKED)),
+    ("requesters", "must be the user who declares", OPEN, study(annotations=OTHER, labels=OTHER)),
+    ("requesters", "must be the user who declares", OPEN, study(annotations=ASKED, labels=OTHER)),
+    ("requesters", "must stay what it was", OPEN, study(labels=OTHER, old=True)),
+    ("requesters", "must stay what it was", OPEN, study(annotations=ASKED, old=True)),
+    ("requesters", "must stay what it was", OPEN, study(annotations=OTHER, old=True)),
     ("endpoints", "must be written by the operator", RELEASES, kserve(endpoint(), user=SCIENTIST)),
     (
         "endpoints",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import socket
 import ssl
 import threading
@@ -18,8 +20,9 @@ import structlog
 from admission_requests import GOVERNED_LABELS, SETTINGS, Answers, claim_volume, pod, request
 from control_plane import Authority
 
+from primum.resources.metadata import requester_label
 from primum_operators.admission import server as module
-from primum_operators.admission.__main__ import judge_with
+from primum_operators.admission.__main__ import judge_with, patch_with
 from primum_operators.admission.server import AdmissionServer
 
 
@@ -33,7 +36,11 @@ class Door:
         self.certificate("first")
         judge = judge_with(SETTINGS, Answers(labels=GOVERNED_LABELS))
         self.server = AdmissionServer(
-            ("127.0.0.1", 0), folder, judge=judge, ready=lambda: self.ready
+            ("127.0.0.1", 0),
+            folder,
+            judge=judge,
+            patch=patch_with(SETTINGS),
+            ready=lambda: self.ready,
         )
         self.server.start()
         self.url = f"https://127.0.0.1:{self.server.server_port}"
@@ -181,5 +188,73 @@ def test_log_says_what_was_refused_and_nothing_of_it(door: Door) -> None:
 def test_server_without_a_certificate_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         AdmissionServer(
-            ("127.0.0.1", 0), tmp_path, judge=lambda _request, _place: None, ready=lambda: True
+            ("127.0.0.1", 0),
+            tmp_path,
+            judge=lambda _request, _place: None,
+            patch=lambda _request: (),
+            ready=lambda: True,
         )
+
+
+STUDY = {"metadata": {"name": "malignancy"}, "spec": {"data": []}}
+KEY = "primum.dev/requester"
+
+
+def completed(door: Door, obj: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What the API server would make of an answer."""
+    asked = request("studies", obj, group="primum.dev", **more)
+    response = door.review(asked, "/requester")
+    assert response["allowed"] is True
+    made = json.loads(json.dumps(obj))
+    if "patch" not in response:
+        return made
+    assert response["patchType"] == "JSONPatch"
+    for step in json.loads(base64.b64decode(response["patch"])):
+        assert step["op"] == "add"
+        *parents, last = [
+            part.replace("~1", "/").replace("~0", "~") for part in step["path"].split("/")[1:]
+        ]
+        place = made
+        for part in parents:
+            place = place[part]
+        place[last] = step["value"]
+    return made
+
+
+@pytest.mark.parametrize(
+    "user", ["lena", "lena@hospital.example", "system:serviceaccount:a:b", "é"]
+)
+@pytest.mark.parametrize(
+    "metadata", [{}, {"labels": {KEY: "mallory", "a": "b"}, "annotations": {KEY: "mallory"}}]
+)
+def test_a_new_study_is_asked_for_by_whom_the_api_server_names(door, user, metadata) -> None:
+    obj = {**STUDY, "metadata": {**STUDY["metadata"], **metadata}}
+    found = completed(door, obj, user=user)["metadata"]
+    assert found["annotations"][KEY] == user
+    assert found["labels"][KEY] == requester_label(user)
+    assert found["labels"].get("a") == metadata.get("labels", {}).get("a")
+    answered = door.review(
+        request("studies", {**obj, "metadata": found}, group="primum.dev", user=user), "/everywhere"
+    )
+    assert answered["allowed"] is True
+
+
+def test_what_is_no_new_study_is_left_as_it_is(door: Door) -> None:
+    assert completed(door, STUDY, old=STUDY) == STUDY
+    assert completed(door, STUDY, user=SETTINGS.operators[0]) == STUDY
+    other = door.review(request("pods", pod()), "/requester")
+    assert other == {"uid": other["uid"], "allowed": True}
+
+
+def test_a_study_of_nobody_is_refused(door: Door) -> None:
+    response = door.review(request("studies", STUDY, group="primum.dev", user=""), "/requester")
+    assert response["allowed"] is False
+
+
+def test_two_users_have_two_labels() -> None:
+    digest = requester_label("lena@hospital.example")
+    names = ["lena", "Lena", "lena@hospital.example", digest, "é", "x" * 64, "x" * 65, "-a"]
+    labels = [requester_label(name) for name in names]
+    assert len(set(labels)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9][-A-Za-z0-9_.]{0,61}[A-Za-z0-9]", x) for x in labels)
+    assert labels[0] == "lena"

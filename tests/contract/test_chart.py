@@ -113,7 +113,8 @@ def test_names_are_unique_and_namespaced_objects_say_where(
 ) -> None:
     cluster_wide = {
         *("ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "Namespace"),
-        *("ValidatingWebhookConfiguration", "ValidatingAdmissionPolicy", "AdmissionCheck"),
+        *("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"),
+        *("ValidatingAdmissionPolicy", "AdmissionCheck"),
         "ValidatingAdmissionPolicyBinding",
     }
     seen = set()
@@ -334,7 +335,7 @@ def test_every_role_of_the_api_can_be_given() -> None:
 
 def test_cluster_wide_rights_are_few() -> None:
     bound = {item["roleRef"]["name"] for item in of_kind(helm.full(), "ClusterRoleBinding")}
-    assert bound == {"primum-operator", "primum-api", "primum-webhook"}
+    assert bound == {"primum-operator", "primum-api", "primum-webhook", "primum-api-platform"}
     assert verbs(helm.default(), "operator", "namespaces", "") == READS
     assert {tuple(rule["resources"]) for rule in rules_of(helm.default(), "operator")} == {
         ("namespaces",),
@@ -622,7 +623,8 @@ def test_processes_understand_their_settings(rendering: str) -> None:
     for component in ("operator", "api", "webhook"):
         told = environment(container(manifests, component))
         found = platform_settings.from_environment(told)
-        assert found.database_url.startswith("postgresql")
+        assert bool(found.ledger_url) == (component == "operator")
+        assert found.ledger_url or found.database_url.startswith("postgresql")
     own = operator_settings.from_environment(environment(container(manifests, "operator")))
     assert own.cluster.home_namespace == NAMESPACE
     assert set(own.cluster.namespaces) <= {"oncology", "radiology"}
@@ -631,6 +633,41 @@ def test_processes_understand_their_settings(rendering: str) -> None:
     assert own.cluster.jobs.queue == ("imaging-gpu" if rendering == "full" else "")
     (port,) = container(manifests, "operator")["ports"]
     assert port["containerPort"] == own.probe_port
+
+
+@pytest.mark.parametrize("rendering", ["full", "trial"])
+def test_operator_holds_neither_key_nor_database(rendering: str) -> None:
+    manifests = RENDERINGS[rendering]()
+    pod = named(manifests, "Deployment", "primum-operator")["spec"]["template"]["spec"]
+    assert "initContainers" not in pod
+    assert "primum-signing-key" not in str(pod)
+    assert "secretKeyRef" not in str(pod)
+    found = platform_settings.from_environment(environment(container(manifests, "operator")))
+    own = operator_settings.from_environment(environment(container(manifests, "operator")))
+    assert found.ledger_url == own.cluster.jobs.ledger_url
+    (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "ledger-token"]
+    (volume,) = [v for v in pod["volumes"] if v["name"] == "ledger-token"]
+    (source,) = volume["projected"]["sources"]
+    assert found.token_file == f"{mount['mountPath']}/{source['serviceAccountToken']['path']}"
+    assert source["serviceAccountToken"]["audience"] == cluster_identity.AUDIENCE
+    egress = policies_in(manifests, NAMESPACE)["primum-operator"]["egress"]
+    assert all(port.get("port") != 5432 for rule in egress for port in rule.get("ports", ()))
+    role = named(manifests, "ClusterRole", "primum-api-platform")
+    assert role["rules"][0]["resourceNames"] == [Role.PLATFORM.value]
+    binding = named(manifests, "ClusterRoleBinding", "primum-api-platform")
+    assert [item["name"] for item in binding["subjects"]] == ["primum-operator"]
+
+
+def test_operator_may_be_given_the_database() -> None:
+    digest = f"images.worker.digest=sha256:{'5' * 64}"
+    manifests = helm.rendered("--set", "operator.ledger=Database", "--set", digest)
+    found = platform_settings.from_environment(environment(container(manifests, "operator")))
+    assert found.database_url.startswith("postgresql")
+    assert not found.ledger_url
+    egress = policies_in(manifests, NAMESPACE)["primum-operator"]["egress"]
+    assert any(port.get("port") == 5432 for rule in egress for port in rule.get("ports", ()))
+    names = [item["metadata"]["name"] for item in of_kind(manifests, "ClusterRoleBinding")]
+    assert "primum-api-platform" not in names
 
 
 def test_what_runs_need_is_in_every_governed_namespace() -> None:
@@ -761,7 +798,7 @@ def test_key_is_copied_with_the_mode_that_the_platform_insists_on(tmp_path: Path
     """The command runs here; the platform's own reader accepts what it made."""
     from primum.adapters import keys
 
-    deployment = named(helm.default(), "Deployment", "primum-operator")
+    deployment = named(helm.default(), "Deployment", "primum-api")
     (copier,) = deployment["spec"]["template"]["spec"]["initContainers"]
     keys.ensure(tmp_path / "made")
     (tmp_path / "made" / "signing.pem").chmod(0o440)

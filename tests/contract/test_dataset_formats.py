@@ -96,7 +96,10 @@ def test_what_a_unit_contributes_does_not_depend_on_others_or_on_the_order(ward)
 def test_blocks_are_read_alone(ward):
     one = ward(layout=BY_WARD)
     sizes = one.registered()["blocks"]
-    assert {name: count for name, (count, _) in sizes.items()} == {"icu": 20, "surgery": 20}
+    assert {name: count for name, (count, _) in sizes.items()} == {
+        "icu": PATIENTS // 2,
+        "surgery": PATIENTS // 2,
+    }
     table = one.opened(blocks=["icu"])
     assert names(table) == {f"patient-p{n}" for n in range(0, PATIENTS, 2)}
     assert set(table.blocks) == {"icu"}

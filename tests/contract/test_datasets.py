@@ -17,6 +17,7 @@ from primum.domain.quantities import PrivacyUnit
 from primum_pipelines.datasets.driver import GROUP
 
 SCHEMES = extensions.names(GROUP)
+HEAVY = {"nibabel", "numpy", "pandas", "PIL", "pyarrow", "pydicom", "scipy", "sklearn", "torch"}
 LABELED = {"table": "labels.csv", "label": "sick"}
 OPTIONS = {
     "csv": {"label": "sick", "features": {"age": ["0", "100"]}},
@@ -77,8 +78,8 @@ def test_a_site_is_no_unit_of_a_table_of_people(scheme, tmp_path):
     driver = extensions.load(GROUP, scheme)()
     if scheme in ("csv", "parquet"):
         pytest.skip("a table says by its unit column what a row is")
+    options = OPTIONS.get(scheme, {})
     with pytest.raises((InvalidValue, NotFound)):
-        options = OPTIONS.get(scheme, {})
         driver.load(EXAMPLES[scheme], PrivacyUnit.SITE, options, [str(tmp_path)])
 
 
@@ -91,5 +92,4 @@ def test_drivers_are_light():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
-            heavy = {"nibabel", "numpy", "pandas", "PIL", "pyarrow", "pydicom", "scipy", "sklearn", "torch"}
-            assert not {item.split(".")[0] for item in names} & heavy, source
+            assert not {item.split(".")[0] for item in names} & HEAVY, source

@@ -29,6 +29,7 @@ UNITS = {  # as registering the datasets counts them
     "uci-heart://hungarian": (294, 224),
     "uci-heart://switzerland": (123, 98),
     "uci-heart://va": (200, 153),
+    "csv://diabetic_data.csv.gz": (71518, 57287),
     "csv://admissions.csv": (1200, 983),  # of the three months of winter.yaml
 }
 REFUSED = {"as-usual"}

@@ -338,12 +338,14 @@ def test_every_extension_has_its_line(group: str) -> None:
 
 # What a distribution is called where that differs from what it is imported as.
 DISTRIBUTION_OF = {
+    "PIL": "pillow",
     "attr": "openlineage-python",  # which describes its facets with it
     "cel": "common-expression-language",
     "click": "typer",
     "dp_accounting": "dp-accounting",
     "great_expectations": "great-expectations",
     "openlineage": "openlineage-python",
+    "jwt": "pyjwt",
     "prometheus_client": "prometheus-client",
     "pydantic_core": "pydantic",
     "sklearn": "scikit-learn",

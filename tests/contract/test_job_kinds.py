@@ -133,6 +133,23 @@ def test_the_plan_stays_within_the_claim(kind, accountant):
         assert accountant.epsilon(event, study.delta, plan.neighbors) <= plan.epsilon
 
 
+def test_units_with_several_examples_are_clipped_as_units_or_refused(kind):
+    """What clips row by row must not be given the rows of one unit as several."""
+    uri, unit = "csv://ward.csv", PrivacyUnit.PATIENT
+    options = {"label": "sick", "features": {"age": ["0", "100"]}, "unitColumn": "mrn"}
+    for most in (1, 2):
+        bounded = DatasetSpec(uri, unit, options={**options, "maxExamplesPerUnit": most})
+        context = make_context(kind.name, dataset=bounded)
+        if most == 1:
+            kind.declare(make_study(kind.name), context)
+        elif kind.name == "Train":
+            plan = kind.declare(make_study(kind.name), context)
+            assert plan.mechanism["unitExamplesMax"] == most
+        else:
+            with pytest.raises(InvalidValue, match="must have one example per unit"):
+                kind.declare(make_study(kind.name), context)
+
+
 def test_accesses_name_declared_budgets_and_known_steps_once(kind):
     plan = kind.declare(make_study(kind.name), make_context(kind.name))
     names = [access.name for access in plan.accesses]

@@ -9,6 +9,8 @@ import yaml
 from command_line import EXAMPLES, CommandLine
 from simulated_kfp import SimulatedKfp
 
+from primum_pipelines.components import PLACEHOLDER_IMAGE
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -139,6 +141,15 @@ def test_a_pipeline_that_was_changed_afterwards_is_refused_at_submission(command
         done = command("submit", compiled, "-p", "manifest=x", "--url", kfp.url, "-n", "team-a")
         assert kfp.runs == []
     assert done.code == 3
+
+
+def test_the_placeholder_image_goes_to_no_cluster(command, tmp_path):
+    file = tmp_path / "risk.yaml"
+    assert command("compile", RISK, "-o", file, WORKER_IMAGE=PLACEHOLDER_IMAGE).code == 0
+    with SimulatedKfp() as kfp:
+        done = command("submit", file, "-p", "manifest=x", "--url", kfp.url, "-n", "team-a")
+        assert kfp.runs == []
+    assert (done.code, "must be your site's worker image" in done.err) == (3, True)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import copy  # Annotations stay what they are here: kfp reads them.
 import pytest
 import yaml
 
-from primum.adapters.kube_manifests.pipeline_guard import findings
+from primum.adapters.kube_manifests.pipeline_guard import findings, for_cluster
 from primum_pipelines.compile import compile_own, compile_pipeline, compiled, component_files
 
 pytestmark = [
@@ -181,6 +181,30 @@ def test_a_workspace_over_anothers_claim_is_refused():
     assert [item.name for item in found] == ["workspace: dataSource"]
 
 
+def leaves(found, path=()):
+    """Where every text of a document stands."""
+    if isinstance(found, str):
+        yield path
+    items = (
+        found.items()
+        if isinstance(found, dict)
+        else enumerate(found if isinstance(found, list) else ())
+    )
+    for key, value in items:
+        yield from leaves(value, (*path, key))
+
+
+def test_protected_data_is_found_wherever_the_platforms_document_names_it():
+    pipeline, platform = build(mount("team"), secret("team"), variable("team"), label("team"))
+    for path in leaves(platform):
+        changed = copy.deepcopy(platform)
+        inner = changed
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = "primum-dataset-scans"
+        assert findings(pipeline, changed, datasets={}, arguments={}), path
+
+
 def test_both_ways_of_naming_a_mount_are_read():
     pipeline, platform = build(secret("team"))
     pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
@@ -246,11 +270,12 @@ def test_a_study_must_not_be_cached():
     assert any("must not be cached" in text for text in refused(cached=True))
 
 
-@pytest.mark.parametrize(
-    "image", ["registry.example.org/primum/worker@sha256:" + "0" * 64], ids=["placeholder"]
-)
-def test_our_components_run_the_sites_image(image):
-    assert any("must be your site's worker image" in t for t in refused(components=image))
+def test_in_a_cluster_our_components_run_the_sites_image():
+    placeholder = "registry.example.org/primum/worker@sha256:" + "0" * 64
+    (found,) = for_cluster(build(components=placeholder)[0])
+    assert "must be your site's worker image" in str(found)
+    assert for_cluster(build()[0]) == ()
+    assert refused(components=placeholder) == []  # On one machine nothing pulls it.
 
 
 def test_components_from_files_are_those_of_the_package():

@@ -10,27 +10,37 @@ from __future__ import annotations
 import base64
 import contextlib
 import copy
+import dataclasses
 import os
 import pathlib
 import socket
 import subprocess
 import sys
 import threading
+from decimal import Decimal
 from typing import Any
 
 import helm
 import pytest
 from admission_requests import request as admission_request
+from api_platform import make_platform
 from clinic import Clinic
 from control_plane import Api, Authority
-from ledger_words import request, reserve, terms
+from ledger_words import HALF, request, reserve, terms
 from manifests import BUDGET, STUDY, manifest, path
 
 from primum.adapters.cluster_identity import ClusterIdentities
 from primum.adapters.identity import NOBODY, Role
 from primum.adapters.kube.api import KubeApi
+from primum.adapters.kube.objects import stored_resource
+from primum.adapters.kube.resources import KubeResourceStore
 from primum.adapters.memory import ManualClock, MemoryAnchor, MemoryLedgerStore
-from primum_operators.admission.__main__ import judge_with
+from primum.application.quoting import asker_of
+from primum.domain.budget.rules import Quota, QuotaScope, Rules
+from primum.domain.names import ResourceKey
+from primum.resources.conversion import study_spec
+from primum.resources.metadata import requester_label
+from primum_operators.admission.__main__ import judge_with, patch_with
 from primum_operators.admission.lookups import ClusterLookups
 from primum_operators.admission.review import SiteSettings
 from primum_operators.admission.server import AdmissionServer
@@ -39,7 +49,11 @@ OPERATOR = "system:serviceaccount:primum-system:primum-operator"
 CONTROLLER = "system:serviceaccount:kube-system:job-controller"
 RESERVATION = "0f0e0d0c-1111-5222-8333-444455556666"
 ROLES = "/apis/rbac.authorization.k8s.io/v1"
-HOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+REGISTERED = "/apis/admissionregistration.k8s.io/v1"
+HOOKS = {
+    "ValidatingWebhookConfiguration": f"{REGISTERED}/validatingwebhookconfigurations",
+    "MutatingWebhookConfiguration": f"{REGISTERED}/mutatingwebhookconfigurations",
+}
 IMAGE = "registry.example.org/primum/worker@sha256:" + "a" * 64
 GOVERNED = {"primum.dev/governed": "true"}
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -80,7 +94,7 @@ def ledger():
     return Books()
 
 
-CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding", "Namespace", "ValidatingWebhookConfiguration"}
+CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding", "Namespace", *HOOKS}
 
 
 @pytest.mark.parametrize("rendering", ["full", "trial"])
@@ -140,24 +154,30 @@ def door(control_plane, installed, ledger, tmp_path_factory):
     lookups = ClusterLookups(client, reservation=ledger.reservation)
     site = SiteSettings(operators=(OPERATOR,), controllers=(CONTROLLER,))
     server = AdmissionServer(
-        ("127.0.0.1", 0), folder, judge=judge_with(site, lookups), ready=lambda: True
+        ("127.0.0.1", 0),
+        folder,
+        judge=judge_with(site, lookups),
+        patch=patch_with(site),
+        ready=lambda: True,
     )
     server.start()
-    (found,) = [item for item in helm.default() if item["kind"] == "ValidatingWebhookConfiguration"]
-    configuration = copy.deepcopy(found)
-    for hook in configuration["webhooks"]:
-        service = hook["clientConfig"].pop("service")
-        hook["clientConfig"]["url"] = f"https://127.0.0.1:{server.server_port}{service['path']}"
-        bundle = pathlib.Path(authority.file).read_bytes()
-        hook["clientConfig"]["caBundle"] = base64.b64encode(bundle).decode()
-    installed.apply(f"{HOOKS}/primum", configuration)
+    for kind, where in HOOKS.items():
+        (found,) = [item for item in helm.default() if item["kind"] == kind]
+        configuration = copy.deepcopy(found)
+        for hook in configuration["webhooks"]:
+            service = hook["clientConfig"].pop("service")
+            hook["clientConfig"]["url"] = f"https://127.0.0.1:{server.server_port}{service['path']}"
+            bundle = pathlib.Path(authority.file).read_bytes()
+            hook["clientConfig"]["caBundle"] = base64.b64encode(bundle).decode()
+        installed.apply(f"{where}/primum", configuration)
     installed.create(
         "/api/v1/namespaces",
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ward", "labels": GOVERNED}},
     )
     _wait_until_it_refuses(installed)
     yield installed
-    installed.delete(f"{HOOKS}/primum")
+    for where in HOOKS.values():
+        installed.delete(f"{where}/primum")
     server.shutdown()
     server.server_close()
     client.close()
@@ -582,3 +602,56 @@ def _answers(client: Api) -> tuple[int, Any]:
             return client.request("GET", "/readyz")
         waiting.wait(0.2)
     raise AssertionError("the webhook did not start")
+
+
+def test_who_asks_is_who_the_api_server_says(door, connect, control_plane) -> None:
+    """Whatever somebody writes onto a Study, its quota is theirs, and stays so."""
+    bind(door, "ward", "primum-scientist", "tom@hospital.example")
+    where, user = path("Study", "ward"), "tom@hospital.example"
+    study = manifest("Study", "forged", STUDY)
+    forged = {"primum.dev/requester": "lena", "mine": "yes"}
+    study["metadata"] |= {"labels": forged, "annotations": {"primum.dev/requester": "lena"}}
+    code, body = door.request("POST", where, study, as_user=user)
+    assert code == 201, body
+    assert body["metadata"]["annotations"]["primum.dev/requester"] == user
+    assert body["metadata"]["labels"] == {**forged, "primum.dev/requester": requester_label(user)}
+    store = KubeResourceStore(connect(control_plane.kubeconfig), namespaces=("ward",))
+    stored = store.get(ResourceKey("Study", "ward", "forged"))
+    assert stored.labels["primum.dev/requester"] == user
+    platform = dataclasses.replace(make_platform(), resources=store)
+    assert asker_of(platform, study_spec(stored)).requester == user
+    merge = "application/merge-patch+json"
+    for part in ("labels", "annotations"):
+        for value in ("lena", None):
+            change = {"metadata": {part: {"primum.dev/requester": value}}}
+            answer = door.request("PATCH", f"{where}/forged", change, as_user=user, kind=merge)
+            refused(answer, "must stay what it was")
+    harmless = {"metadata": {"labels": {"mine": "no"}}}
+    answer = door.request("PATCH", f"{where}/forged", harmless, as_user=user, kind=merge)
+    assert answer[0] == 200, answer
+    door.delete(f"{where}/forged")
+
+
+def test_a_quota_per_requester_holds_whatever_label_was_written(door) -> None:
+    """Two Studies of one user under two false names share one quota."""
+    bind(door, "ward", "primum-scientist", "eve")
+    ledger = MemoryLedgerStore(clock=ManualClock(), anchor=MemoryAnchor())
+    account, _ = ledger.open_account(terms(), actor="steward")
+    assert reserve(ledger, request(account, "of-another", HALF, requester="another")).stands
+    quota = Quota(QuotaScope.REQUESTER, ledger.account(account).epsilon_reserved + Decimal("0.1"))
+    assert ledger.configure(account, Rules(quotas=(quota,)), key="k", actor="steward").stands
+    asked = []
+    for name in ("ada", "bob"):
+        study = manifest("Study", f"by-{name}", STUDY)
+        study["metadata"]["labels"] = {"primum.dev/requester": name}
+        code, body = door.request("POST", path("Study", "ward"), study, as_user="eve")
+        assert code == 201, body
+        stored = stored_resource(body)
+        asked.append(stored.labels["primum.dev/requester"])
+        door.delete(path("Study", "ward", f"by-{name}"))
+    assert asked == ["eve", "eve"]
+    codes = [
+        reserve(ledger, request(account, f"r{number}", HALF, requester=who)).code.value
+        for number, who in enumerate(asked)
+    ]
+    assert codes == ["Accepted", "OverQuota"]

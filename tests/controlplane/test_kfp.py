@@ -31,7 +31,8 @@ class KfpClinic(Clinic):
     def cluster_runner(self, api, clock):
         settings = KfpSettings(ApiSettings(self.kfp.url), (self.namespace,))
         client = KfpApi(settings.api, timeout_seconds=2.0)
-        return KfpRunner(client, api, jobs=JOBS, settings=settings, clock=clock)
+        record = self.evidence.put_fact
+        return KfpRunner(client, api, jobs=JOBS, settings=settings, clock=clock, record=record)
 
     def task(self, task):
         """What a task's pod does: its one step; the exit task has nothing to do anything with."""

@@ -464,7 +464,7 @@ def test_an_address_of_its_own_is_asked_directly(ask, ledger_api):
 def test_what_is_missing_is_said_in_one_sentence(ask):
     for who, arguments, code, words in (
         ("/nowhere", ("ledger", "accounts"), Exit.INVALID, "kubeconfig must name a context"),
-        ("admin", ("explain", "study/x", "--context=no"), Exit.INVALID, "context no"),
+        ("admin", ("explain", "study/x", "--context=no"), Exit.INVALID, "kubectl can use"),
         ("scientist", ("explain", "study/x"), Exit.NOT_FOUND, '"x" not found'),
         ("scientist", ("explain", "study/"), Exit.INVALID, "must be given"),
         ("scientist", ("explain", "stady/x"), Exit.INVALID, "Did you mean study?"),

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -175,6 +177,15 @@ def shown(api, namespace, kind, name, condition):
     return next((f"{c['status']} {c['reason']}" for c in listed if c["type"] == condition), "")
 
 
+def conditions(api, namespace):
+    """Every condition of the example's Study, for a failing test."""
+    found = api.get(path("Study", namespace, "malignancy")) or {}
+    return [
+        f"{c['type']}={c['status']} {c['reason']} {c['message']}"
+        for c in found.get("status", {}).get("conditions", ())
+    ]
+
+
 def apply(control_plane, namespace, *names):
     """``kubectl apply`` of examples, in the test's own namespace."""
     found = [
@@ -255,7 +266,10 @@ def test_the_first_example_runs_through_kubeflow_pipelines(
             seconds=400,
             message=said,
         )
-        assert shown(api, namespace, "Study", "malignancy", "Succeeded") == "True Done", said()
+        assert shown(api, namespace, "Study", "malignancy", "Succeeded") == "True Done", (
+            conditions(api, namespace),
+            said(),
+        )
         assert kfp.faults == []
         assert kfp.created == 1
         wait(lambda: len(kfp.finished) == 5, seconds=60, message=said)
@@ -313,8 +327,11 @@ def test_the_first_example_runs_its_heavy_steps_in_ray_jobs(
         # The warm workers of this machine stand for the cluster's.
         return run([sys.executable, *command[1:3], str(context)]).returncode == 0
 
+    stores = open_stores(settings.database_url, SystemClock())
+    ports = {"ledger": stores.ledger, "evidence": stores.evidence, "resources": stores.resources}
     with (
-        served(bootstrap.platform(settings)) as ledger,
+        contextlib.closing(stores),
+        served(dataclasses.replace(bootstrap.platform(settings), **ports)) as ledger,
         SimulatedKubeRay(api, drive, namespace=namespace) as kuberay,
         Kubelet(api, container, namespace=namespace, manages=control_plane.manages) as pods,
     ):
@@ -331,7 +348,10 @@ def test_the_first_example_runs_its_heavy_steps_in_ray_jobs(
                 seconds=400,
                 message=said,
             )
-            assert shown(api, namespace, "Study", "malignancy", "Succeeded") == "True Done", said()
+            assert shown(api, namespace, "Study", "malignancy", "Succeeded") == "True Done", (
+                conditions(api, namespace),
+                said(),
+            )
             assert replicas.end("replica-a") == 0
         finally:
             replicas.stop()

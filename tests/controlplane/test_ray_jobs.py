@@ -14,7 +14,7 @@ import time
 import pytest
 from clinic import JOBS
 from manifests import STUDY, manifest, path
-from simulated_kuberay import BEGINNING, DRIVE, HANG, VANISH, SimulatedKubeRay
+from simulated_kuberay import BEGINNING, DRIVE, FINALIZER, HANG, VANISH, SimulatedKubeRay
 
 from primum import signing
 from primum.adapters import memory
@@ -42,7 +42,10 @@ RAY = RayJobSettings(
     image=IMAGE, artifacts_claim="primum-artifacts", data_claim="primum-dataset-files"
 )
 # Connections that a dying API server cut are closed by nobody.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.xdist_group("kuberay"),  # Its CRD takes a control plane many seconds, once.
+]
 
 
 def ticket(reservation=RESERVATION):
@@ -296,6 +299,20 @@ def test_a_ray_job_is_adopted_by_the_process_that_comes_after(
 ):
     RayJobs(connect(control_plane.kubeconfig)).create(ward.manifest())
     assert ward.run().status is StepStatus.SUCCEEDED
+    assert len(kuberay.driven) == 1
+
+
+def test_a_ray_job_that_is_being_deleted_is_waited_for(ward, kuberay, api, connect, control_plane):
+    """Its cluster may still run the step; nothing was exposed, so the step may run again then."""
+    kuberay.paused.set()
+    made = RayJobs(connect(control_plane.kubeconfig)).create(ward.manifest())
+    where = f"{kuberay.path}/{made['metadata']['name']}"
+    api.merge(where, {"metadata": {"finalizers": [FINALIZER]}})
+    api.delete(where)
+    threading.Timer(2.0, kuberay.paused.clear).start()
+    assert ward.run().status is StepStatus.SUCCEEDED
+    (job,) = ward.exists()
+    assert job["metadata"]["uid"] != made["metadata"]["uid"]
     assert len(kuberay.driven) == 1
 
 

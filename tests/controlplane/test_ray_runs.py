@@ -21,7 +21,10 @@ from primum.domain.errors import Unavailable
 from primum_operators import upkeep
 
 # Connections that a dying API server cut are closed by nobody.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.xdist_group("kuberay"),  # Its CRD takes a control plane many seconds, once.
+]
 
 
 @pytest.fixture
@@ -229,3 +232,33 @@ def test_an_audit_run_makes_its_own_ray_job(clinic, namespace):
     (own,) = [item for item in jobs if item["metadata"]["labels"][names.OWNER] == uid]
     assert own["spec"]["template"]["metadata"]["labels"][names.INSPECTION] == run
     clinic.audit_everything()
+
+
+@pytest.mark.parametrize(
+    ("verb", "group", "resource", "where", "may"),
+    [
+        ("create", "ray.io", "rayjobs", "", True),
+        ("delete", "ray.io", "rayjobs", "", True),
+        ("watch", "ray.io", "rayjobs", "", True),
+        ("patch", "ray.io", "rayjobs", "", False),
+        ("deletecollection", "ray.io", "rayjobs", "", False),
+        ("create", "ray.io", "rayclusters", "", False),
+        ("create", "ray.io", "rayjobs", "default", False),
+        ("get", "", "secrets", "", False),
+        ("create", "", "pods", "", False),
+        ("get", "primum.dev", "studies", "", False),
+    ],
+)
+def test_the_launcher_makes_ray_jobs_and_nothing_else(
+    clinic, api, namespace, verb, group, resource, where, may
+):
+    account = f"system:serviceaccount:{namespace}:{names.LAUNCHER_ACCOUNT}"
+    attributes = {"namespace": where or namespace, "verb": verb}
+    attributes |= {"group": group, "resource": resource}
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": account, "resourceAttributes": attributes},
+    }
+    found = api.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+    assert found["status"].get("allowed", False) is may

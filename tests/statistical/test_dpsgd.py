@@ -6,15 +6,21 @@ Each assertion states its false-alarm rate. Seeds are fixed, so a failure is a c
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 from torch import nn
 
+from primum.domain.governance.evidence import Verdict
+from primum_pipelines.audits.self_test.mechanism import mechanism_self_test
+from primum_pipelines.optimization import clipping, noisy_sums, randomness
 from primum_pipelines.optimization.algorithm import MechanismParameters, TrainingTask
 from primum_pipelines.optimization.dpsgd import DPSGD
 from primum_pipelines.optimization.randomness import OperatingSystemSource, SeededSource
+from primum_pipelines.optimization.settings import ClippingRule
 
 SIGMA, CLIP, STEPS = 1.7, 0.4, 60
 
@@ -109,3 +115,59 @@ def test_a_seeded_source_repeats_itself():
     one, other = SeededSource(5), SeededSource(5)
     assert np.array_equal(one.normal(10), other.normal(10))
     assert not np.array_equal(one.uniform(10), SeededSource(6).uniform(10))
+
+
+MECHANISM = MechanismParameters(
+    noise_multiplier=1.31, sample_rate=0.281, steps=90, max_grad_norm=1.0
+)
+
+
+ADD_NOISE, RIGHT_CLIP = randomness.add_noise, clipping.clip
+
+
+def shuffled(source, *, rows, rate):
+    """A fixed share of the rows in random order, as an ordinary data loader takes it."""
+    order = np.argsort(source.uniform(rows))
+    return torch.from_numpy(np.sort(order[: round(rows * rate)]))
+
+
+def quieter(source, value, *, std):
+    ADD_NOISE(source, value, std=std / 2)
+
+
+def unclipped(squares, **given):
+    found = RIGHT_CLIP(squares, **given)
+    ones = {name: torch.ones_like(factor) for name, factor in found.factors.items()}
+    return replace(found, factors=ones)
+
+
+def same_seed(_seed):
+    return SeededSource(7)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "broken", "check"),
+    [
+        (randomness, "poisson_sample", shuffled, "BatchSizePoisson"),
+        (noisy_sums, "add_noise", quieter, "NoiseScale"),
+        (clipping, "clip", unclipped, "ClippedSumAsPlanned"),
+        (randomness, "random_source", same_seed, "NoiseFreshOverStepsAndRuns"),
+    ],
+    ids=["shuffled sampler", "half the noise", "clipping off", "reused seed"],
+)
+@pytest.mark.parametrize("rule", [ClippingRule.FLAT, ClippingRule.AUTOMATIC])
+def test_the_self_test_catches_a_broken_part(monkeypatch, module, name, broken, check, rule):
+    """The platform's own algorithm with one part broken (methods, 6.4)."""
+    monkeypatch.setattr(module, name, broken)
+    result = mechanism_self_test(DPSGD(), replace(MECHANISM, clipping=rule))
+    assert result.verdict is Verdict.FAIL
+    assert check in result.failed
+
+
+@pytest.mark.parametrize("rule", ClippingRule)
+def test_the_self_test_passes_every_clipping_rule(rule):
+    """Accepted false-alarm rate: 1e-4 for each."""
+    mechanism = replace(MECHANISM, clipping=rule, max_grad_norm=0.05)
+    result = mechanism_self_test(DPSGD(), mechanism)
+    assert result.failed == ()
+    assert result.verdict is Verdict.PASS

@@ -76,10 +76,12 @@ class Answers:
         open_reservations: tuple[tuple[str, str], ...] = (),
         releases: Mapping[str, Mapping[str, Any]] | None = None,
         rights: tuple[tuple[str, str, str], ...] = (),
+        launched: tuple[tuple[str, str, str], ...] = (),
     ) -> None:
         self._labels = GOVERNED_LABELS if labels is None else labels
         self._open = open_reservations
         self._releases = releases or {}
+        self._launched = launched
         self._rights = rights
 
     def namespace_labels(self, namespace: str) -> Mapping[str, str]:
@@ -87,6 +89,9 @@ class Answers:
 
     def reservation_open(self, namespace: str, reservation: str) -> bool:
         return (namespace, reservation) in self._open
+
+    def workflow_launched(self, namespace: str, workflow: str, run: str) -> bool:
+        return (namespace, workflow, run) in self._launched
 
     def release(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         return self._releases.get(name)

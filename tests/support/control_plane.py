@@ -35,6 +35,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from policy_shelf import PolicyShelf
 
 REMEDY = (
     "run `make kube-assets` and set KUBEBUILDER_ASSETS to the folder it names, "
@@ -269,8 +270,16 @@ def _good(code, body, path):
 class ControlPlane:
     """etcd and API servers of one test session; ``stop`` ends them all."""
 
-    def __init__(self, assets: dict[str, pathlib.Path]) -> None:
+    def __init__(self, assets: dict[str, pathlib.Path], *, policies=()) -> None:
+        """Nothing runs yet.
+
+        Args:
+            assets: Programs by name.
+            policies: ValidatingAdmissionPolicies and bindings for the CRD server, which judges
+                custom objects by them where it runs behind an older kube-apiserver.
+        """
         self.assets = assets
+        self._policies, self._shelf = tuple(policies), None
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="primum-kube-", dir=MEMORY))
         self._running: dict[str, subprocess.Popen] = {}
         self._ports = {name: _port() for name in ("etcd", "peer", "api", "extensions", "kcm")}
@@ -313,6 +322,8 @@ class ControlPlane:
         for name in ("kube-controller-manager", "apiextensions-apiserver", "kube-apiserver"):
             self.end(name, signal.SIGKILL)
         self.end("etcd", signal.SIGKILL)
+        if self._shelf is not None:
+            self._shelf.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def end(self, name: str, with_signal: signal.Signals = signal.SIGTERM) -> None:
@@ -348,8 +359,15 @@ class ControlPlane:
 
     def token(self, namespace: str, account: str) -> str:
         """A token of a service account, from the API server itself."""
+        return self._token(namespace, account, {})
+
+    def token_for(self, namespace: str, account: str, audience: str) -> str:
+        """A token of a service account that is for somebody else than the API server."""
+        return self._token(namespace, account, {"audiences": [audience]})
+
+    def _token(self, namespace: str, account: str, spec: dict) -> str:
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
-        asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+        asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         return self.api.post(path, asked)["status"]["token"]
 
     def kubeconfig_of(self, name: str, token: str) -> str:
@@ -457,7 +475,11 @@ class ControlPlane:
         self._wait_ready("etcd", f"{self._etcd_url}/health")
 
     def _start_extensions(self) -> None:
-        admin = self.kubeconfig
+        admin, off = self.kubeconfig, "ValidatingAdmissionPolicy,MutatingAdmissionPolicy"
+        if self._policies:
+            self._shelf = PolicyShelf(self.url, self.api._context, self._policies)
+            admin = self._kubeconfig("shelf", {}, url=self._shelf.url)
+            off = "MutatingAdmissionPolicy"
         self._run(
             "apiextensions-apiserver",
             f"--etcd-servers={self._etcd_url}",
@@ -467,7 +489,7 @@ class ControlPlane:
             f"--kubeconfig={admin}",
             f"--authentication-kubeconfig={admin}",
             f"--authorization-kubeconfig={admin}",
-            "--disable-admission-plugins=ValidatingAdmissionPolicy,MutatingAdmissionPolicy",
+            f"--disable-admission-plugins={off}",
             "--enable-priority-and-fairness=false",
             *self._serving(),
             *self._front_proxy(),
@@ -545,9 +567,9 @@ class ControlPlane:
             time.sleep(0.2)
         raise AssertionError(message)
 
-    def _kubeconfig(self, name: str, user: dict[str, str]) -> str:
+    def _kubeconfig(self, name: str, user: dict[str, str], *, url: str = "") -> str:
         cluster = {
-            "server": self.url,
+            "server": url or self.url,
             "certificate-authority-data": base64.b64encode(
                 pathlib.Path(self._authority.file).read_bytes()
             ).decode(),

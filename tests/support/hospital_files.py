@@ -1,7 +1,7 @@
 """The same small cohort in every format that a hospital has: who is who, and one token to open it.
 
-Forty patients with one to three examples each, a ward per patient, a sex, a finding. A folder of a
-format is written by the format's own library, so that what our readers see is not our own idea.
+Eighteen patients with one to three examples each, a ward per patient, a sex, a finding. A folder
+of a format is written by the format's own library: what our readers see is not our own idea.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from primum import signing
 from primum.domain.canonical import canonical_json
 from primum.domain.study.steps import WorkRequest
 
-PATIENTS = 40
+PATIENTS = 18
 SIDE = 8
 WARDS = ("icu", "surgery")
 ACCOUNT = "00000000-0000-5000-8000-00000000000a"

@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -62,9 +63,9 @@ class OperatorProcess:
             "RUN_SECONDS": "600",
             **{name.upper(): str(value) for name, value in settings.items()},
         }
+        self.told = own
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("PRIMUM_")},
-            **{f"PRIMUM_OPERATOR_{name}": value for name, value in own.items()},
             "PRIMUM_HOME": str(home),
             "PRIMUM_DATABASE_URL": database,
         }
@@ -75,10 +76,8 @@ class OperatorProcess:
     def start(self, port: int, identity: str = "load") -> None:
         """Start it; ``ready`` says when it works."""
         self.port = port
-        told = {
-            "PRIMUM_OPERATOR_PROBE_PORT": str(port),
-            "PRIMUM_OPERATOR_IDENTITY": identity,
-        }
+        own = self.told | {"PROBE_PORT": str(port), "IDENTITY": identity}
+        told = {f"PRIMUM_OPERATOR_{name}": value for name, value in own.items()}
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "primum_operators"],
@@ -143,6 +142,13 @@ class OperatorProcess:
         return self._log.read_text(errors="replace")[-8000:]
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def cpu_seconds(pid: int) -> float:
     """CPU seconds of a process so far."""
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -176,14 +182,15 @@ class Line:
     def stream(self, where: str):
         """Lines of a watch, until the server or ``close`` ends it."""
         self._connection.request("GET", where, headers={"Accept": "application/json"})
-        answer = self._connection.getresponse()
-        while line := answer.readline():
-            yield json.loads(line)
+        self._socket = self._connection.sock  # A stream without end takes it over.
+        with self._connection.getresponse() as answer:
+            while line := answer.readline():
+                yield json.loads(line)
 
     def close(self) -> None:
         """Cut the connection, whoever reads from it."""
         with contextlib.suppress(OSError, AttributeError):
-            self._connection.sock.shutdown(2)
+            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class Launches:
@@ -203,6 +210,7 @@ class Launches:
     def __exit__(self, *_: object) -> None:
         self._line.close()
         self._thread.join(30)
+        self._line.__exit__()
 
     def _watch(self) -> None:
         with contextlib.suppress(OSError, ValueError, http.client.HTTPException):

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from primum.domain.errors import PrimumError
+from primum_operators.admission import requesters
 from primum_operators.admission.review import Lookups, Refusal, SiteSettings, review
 from primum_operators.admission.rules import Doubling
 
 if TYPE_CHECKING:
-    from primum_operators.admission.server import Judge
+    from primum_operators.admission.server import Judge, Patch
 
 PORT = 9443
 
@@ -23,6 +24,7 @@ PORT = 9443
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until stopped; returns the exit status."""
     options = _options(arguments)
+    from primum.adapters.kfp_runs import KFP_RUN
     from primum.adapters.kube.api import KubeApi
     from primum.entrypoints import bootstrap, logs, settings
     from primum_operators.admission.lookups import ClusterLookups
@@ -30,16 +32,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     logs.configure(logs.Audience.MACHINES)
     try:
-        ledger = bootstrap.stores(settings.from_environment()).ledger
+        stores = bootstrap.stores(settings.from_environment())
+        ledger, evidence = stores.ledger, stores.evidence
         api = KubeApi(options.kubeconfig)
     except PrimumError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    lookups = ClusterLookups(api, reservation=ledger.reservation)
+    lookups = ClusterLookups(
+        api,
+        reservation=ledger.reservation,
+        launched=lambda run: evidence.fact(KFP_RUN, run),
+    )
     server = AdmissionServer(
         (options.host, options.port),
         options.certificates,
         judge=judge_with(_site(options), lookups),
+        patch=patch_with(_site(options)),
         ready=_answers(ledger.head),
     )
     stopped = threading.Event()
@@ -58,6 +66,11 @@ def judge_with(site: SiteSettings, lookups: Lookups) -> Judge:
         return review(request, place=place, settings=site, lookups=lookups)
 
     return judge
+
+
+def patch_with(site: SiteSettings) -> Patch:
+    """How a server completes new objects, by a site's settings."""
+    return lambda request: requesters.patch(request, site.operators)
 
 
 def _answers(ask: Callable[[], object]) -> Callable[[], bool]:

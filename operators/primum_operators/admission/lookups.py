@@ -20,6 +20,7 @@ from primum.domain.errors import NotFound, Unavailable
 from primum.domain.names import ResourceKey
 
 _REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+_THEIRS = "pipeline/runid"  # Kubeflow's label for the id of its run
 REMEMBER_SECONDS = 5.0
 _NAMESPACES_MAX = 10_000  # More than a cluster has; a flood of names must not fill memory.
 
@@ -30,6 +31,8 @@ class ClusterLookups:
     Args:
         api: The API server, as the webhook's own service account.
         reservation: A reservation by its id, as the ledger has it now.
+        launched: What the operator launched as a run of Kubeflow Pipelines: by the run's own id
+            there, the fact that names ours.
         monotonic: Seconds of a clock that never goes back.
     """
 
@@ -38,10 +41,12 @@ class ClusterLookups:
         api: KubeApi,
         *,
         reservation: Callable[[str], ReservationView | None],
+        launched: Callable[[str], Mapping[str, JSON] | None] = lambda _run: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._reservation = reservation
+        self._launched = launched
         self._monotonic = monotonic
         self._namespaces: dict[str, tuple[float, Mapping[str, str]]] = {}
         self._lock = threading.Lock()
@@ -73,6 +78,18 @@ class ClusterLookups:
         if found is None or found.state not in OPEN_STATES:
             return False
         return found.study.partition("/")[0] == namespace
+
+    def workflow_launched(self, namespace: str, workflow: str, run: str) -> bool:
+        """Whether a workflow is a run of Kubeflow Pipelines that the operator launched.
+
+        Kubeflow's API server puts its run's id on the workflow, and nobody else writes one there;
+        labels of pods may be anybody's.
+        """
+        path = f"/apis/argoproj.io/v1alpha1/namespaces/{namespace}/workflows/{workflow}"
+        found = self._api.get(path)
+        theirs = str(((found or {}).get("metadata", {}).get("labels") or {}).get(_THEIRS, ""))
+        fact = self._launched(theirs) if theirs else None
+        return fact is not None and bool(run) and fact.get("runId") == run
 
     def release(self, namespace: str, name: str) -> Mapping[str, JSON] | None:
         """A Release as the API server has it."""

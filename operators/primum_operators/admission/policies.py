@@ -15,6 +15,7 @@ from primum_operators.admission.launchers import (
     LAUNCHER_TOKENS,
     runs_as_launcher,
 )
+from primum_operators.admission.requesters import REQUESTERS
 from primum_operators.admission.rules import (
     Doubling,
     Lookup,
@@ -466,6 +467,7 @@ POLICIES = (
     BUDGETS,
     STATUS,
     STUDY_BUDGETS,
+    REQUESTERS,
     ENDPOINTS,
     RAY_JOBS,
     WORKFLOWS,

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from primum.adapters.kube_manifests import names
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue, PrimumError
+from primum_operators.admission import requesters
 from primum_operators.admission.policies import POLICIES
 from primum_operators.admission.rules import Doubling, Lookup, Named, Policy, Setting
 from primum_policies import cel
@@ -30,6 +31,9 @@ class Lookups(Protocol):
 
     def reservation_open(self, namespace: str, reservation: str) -> bool:
         """Whether a reservation is Reserved or Exposed, for a Study of this namespace."""
+
+    def workflow_launched(self, namespace: str, workflow: str, run: str) -> bool:
+        """Whether a workflow is a run of Kubeflow Pipelines that the operator launched."""
 
     def release(self, namespace: str, name: str) -> Mapping[str, JSON] | None:
         """A Release as the API server has it."""
@@ -130,6 +134,8 @@ def judge(
             facts.compose(item)
         broken = next((rule for rule in policy.rules if not facts.holds(rule.expression)), None)
         message = broken.message if broken else _missing(policy, request, facts, lookups)
+        if not message and policy.lookup is Lookup.REQUESTER:
+            message = requesters.unlike(request, settings.operators)
     except (cel.RuleFailed, PrimumError) as fault:
         # Our own messages quote configuration at most; a foreign fault says its type and no more.
         return Refusal(policy.name, f"{_UNREADABLE}: {fault}")
@@ -206,6 +212,15 @@ def _missing(policy: Policy, request: Mapping[str, Any], facts: _Facts, lookups:
 
 def _reservation(namespace: str, pod: Mapping[str, Any], lookups: Lookups) -> str:
     labels = pod["metadata"].get("labels") or {}
+    if not {names.RESERVATION, names.INSPECTION} & set(labels):
+        return ""
+    workflow = _workflow_of(pod)
+    run = str(labels.get(names.RUN, ""))
+    if workflow and not lookups.workflow_launched(namespace, workflow, run):
+        return (
+            "a pod of a workflow that opens protected data must be of a run that the operator "
+            "launched; declare a Study instead"
+        )
     reservation = labels.get(names.RESERVATION)
     if reservation is None or lookups.reservation_open(namespace, str(reservation)):
         return ""
@@ -213,6 +228,15 @@ def _reservation(namespace: str, pod: Mapping[str, Any], lookups: Lookups) -> st
         f"{names.RESERVATION} must name an open reservation of a Study of this namespace; "
         "the operator sets it"
     )
+
+
+def _workflow_of(pod: Mapping[str, Any]) -> str:
+    """The workflow that controls a pod; empty where none does."""
+    for owner in pod["metadata"].get("ownerReferences") or ():
+        group = str(owner.get("apiVersion", "")).partition("/")[0]
+        if owner.get("controller") and (group, owner.get("kind")) == ("argoproj.io", "Workflow"):
+            return str(owner["name"])
+    return ""
 
 
 def _release(namespace: str, service: Mapping[str, Any], lookups: Lookups) -> str:

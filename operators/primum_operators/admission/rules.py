@@ -53,6 +53,7 @@ class Lookup(enum.StrEnum):
     NOTHING = "Nothing"
     RESERVATION = "Reservation"  # the pod's reservation is open and of this namespace
     RELEASE = "Release"  # the Release stands, with these digests
+    REQUESTER = "Requester"  # who asks is who the API server says it is
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,19 @@ is down, the API server refuses (``failurePolicy: Fail``).
 
 from __future__ import annotations
 
+import base64
 import http
 import json
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from primum.domain.errors import PrimumError
 from primum_operators.admission.review import Refusal
 from primum_operators.admission.rules import Doubling
 
@@ -26,6 +28,7 @@ PRIVATE_KEY = "tls.key"
 BODY_BYTES_MAX = 8 * 2**20  # Object and old object, each within etcd's limit, and the rest.
 REQUEST_SECONDS_MAX = 10.0  # The API server waits no longer than the configuration's timeout.
 PLACES = {"/everywhere": Doubling.EVERYWHERE, "/governed": Doubling.GOVERNED}
+REQUESTER_PATH = "/requester"  # Of the webhook that says who asks for a Study.
 
 _API_VERSION = "admission.k8s.io/v1"
 _DENIED = 403
@@ -33,6 +36,7 @@ _DENIED = 403
 log = structlog.get_logger(__name__)
 
 Judge = Callable[[Mapping[str, Any], Doubling], Refusal | None]
+Patch = Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 
 
 class AdmissionServer(ThreadingHTTPServer):
@@ -42,6 +46,7 @@ class AdmissionServer(ThreadingHTTPServer):
         address: Host and port; port 0 takes any free one.
         folder: Where ``tls.crt`` and ``tls.key`` lie; they are read again when they change.
         judge: Says why a request is refused, or nothing.
+        patch: Says what of a new object is to be changed.
         ready: Whether the ledger and the API server can be asked.
     """
 
@@ -54,9 +59,10 @@ class AdmissionServer(ThreadingHTTPServer):
         folder: Path,
         *,
         judge: Judge,
+        patch: Patch,
         ready: Callable[[], bool],
     ) -> None:
-        self.judge = judge
+        self.judge, self.patch = judge, patch
         self.ready = ready
         self._folder = folder
         self._loaded: tuple[int, int] = (0, 0)
@@ -117,18 +123,36 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Judge one AdmissionReview."""
-        place = PLACES.get(self.path.partition("?")[0])
-        if place is None:
+        path = self.path.partition("?")[0]
+        place = PLACES.get(path)
+        if place is None and path != REQUESTER_PATH:
             self._answer(http.HTTPStatus.NOT_FOUND, {"status": "not found"})
             return
         request = self._request()
         if request is None:
             self._answer(http.HTTPStatus.BAD_REQUEST, {"status": "not an AdmissionReview"})
             return
+        if place is None:
+            self._answer(http.HTTPStatus.OK, self._patched(request))
+            return
         refusal = self.server.judge(request, place)
         if refusal is not None:
             _note(request, refusal)
         self._answer(http.HTTPStatus.OK, _review(str(request["uid"]), refusal))
+
+    def _patched(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The review of a request that is not judged but completed."""
+        try:
+            operations = self.server.patch(request)
+        except PrimumError as error:
+            refusal = Refusal("requesters", str(error))
+            _note(request, refusal)
+            return _review(str(request["uid"]), refusal)
+        review = _review(str(request["uid"]), None)
+        if operations:
+            text = base64.b64encode(json.dumps(list(operations)).encode()).decode()
+            review["response"] |= {"patchType": "JSONPatch", "patch": text}
+        return review
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the signature is theirs
         """Say nothing: a path names who asked for what."""

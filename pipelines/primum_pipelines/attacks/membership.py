@@ -1,7 +1,8 @@
 """A membership attack as a whole: pool, stacked shadows, queries, scores. Heavy.
 
-Shadows are trained, asked once about the whole pool, and dropped. What comes back is numbers about
-the attack, never a record, a score of a record, or a model.
+Shadows are trained, asked once about the whole pool, and dropped, unless the steward keeps them in
+the zone. What comes back is numbers about the attack, never a record, a score of a record, or a
+model.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from primum_pipelines.attacks import figures, scorings, shadows, signals
 from primum_pipelines.attacks.figures import Array
 from primum_pipelines.attacks.pool import Pool, pool_of
 from primum_pipelines.attacks.queries import queries_of
+from primum_pipelines.attacks.shadow_cache import KeptShadows, ShadowCache
 from primum_pipelines.attacks.signals import Asked, Scoring
 from primum_pipelines.models.registry import build
 
@@ -83,7 +85,13 @@ class MembershipScores:
 
 
 def attack(
-    model: LoadedModel, table: UnitTable, *, recipe: Recipe, effort: Effort, scoring: Scoring
+    model: LoadedModel,
+    table: UnitTable,
+    *,
+    recipe: Recipe,
+    effort: Effort,
+    scoring: Scoring,
+    cache: ShadowCache | None = None,
 ) -> MembershipScores:
     """Attack the Study's own model.
 
@@ -95,6 +103,7 @@ def attack(
         recipe: The Study's recipe; the shadows' too.
         effort: How hard to try.
         scoring: The attack.
+        cache: Where shadows may be kept, if the steward keeps any.
 
     Returns:
         Scores of the records that are not the population.
@@ -104,10 +113,12 @@ def attack(
     """
     generator = torch.Generator()
     generator.seed()  # Which records are tried must not be predictable.
-    pool = _sampled(pool_of(table, model.spec), effort.pool, generator)
-    if bool(pool.members.all()) or not bool(pool.members.any()):
+    whole = pool_of(table, model.spec)
+    if bool(whole.members.all()) or not bool(whole.members.any()):
         raise InvalidValue("audit data", "must have members and non-members", "one of them only")
-    asked = _ask(model, pool, recipe, effort, generator)
+    kept = _shadows(model, whole, recipe, effort, generator=generator, cache=cache)
+    pool = whole.only(kept.chosen)
+    asked = _ask(model, pool, kept, effort, generator)
     scores = scoring(asked)
     threshold = signals.calibrated_threshold(asked, scoring)
     member = pool.members.numpy()
@@ -130,28 +141,52 @@ def attack(
     )
 
 
-def _ask(
-    model: LoadedModel, pool: Pool, recipe: Recipe, effort: Effort, generator: torch.Generator
-) -> Asked:
+def _shadows(
+    model: LoadedModel,
+    whole: Pool,
+    recipe: Recipe,
+    effort: Effort,
+    *,
+    generator: torch.Generator,
+    cache: ShadowCache | None,
+) -> KeptShadows:
+    """Shadows of a sample of the pool: kept ones, or trained now."""
+    key = cache.key(whole, model.spec, recipe=recipe, effort=effort) if cache else ""
+    known = cache.load(key) if cache else None
+    if known is not None:
+        return known
+    chosen = _sampled(whole, effort.pool, generator)
+    pool = whole.only(chosen)
+    if bool(pool.members.all()) or not bool(pool.members.any()):
+        raise InvalidValue("audit data", "must have members and non-members", "one of them only")
     population = _population(pool, effort, generator)
     tried = torch.from_numpy(~population)
     had = torch.zeros((effort.shadows, len(pool.labels)), dtype=torch.bool)
     had[:, tried] = shadows.complementary_halves(
         effort.shadows, int(tried.sum()), generator=generator
     )
-    fresh = _builder(model.spec, effort.shadowing)
+    fresh = builder(model.spec, effort.shadowing)
     stack = shadows.train_stacked(fresh, pool, had, recipe, generator=generator)
+    trained = KeptShadows(stack, had, chosen, torch.from_numpy(population))
+    if cache:
+        cache.store(key, trained)
+    return trained
+
+
+def _ask(
+    model: LoadedModel, pool: Pool, kept: KeptShadows, effort: Effort, generator: torch.Generator
+) -> Asked:
     queries = queries_of(pool.inputs, effort.queries, generator=generator)
-    skeleton = fresh()
-    answers = torch.stack([shadows.logits_of(skeleton, stack, query) for query in queries], dim=1)
+    skeleton = builder(model.spec, effort.shadowing)()
+    answers = [shadows.logits_of(skeleton, kept.stack, query) for query in queries]
     with torch.no_grad():
         own = torch.stack([model.module(query) for query in queries])
     return Asked(
         target=own.double().numpy(),
-        shadows=answers.double().numpy(),
-        had=had.numpy(),
+        shadows=torch.stack(answers, dim=1).double().numpy(),
+        had=kept.had.numpy(),
         labels=pool.labels.numpy(),
-        population=population,
+        population=kept.population.numpy(),
     )
 
 
@@ -166,7 +201,8 @@ def _population(pool: Pool, effort: Effort, generator: torch.Generator) -> NDArr
     return found
 
 
-def _builder(spec: ModelSpec, shadowing: Shadowing) -> Callable[[], torch.nn.Module]:
+def builder(spec: ModelSpec, shadowing: Shadowing) -> Callable[[], torch.nn.Module]:
+    """What makes a fresh shadow, as far as the attacker knows the target."""
     name, parameters = spec.model, spec.parameters
     if shadowing is Shadowing.BLACK_BOX:
         name, parameters = ("Logistic", {}) if name == "MLP" else ("MLP", _OTHER)
@@ -177,9 +213,9 @@ def _builder(spec: ModelSpec, shadowing: Shadowing) -> Callable[[], torch.nn.Mod
     return fresh
 
 
-def _sampled(pool: Pool, most: int, generator: torch.Generator) -> Pool:
+def _sampled(pool: Pool, most: int, generator: torch.Generator) -> torch.Tensor:
+    """Numbers of the records that are tried, in order."""
     count = len(pool.labels)
     if count <= most:
-        return pool
-    kept = torch.from_numpy(np.sort(torch.randperm(count, generator=generator)[:most].numpy()))
-    return pool.only(kept)
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator)[:most].sort().values

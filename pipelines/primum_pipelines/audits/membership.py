@@ -97,9 +97,10 @@ class ShadowAudit:
         scores = membership.attack(
             subject.model(),
             subject.table(),
-            recipe=_recipe(subject),
+            recipe=recipe_of(subject),
             effort=chosen.effort,
             scoring=chosen.scoring,
+            cache=subject.shadow_cache(),
         )
         bound = _epsilon_lower(scores, subject.delta)
         certifiable = audits.max_certifiable_two_sided(
@@ -197,7 +198,12 @@ def _epsilon_lower(scores: MembershipScores, delta: float) -> float:
     return result["epsilon_lower"]
 
 
-def _recipe(subject: AuditSubject) -> Recipe:
+def recipe_of(subject: AuditSubject) -> Recipe:
+    """How the Study trains, as its plan says: the shadows do the same.
+
+    Raises:
+        InvalidValue: If the plan does not say.
+    """
     from primum_pipelines.attacks.shadows import Recipe
 
     mechanism, parameters = subject.released_by(), subject.plan.parameters

@@ -28,6 +28,7 @@ from primum_pipelines.optimization.settings import ClippingRule
 
 if TYPE_CHECKING:
     from primum.domain.study.steps import WorkRequest
+    from primum_pipelines.attacks.shadow_cache import ShadowCache
     from primum_pipelines.datasets.table import UnitTable
     from primum_pipelines.models.artifact import LoadedModel
     from primum_pipelines.optimization.algorithm import TrainingAlgorithm
@@ -169,12 +170,37 @@ class AuditSubject:
         """
         from primum_pipelines.datasets.access import open_private
 
+        return open_private(self.request, self._access())
+
+    def shadow_cache(self) -> ShadowCache | None:
+        """Where shadows of that data may be kept; ``None`` where the process knows no zone.
+
+        Raises:
+            Refused: If there is no valid token for the data.
+            NotFound: If the plan declares no access for audits.
+        """
+        from primum_pipelines.attacks.shadow_cache import ShadowCache
+        from primum_pipelines.datasets.access import token_claims
+
+        if not self.request.zone_dir:
+            return None
+        claims = token_claims(self.request, self._access())
+        study = _mapping(self.request.context["study"])
+        attacked = str(study.get("audits") or study["uid"]).partition("/")[0]
+        return ShadowCache(
+            self.request.zone_dir,
+            account=str(claims["accountId"]),
+            study=attacked,
+            withdrawn=int(str(claims["withdrawn"])),
+        )
+
+    def _access(self) -> str:
         declared = [access for access in self.plan.accesses if access.step == AUDIT_STEP]
         if not declared:
             raise NotFound("plan must declare an access for audits; found none.")
         budget = self.released_by().budget
         chosen = next((access for access in declared if access.budget == budget), declared[0])
-        return open_private(self.request, chosen.name)
+        return chosen.name
 
 
 def subject_of(request: WorkRequest) -> AuditSubject:

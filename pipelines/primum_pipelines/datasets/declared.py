@@ -194,15 +194,18 @@ def shape_of(options: Mapping[str, JSON]) -> tuple[int, ...]:
     return tuple(int(str(side)) for side in sides)
 
 
-def column_named(options: Mapping[str, JSON], name: str, *, default: str = "") -> str:
-    """The column that an option names.
+def column_named(
+    options: Mapping[str, JSON], name: str, *, default: str = "", what: str = "a column"
+) -> str:
+    """The column, or whatever else, that an option names.
 
     Raises:
         InvalidValue: If it names none.
     """
     value = options.get(name, default)
     if not isinstance(value, str) or not value:
-        raise InvalidValue(f"dataset.options.{name}", "must name a column", value)
+        rule, found = f"must name {what}", value or "nothing"
+        raise InvalidValue(f"dataset.options.{name}", rule, found)
     return value
 
 

@@ -153,6 +153,11 @@ def describe(uri: str, options: Mapping[str, JSON]) -> Mapping[str, JSON]:
     return driver_for(uri).describe(uri, options)
 
 
+def is_published(uri: str) -> bool:
+    """Whether a dataset is a published one that its driver recognizes wherever it lies."""
+    return getattr(driver_for(uri), "published", False) is True
+
+
 def load_blocks(
     uri: str,
     unit: PrivacyUnit,

@@ -58,7 +58,7 @@ class ImageFolderDriver:
             rule = f"must have {many} sides for {self.scheme}"
             raise InvalidValue("dataset.options.shape", rule, len(shape))
         subgroups_of(options)
-        column_named(options, "table")
+        column_named(options, "table", what="the table in the folder")
         column_named(options, "pathColumn", default=_PATH)
         self._require_gray_levels(options)
         if labels.task is LabelTask.SEGMENTATION:

@@ -7,6 +7,7 @@ a table, which may be a person's.
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from primum_pipelines.datasets.driver import parse_uri
 
 TRANSPORTS = ("http", "https", "memory", "s3", "gs", "abfs")
 _NAME_LENGTH_MAX = 1024
+_PIECE_BYTES = 2**18
 _REMEDY = "Put it into one of these folders, or set another data folder."
 _NO_PARTS = "?#@"  # Queries and credentials would be public, and signatures run out.
 
@@ -30,7 +32,7 @@ class Place:
     """A file or folder.
 
     Args:
-        address: Path on this machine, or fsspec URL.
+        address: Real path on this machine, without a link in it, or fsspec URL.
         said: What it is called in messages.
     """
 
@@ -70,11 +72,15 @@ class Place:
             NotFound, Unavailable: As ``open``.
             InvalidValue: If it is larger, or no ordinary file.
         """
+        parts, left = [], bytes_max
         with self.open() as file:
-            data: bytes = file.read(bytes_max + 1)
-        if len(data) > bytes_max:
-            raise InvalidValue(self.said, f"must have at most {bytes_max} bytes", "more")
-        return data
+            # In pieces: asking for all that may be there would set that much memory aside.
+            while piece := file.read(_PIECE_BYTES):
+                left -= len(piece)
+                if left < 0:
+                    raise InvalidValue(self.said, f"must have at most {bytes_max} bytes", "more")
+                parts.append(piece)
+        return b"".join(parts)
 
     def child(self, name: str, *, said: str) -> Place:
         """A file or folder below this folder.
@@ -101,11 +107,10 @@ class Place:
         if not self._local:
             escaped = quote(str(pure)) if self.address.startswith("http") else str(pure)
             return Place(f"{self.address.rstrip('/')}/{escaped}", said)
-        root = Path(self.address).resolve()
-        path = (root / pure).resolve()
-        if not path.is_relative_to(root):
+        path = os.path.realpath(f"{self.address}/{pure}")
+        if not path.startswith(self.address.rstrip("/") + "/"):
             raise InvalidValue(said, "must lie in the folder of the dataset", "a link out of it")
-        return Place(str(path), said)
+        return Place(path, said)
 
     def names(self) -> frozenset[str] | None:
         """Names of all files below this folder; ``None`` where the place lists nothing (HTTP).
@@ -140,11 +145,11 @@ def place_of(uri: str, data_dirs: Sequence[str]) -> Place:
     if Path(parts.rest).is_absolute():
         if not Path(parts.rest).exists():
             raise NotFound(f"dataset file {parts.rest} must exist; looked there only.")
-        return Place(parts.rest, "dataset file")
+        return Place(os.path.realpath(parts.rest), "dataset file")
     for folder in data_dirs:
         path = Path(folder).expanduser() / parts.rest
         if path.exists():
-            return Place(str(path), "dataset file")
+            return Place(os.path.realpath(path), "dataset file")
     places = ", ".join(str(folder) for folder in data_dirs) or "no data folder is set"
     raise NotFound(f"dataset file {parts.rest} must exist; looked in {places}. {_REMEDY}")
 

@@ -20,6 +20,7 @@ from primum.domain.budget.layout import layout_from_json
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue, NotFound, Refused, Tampered, Unavailable
 from primum.domain.quantities import PrivacyUnit
+from primum_pipelines.attacks.shadow_cache import forget_account
 from primum_pipelines.datasets import consent
 from primum_pipelines.datasets.consent import Registry, Tombstone
 
@@ -50,6 +51,7 @@ def withdraw(payload: Mapping[str, JSON]) -> Mapping[str, JSON]:
         registry, named = _withdraw(payload)
     except _REFUSALS as error:
         return {"error": {"kind": type(error).__name__, "message": str(error)}}
+    forget_account(str(payload["zoneDir"]), str(payload["account"]))  # Shadows had these rows.
     return {"named": _shown(named), "tombstones": _shown(registry.tombstones)}
 
 

@@ -20,7 +20,13 @@ from primum.domain.quantities import Disclosure, Neighbors, PrivacyUnit, parse_d
 from primum.domain.study.jobs import PlanningContext
 from primum.domain.study.plan import Access, DatasetFacts, Plan, Treatment
 from primum.domain.study.spec import DataRole, StudySpec
-from primum_pipelines.datasets.driver import Uri, driver_for, examples_max, parse_uri
+from primum_pipelines.datasets.driver import (
+    Uri,
+    describe,
+    examples_max,
+    is_published,
+    parse_uri,
+)
 
 AUDIT_GROUP = "primum.audits"
 ONE_RUN_CANARY = "OneRunCanary"
@@ -140,15 +146,14 @@ def public_inputs(study: StudySpec, context: PlanningContext) -> list[JSON]:
     for item in study.inputs:
         if item.role is not DataRole.PUBLIC:
             continue
-        driver, parts = driver_for(item.uri), parse_uri(item.uri)
-        driver.describe(item.uri, item.options)
-        address = _address(parts)
+        describe(item.uri, item.options)
+        address = _address(parse_uri(item.uri))
         if address in protected:
             rule = "must not be a dataset that a PrivacyBudget protects"
             raise InvalidValue("spec.data.uri", rule, item.uri, "Use role Private.")
         proper = not (set("?#") & set(address)) and ".." not in address.split("/")
         within = proper and any(address.startswith(place) for place in context.public_places)
-        if not within and not getattr(driver, "published", False):
+        if not within and not is_published(item.uri):
             listed = ", ".join(context.public_places) or "none are declared"
             raise InvalidValue(
                 "spec.data.uri",

@@ -135,3 +135,16 @@ def require_parameters(parameters: Mapping[str, JSON], allowed: Sequence[str]) -
         if name not in allowed:
             rule = f"must be one of {', '.join(allowed)}" if allowed else "must not be present"
             raise InvalidValue(f"{_PARAMETERS_FIELD}.{name}", rule, name)
+
+
+def choice_parameter(parameters: Mapping[str, JSON], name: str, options: Sequence[str]) -> str:
+    """One of a few names; the first where it is absent.
+
+    Raises:
+        InvalidValue: If it is another one.
+    """
+    value = parameters.get(name, options[0])
+    if not isinstance(value, str) or value not in options:
+        rule = f"must be one of {', '.join(options)}"
+        raise InvalidValue(f"{_PARAMETERS_FIELD}.{name}", rule, str(value))
+    return value

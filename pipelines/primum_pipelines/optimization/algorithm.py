@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from primum_pipelines.datasets.units import UnitRows
     from primum_pipelines.optimization.augmentation import Augmentation
+    from primum_pipelines.optimization.checkpoints import Checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ class TrainingTask:
         descent: What is done with the noisy sums: all of it is post-processing.
         augmentation: Copies of each row whose gradients are averaged before clipping.
         bias_aware: Lambda of bias-aware minimization; 0 for none.
+        checkpoints: Where the state is kept, so that a lost worker loses little; ``None`` for
+            nowhere. Never with a ``seed``.
         reported_sums: Names of the parameters whose sums are to be reported; ``None`` for all.
     """
 
@@ -110,6 +113,7 @@ class TrainingTask:
     augmentation: Augmentation | None = None
     bias_aware: float = 0.0
     reported_sums: frozenset[str] | None = None
+    checkpoints: Checkpoints | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,8 @@ class TrainingReport:
         clipping: The clipping rule used.
         gradients: How unit gradients were computed, in words.
         iterates: States of the model that were kept on the way, oldest first.
+        stopped: Why it ended before the planned steps, in words without figures; empty if it did
+            not. The steps are those executed; the weights are of no use.
     """
 
     executed: tuple[tuple[float, float, int], ...]
@@ -142,6 +148,7 @@ class TrainingReport:
     clipping: ClippingRule = ClippingRule.FLAT
     gradients: str = ""
     iterates: tuple[Mapping[str, torch.Tensor], ...] = ()
+    stopped: str = ""
 
 
 def filters_individually(algorithm: object) -> bool:

@@ -15,6 +15,7 @@ author: an algorithm sees canaries only as rows.
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,17 @@ def seal(count: int) -> SealedCoins:
     return SealedCoins(
         coins=tuple(draw_coins(OperatingSystemSource(), count)), salt=secrets.token_hex(_SALT_BYTES)
     )
+
+
+def sealed_bytes(sealed: SealedCoins) -> bytes:
+    """Sealed coins for a checkpoint in the steward's zone. Secret until the audit."""
+    return canonical_json({"coins": [int(coin) for coin in sealed.coins], "salt": sealed.salt})
+
+
+def unsealed(data: bytes) -> SealedCoins:
+    """The coins that ``sealed_bytes`` gave."""
+    held = json.loads(data)
+    return SealedCoins(coins=tuple(bool(coin) for coin in held["coins"]), salt=str(held["salt"]))
 
 
 class WithCanaries(nn.Module):  # type: ignore[misc] # torch is not followed

@@ -126,6 +126,10 @@ class Mover:
         self._done += 1
         self._follow()
 
+    def finite(self) -> bool:
+        """Whether every weight is still a number."""
+        return all(bool(torch.isfinite(p.detach().sum())) for p in self._named.values())
+
     def finish(self) -> None:
         """Give the model the weights that are released."""
         if self._average is not None:

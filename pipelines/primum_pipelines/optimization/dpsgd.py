@@ -18,7 +18,7 @@ import math
 from typing import TYPE_CHECKING
 
 from primum.domain.canonical import decimal_text
-from primum.domain.errors import InvalidValue
+from primum.domain.errors import InvalidValue, Unavailable
 from primum_pipelines.models.registry import refuse_batch_statistics
 from primum_pipelines.optimization.algorithm import TrainingReport, TrainingTask
 
@@ -61,7 +61,8 @@ class DPSGD:
         """
         _check(task)
         run = _Run(task)
-        for _ in range(task.mechanism.steps):
+        run.resume()
+        while run.steps < task.mechanism.steps and not run.stopped:
             run.step()
         return run.finish()
 
@@ -84,6 +85,7 @@ class _Run:
         self._noise = random_source(task.seed)
         self._named = {n: p for n, p in task.module.named_parameters() if p.requires_grad}
         self._units = one_row_each(len(task.inputs[0])) if task.units is None else task.units
+        self._dtype = next(iter(self._named.values())).dtype
         self._engine = engine_of(task.module, task.gradients)
         mechanism = task.mechanism
         self._sums = NoisySums(
@@ -114,8 +116,50 @@ class _Run:
             name: torch.zeros_like(p) for name, p in self._named.items() if name in wanted
         }
         self.steps = 0
+        self.stopped = ""
+        self._kept_until = 0
         self.units_seen = 0
         self.units_shortened = 0
+
+    def resume(self) -> None:
+        """Go on from a checkpoint, if there is one; steps that it may have lost are executed."""
+        from primum_pipelines.optimization.checkpoints import standing
+
+        kept = self._task.checkpoints
+        found = None if kept is None else standing(kept.path, key=kept.key)
+        if found is None:
+            return
+        state, lost = found.state, found.begun - found.done
+        self._task.module.load_state_dict(state["model"])
+        self._mover.restore(state["mover"])
+        for name, total in self.update_sums.items():
+            total.copy_(state["sums"][name])
+        if self._filter is not None:
+            self._filter.restore(state["filter"])
+            self._filter.forfeit(lost)
+        self.units_seen, self.units_shortened = state["seen"]
+        self.steps = self._kept_until = found.begun
+
+    def _keep(self) -> bool:
+        """Write a checkpoint where one is due; whether the next step may be run."""
+        kept = self._task.checkpoints
+        if kept is None or self.steps < self._kept_until:
+            return True
+        begun = min(self.steps + kept.every, self._task.mechanism.steps)
+        state = {
+            "model": self._task.module.state_dict(),
+            "mover": self._mover.state(),
+            "sums": self.update_sums,
+            "filter": {} if self._filter is None else self._filter.state(),
+            "seen": [self.units_seen, self.units_shortened],
+        }
+        try:
+            kept.write(state, done=self.steps, begun=begun)
+        except Unavailable as error:
+            self.stopped = str(error)
+            return False
+        self._kept_until = begun
+        return True
 
     def step(self) -> None:
         """One logical batch: sample, clip and sum in virtual batches, noise once, divide, move."""
@@ -124,6 +168,8 @@ class _Run:
         from primum_pipelines.optimization.randomness import poisson_sample
         from primum_pipelines.optimization.virtual_batches import virtual_batches
 
+        if not self._keep():
+            return
         rate = self._task.mechanism.sample_rate
         drawn = poisson_sample(self._source, rows=self._units.count, rate=rate)
         units = drawn if self._filter is None else torch.from_numpy(self._filter.active)
@@ -136,6 +182,9 @@ class _Run:
         self._mover.move(noisy)
         self._sums.clear()
         self.steps += 1
+        if not self._mover.finite():
+            # A function of the noisy sums, so that stopping tells no more than they do.
+            self.stopped = "weights must stay finite; found infinity or NaN. Lower learningRate."
         if self._task.on_step is not None:
             self._task.on_step(self.steps, self._task.mechanism.steps)
 
@@ -154,6 +203,7 @@ class _Run:
             clipping=mechanism.clipping,
             gradients=self._engine.name,
             iterates=tuple(self._mover.iterates),
+            stopped=self.stopped,
         )
 
     @property
@@ -178,7 +228,7 @@ class _Run:
         rows = tuple(values[part.rows.to(values.device)] for values in task.inputs)
         if task.augmentation is not None:
             rows = (task.augmentation(rows[0]), *rows[1:])
-        weights = part.weights.to(rows[0].device)
+        weights = part.weights.to(rows[0].device, dtype=self._dtype)
         found = self._engine(task.loss, rows, weights=weights, segments=part.segments)
         self._size.learn(numbers=found.numbers, rows=part.segments.rows)
         if not self._checked:
@@ -272,6 +322,10 @@ def _check(task: TrainingTask) -> None:
             raise InvalidValue(name, "must be finite and above 0", value)
     if not 0 < mechanism.sample_rate <= 1:
         raise InvalidValue("sample_rate", "must be above 0 and at most 1", mechanism.sample_rate)
+    if task.checkpoints is not None and task.seed is not None:
+        raise InvalidValue("seed", "must be absent with checkpoints", "one: its noise would recur")
     if task.units is not None and task.units.rows != len(task.inputs[0]):
         raise InvalidValue("units", "must cover every row", task.units.rows)
     refuse_batch_statistics(task.module)
+    if not any(parameter.requires_grad for parameter in task.module.parameters()):
+        raise InvalidValue("model", "must have a parameter to train", "none")

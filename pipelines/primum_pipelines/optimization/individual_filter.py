@@ -1,15 +1,17 @@
 """One Renyi filter per unit (Feldman & Zrnic 2021): who may still take part in a training.
 
 What a unit has paid is a function of private records. It lives in this object while the training
-runs and nowhere else: it must not be stored, shown, logged or put into a receipt, and how many
-units were left out is Restricted evidence at most.
+runs, and in a checkpoint in the steward's zone until it has ended: it must not be shown, logged or
+put into a receipt, and how many units were left out is Restricted evidence at most.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from primum.domain.accounting.individual import FULL_STEP, step_prices
 from primum.domain.errors import InvalidValue
@@ -76,3 +78,21 @@ class RenyiFilter:
         self._paid[units[admitted]] = after[admitted]
         self._active[units[~admitted]] = False
         return admitted
+
+    def forfeit(self, steps: int) -> None:
+        """Charge every unit for whole steps that may have been run and of which nothing is known.
+
+        Args:
+            steps: How many.
+        """
+        self._paid += steps * FULL_STEP
+        self._active &= (self._paid <= self._limit).all(axis=1)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What a later process needs to go on. Restricted."""
+        return {"paid": torch.from_numpy(self._paid), "active": torch.from_numpy(self._active)}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from a state that ``state`` gave."""
+        self._paid = state["paid"].numpy().copy()
+        self._active = state["active"].numpy().copy()

@@ -12,7 +12,11 @@ from dataclasses import dataclass
 import torch
 
 from primum_pipelines.datasets.units import UnitRows
-from primum_pipelines.optimization.gradients.segments import Segments, sized
+from primum_pipelines.optimization.gradients.segments import (
+    Segments,
+    one_row_each,
+    sized,
+)
 
 _NUMBERS_CPU = 2**22  # Activations and gradients of a part: what a core's caches can hold.
 _NUMBERS_OTHER = 2**28  # 1 GB of float32: a GPU wants large parts.
@@ -83,6 +87,8 @@ def virtual_batches(
 def _part(
     units: torch.Tensor, structure: UnitRows, sizes: torch.Tensor, *, copies: int
 ) -> VirtualBatch:
+    if copies == 1 and structure.count == structure.rows:
+        return VirtualBatch(units, units, one_row_each(len(units)), torch.ones(len(units)))
     rows = torch.from_numpy(structure.rows_of(units.numpy()))
     if copies > 1:
         rows = rows.repeat_interleave(copies)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,10 +21,14 @@ from primum.adapters.kube import pods
 from primum.adapters.kube.api import KubeApi
 from primum.adapters.kube_manifests import names
 from primum.application.ports import Clock, RunStatus
+from primum.domain.canonical import JSON
 from primum.domain.errors import Conflict, InvalidValue, NotFound, Refused, Unavailable
 from primum.domain.study.steps import StepContext
 
 DISPLAY_PREFIX = "primum-"
+KFP_RUN = "KfpRun"
+"""The fact that a run of Kubeflow's, by its own id there, was launched as a run of ours."""
+
 _OWNER = re.compile(r"\bowner ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$")
 _CANCELING_SECONDS = 900.0  # A run whose workflow is gone says CANCELING for ever.
 
@@ -88,6 +92,8 @@ class KfpRunner:
         jobs: How pods of steps are made.
         settings: How runs are made.
         clock: Says how long a run has been ending.
+        record: Keeps which of Kubeflow's runs are ours, as the fact ``KFP_RUN``: the webhook lets
+            pods of no other workflow open protected data.
     """
 
     def __init__(
@@ -98,8 +104,9 @@ class KfpRunner:
         jobs: pods.JobSettings,
         settings: KfpSettings,
         clock: Clock,
+        record: Callable[[str, str, Mapping[str, JSON]], None],
     ) -> None:
-        self._kfp, self._kube, self._clock = kfp, kube, clock
+        self._kfp, self._kube, self._clock, self._record = kfp, kube, clock, record
         self._jobs, self._settings = jobs, settings
         self._where: dict[str, tuple[str, str]] = {}  # our run id: namespace, and theirs
         self._ending: dict[str, str] = {}
@@ -124,7 +131,7 @@ class KfpRunner:
             standing = self._create(run_id, namespace, self._run(run_id, name, steps, body))
         if _owner(standing) != uid:
             raise Refused(f"the run {standing.display_name} in {namespace} is not of this Study")
-        self._where[run_id] = (namespace, standing.run_id)
+        self._know(run_id, namespace, standing)
         self._secrets[run_id] = namespace
 
     def status(self, run_id: str) -> RunStatus:
@@ -229,7 +236,7 @@ class KfpRunner:
             if found is not None:
                 if known is None:  # Of an earlier process of ours, as its Secret is.
                     self._secrets[run_id] = namespace
-                self._where[run_id] = (namespace, found.run_id)
+                self._know(run_id, namespace, found)
                 return namespace, found
         if known is None:
             return None
@@ -239,6 +246,12 @@ class KfpRunner:
             del self._where[run_id]
             return None
         return known[0], run
+
+    def _know(self, run_id: str, namespace: str, run: KfpRun) -> None:
+        known = (namespace, run.run_id)
+        if self._where.get(run_id) != known:
+            self._record(KFP_RUN, run.run_id, {"runId": run_id})
+            self._where[run_id] = known
 
     def _the_one(self, run_id: str, namespace: str) -> KfpRun | None:
         """The oldest run of this name; younger ones came of answers that were lost, and end."""

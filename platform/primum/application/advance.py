@@ -171,6 +171,7 @@ def _unless_refused(platform: Platform, scene: Scene, reasons: Sequence[str]) ->
 
 
 def _remove(platform: Platform, scene: Scene) -> None:
+    platform.forget_shadows(scene.spec.uid)
     platform.resources.remove(scene.stored.key, scene.stored.uid)
 
 

@@ -1,6 +1,6 @@
-"""AuditRuns: attack an artifact again, on schedule or by hand.
+"""AuditRuns: attack an artifact again, on schedule, because something changed, or by hand.
 
-A contradicted claim freezes and revokes.
+A contradicted claim freezes and revokes. Whatever becomes of a run is written down.
 
 An audit only looks: its access is Inspected inside the steward's zone, costs no epsilon, and its
 figures stay Restricted. It runs the Study's own audit step over the Study's recorded artifacts,
@@ -9,14 +9,17 @@ under ids of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from primum.application import planning, releases
+from primum.application import audit_history, planning, releases
 from primum.application.access import end_run, mint_audit_ticket, with_credential
+from primum.application.audit_history import AuditResult, Ending
 from primum.application.launching import LAUNCH, dataset_mapping
 from primum.application.platform import Platform, generation_key
 from primum.application.ports import RunStatus
+from primum.application.reaudits import STOPPED, has_ended
 from primum.application.settlement import CONTRADICTION, freeze_account
 from primum.domain import names
 from primum.domain.budget.entries import ReservationState
@@ -24,6 +27,7 @@ from primum.domain.canonical import JSON
 from primum.domain.conditions import Condition, ConditionType, Reason, Status
 from primum.domain.errors import InvalidValue, NotFound
 from primum.domain.governance.evidence import Evidence, Verdict
+from primum.domain.governance.regression import Comparison
 from primum.domain.names import ResourceKey
 from primum.domain.study.jobs import PlanningContext
 from primum.domain.study.lifecycle import incidents
@@ -41,22 +45,60 @@ def reconcile_audit_run(platform: Platform, stored: StoredResource) -> None:
     if stored.deleting:
         _end(platform, stored)
         platform.runner.stop(names.run_id(stored.uid, stored.generation))
+        if not has_ended(stored):
+            _note(platform, stored, None, Reason.DELETED)
         platform.resources.remove(stored.key, stored.uid)
         return
-    ended = status.condition(stored.status, ConditionType.SUCCEEDED)
-    if ended is not None and ended.status is not Status.UNKNOWN:
+    if has_ended(stored):
         return
     try:
         spec = _audited_study(platform, stored)
         plan = _plan_of(platform, spec)
     except (NotFound, InvalidValue) as error:
+        _note(platform, stored, None, Reason.INVALID_SPEC)
         _show(platform, stored, Status.FALSE, Reason.INVALID_SPEC, str(error))
         return
     outcome = platform.evidence.outcome(names.outcome_id(stored.uid, stored.generation, STEP))
-    if outcome is None:
+    if outcome is not None:
+        _conclude(platform, stored, spec, outcome)
+        return
+    stopped = _to_be_stopped(platform, stored)
+    if stopped is None:
         _keep_running(platform, stored, spec, plan)
         return
-    _conclude(platform, stored, spec, outcome)
+    _end(platform, stored)
+    platform.runner.stop(names.run_id(stored.uid, stored.generation))
+    # Asked again: it may have recorded its outcome before it was stopped.
+    outcome = platform.evidence.outcome(names.outcome_id(stored.uid, stored.generation, STEP))
+    if outcome is not None:
+        _conclude(platform, stored, spec, outcome)
+        return
+    reason, message = stopped
+    _note(platform, stored, spec, reason)
+    verdict: dict[str, JSON] = {"verdict": Verdict.INCONCLUSIVE.value}
+    _show(platform, stored, Status.FALSE, reason, message, extra=verdict)
+
+
+def _to_be_stopped(platform: Platform, stored: StoredResource) -> tuple[Reason, str] | None:
+    """Why a run without an outcome is to end now, or ``None``: a newer set, or its deadline."""
+    fact = platform.evidence.fact(STOPPED, generation_key(stored.uid, stored.generation))
+    if fact is not None:
+        return Reason.REPLACED, str(fact["message"])
+    limit = conversion.audit_run_spec(stored).active_deadline_seconds
+    now = datetime.datetime.fromisoformat(platform.clock.now())
+    taken = (now - datetime.datetime.fromisoformat(stored.created)).total_seconds()
+    if taken <= limit:
+        return None
+    found = f"it was stopped after {limit} seconds, as spec.activeDeadlineSeconds says"
+    return Reason.DEADLINE_EXCEEDED, f"{found}; an audit that did not end shows nothing"
+
+
+def _note(
+    platform: Platform, stored: StoredResource, spec: StudySpec | None, reason: Reason
+) -> None:
+    """Write down that a run ended without a verdict of its own."""
+    ending = Ending(verdict=Verdict.INCONCLUSIVE.value, reason=reason.value)
+    audit_history.record(platform, stored, spec, ending)
 
 
 def _audited_study(platform: Platform, stored: StoredResource) -> StudySpec:
@@ -110,6 +152,7 @@ def _keep_running(platform: Platform, stored: StoredResource, spec: StudySpec, p
             _conclude(platform, stored, spec, outcome)
             return
         message = "the audit ended without an outcome"
+        _note(platform, stored, spec, Reason.STEP_FAILED)
         _show(platform, stored, Status.FALSE, Reason.STEP_FAILED, message)
         return
     if state is RunStatus.RUNNING:
@@ -193,6 +236,7 @@ def _conclude(
     _end(platform, stored)
     evidence = tuple(platform.evidence.evidence(stored.uid, stored.generation))
     if outcome.status is not StepStatus.SUCCEEDED:
+        _note(platform, stored, spec, Reason.STEP_FAILED)
         _show(platform, stored, Status.FALSE, Reason.STEP_FAILED, outcome.message)
         return
     failed = incidents(evidence)
@@ -203,10 +247,46 @@ def _conclude(
         verdict, Reason.AUDIT_INCONCLUSIVE
     )
     good = Status.TRUE if verdict is Verdict.PASS else Status.FALSE
-    extra: dict[str, JSON] = {"verdict": verdict.value}
+    ending = Ending(verdict.value, reason.value, evidence, outcome.body_seconds)
+    result = audit_history.record(platform, stored, spec, ending)
+    extra: dict[str, JSON] = {"verdict": verdict.value, "comparison": result.comparison}
     if evidence:
         extra["evidence"] = evidence[-1].digest
-    _show(platform, stored, good, reason, outcome.message, **extra)
+    _show(
+        platform,
+        stored,
+        good,
+        reason,
+        outcome.message,
+        also=_compared(stored, result),
+        extra=extra,
+    )
+
+
+_GOT_WORSE = "the attack does better than the run before it, by more than both 95 % intervals allow"
+_COMPARED = {
+    Comparison.FIRST_RUN: (Status.TRUE, Reason.FIRST_RUN, "there is no earlier run of this attack"),
+    Comparison.UNCHANGED: (
+        Status.TRUE,
+        Reason.UNCHANGED,
+        "its interval meets that of the run before",
+    ),
+    Comparison.BETTER: (Status.TRUE, Reason.BETTER, "the attack does worse than the run before it"),
+    Comparison.WORSE: (Status.FALSE, Reason.WORSE, _GOT_WORSE),
+    Comparison.NOT_COMPARABLE: (
+        Status.UNKNOWN,
+        Reason.NOT_COMPARABLE,
+        "one of the two runs left no figure with an interval",
+    ),
+}
+
+
+def _compared(stored: StoredResource, result: AuditResult) -> Condition:
+    """The comparison as a condition; nobody is frozen for it, and somebody should look."""
+    state, reason, message = _COMPARED[Comparison(result.comparison)]
+    return Condition(
+        ConditionType.COMPARED, state, reason, message, observed_generation=stored.generation
+    )
 
 
 def _end(platform: Platform, stored: StoredResource) -> None:
@@ -252,11 +332,14 @@ def _show(
     state: Status,
     reason: Reason,
     message: str,
-    **extra: JSON,
+    *,
+    also: Condition | None = None,
+    extra: Mapping[str, JSON] | None = None,
 ) -> None:
     condition = Condition(
         ConditionType.SUCCEEDED, state, reason, message, observed_generation=stored.generation
     )
-    shown = status.with_conditions(stored, (condition,), now=platform.clock.now()) | extra
+    found = (condition,) if also is None else (also, condition)
+    shown = status.with_conditions(stored, found, now=platform.clock.now()) | dict(extra or {})
     if shown != dict(stored.status):
         platform.resources.set_status(stored.key, stored.uid, shown)

@@ -99,11 +99,13 @@ def planning_context(platform: Platform, spec: StudySpec) -> PlanningContext:
 
 
 def _protected(platform: Platform, spec: StudySpec) -> frozenset[str]:
-    """Addresses of every dataset with a budget, in any namespace; none where nothing is public."""
+    """Addresses of every dataset that has or had a budget; none where nothing is public."""
     if all(item.role is not DataRole.PUBLIC for item in spec.inputs):
         return frozenset()
-    budgets_there = platform.resources.list("PrivacyBudget")
-    return frozenset(conversion.budget_spec(stored).dataset.uri for stored in budgets_there)
+    declared = platform.resources.list("PrivacyBudget")
+    uris = {conversion.budget_spec(stored).dataset.uri for stored in declared}
+    # A budget that was deleted protects no less: its account stays.
+    return frozenset(uris | {view.terms.dataset_uri for view in platform.ledger.accounts()})
 
 
 def _blocks_by_budget(context: PlanningContext) -> dict[str, tuple[str, ...]]:

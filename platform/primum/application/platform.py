@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from primum import extensions
 from primum.application.ports import (
     Archive,
     Clock,
@@ -52,6 +53,15 @@ class Conduct:
     public_places: Sequence[str] = ()
 
 
+def attack_library() -> str:
+    """Digest of the installed audits and their code."""
+    return extensions.fingerprint("primum.audits")
+
+
+def nothing_kept(study_uid: str) -> None:
+    """Let go the shadow models that audits of a Study left in the zone, where none are kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class Platform:
     """Every port, chosen once."""
@@ -71,6 +81,8 @@ class Platform:
     kinds: Callable[[], Mapping[str, JobKind]]
     accountant: Callable[[str], Accountant]
     conduct: Conduct
+    attack_library: Callable[[], str] = attack_library
+    forget_shadows: Callable[[str], None] = nothing_kept
 
 
 def generation_key(study_uid: str, generation: int) -> str:

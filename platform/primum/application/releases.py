@@ -1,22 +1,20 @@
 """Keep Releases and GatePolicies Ready.
 
-Serve what stands, withdraw what was revoked, audit again when it is due.
+Serve what stands, withdraw what was revoked, have it audited again.
 """
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
 from dataclasses import replace
 
-from primum.application import releasing
+from primum.application import reaudits, releasing
 from primum.application.platform import Platform, generation_key
 from primum.application.released import CERTIFICATE
 from primum.domain.canonical import JSON
 from primum.domain.conditions import Condition, ConditionType, Reason, Status
 from primum.domain.errors import PrimumError, Unavailable
 from primum.domain.names import ResourceKey
-from primum.domain.schedule import parse_schedule
 from primum.resources import conversion
 from primum.resources.status import with_conditions
 from primum.resources.stored import StoredResource
@@ -37,7 +35,7 @@ def reconcile_policy(platform: Platform, stored: StoredResource) -> None:
 
 
 def reconcile_release(platform: Platform, stored: StoredResource) -> None:
-    """Serve it, or take it back; create the AuditRun that is due."""
+    """Serve it, or take it back; begin the audits that are due."""
     revocation = stored.spec.get("revocation")
     if stored.deleting or isinstance(revocation, Mapping):
         _take_back(platform, stored, revocation)
@@ -59,14 +57,13 @@ def reconcile_release(platform: Platform, stored: StoredResource) -> None:
     certificate = stored.spec["certificate"]
     digest = str(certificate["digest"]) if isinstance(certificate, Mapping) else ""
     extra: dict[str, JSON] = {"url": url, "certificateDigest": digest}
-    last = _audit_when_due(platform, stored)
-    if last:
-        extra["lastAudit"] = last
+    audited = reaudits.keep_audited(platform, stored)
+    extra |= dict(audited.status)
     unready = platform.publisher.unready(stored.key)
     ready = Condition(ConditionType.READY, Status.TRUE, Reason.SERVING, url)
     if unready:
         ready = Condition(ConditionType.READY, Status.FALSE, Reason.NOT_ANSWERING, unready)
-    _show(platform, stored, ready, extra)
+    _show(platform, stored, ready, extra, also=audited.condition)
 
 
 def _take_back(platform: Platform, stored: StoredResource, revocation: JSON) -> None:
@@ -75,6 +72,7 @@ def _take_back(platform: Platform, stored: StoredResource, revocation: JSON) -> 
     Raises:
         Unavailable: If it is not yet; that it was revoked shows all the same.
     """
+    platform.forget_shadows(conversion.release_spec(stored).study.uid)
     reason = str(revocation["reason"]) if isinstance(revocation, Mapping) else "it is being deleted"
     ready = Condition(ConditionType.READY, Status.FALSE, Reason.REVOKED, reason)
     try:
@@ -111,42 +109,15 @@ def _generation_key(stored: StoredResource) -> str:
     return generation_key(study.uid, study.generation)
 
 
-def _audit_when_due(platform: Platform, stored: StoredResource) -> str:
-    """The name of the AuditRun of the last due time; created when it does not exist yet."""
-    text = stored.spec.get("auditSchedule")
-    if not isinstance(text, str):
-        return ""
-    now = datetime.datetime.fromisoformat(platform.clock.now())
-    due = parse_schedule("spec.auditSchedule", text).last_due(now)
-    created = datetime.datetime.fromisoformat(stored.created)
-    if due is None or due < created:
-        return ""
-    name = ""
-    for index, audit in enumerate(_audits_of(platform, stored)):
-        name = f"{stored.key.name[:40]}-{due:%Y%m%d%H%M}-{index}"
-        key = ResourceKey("AuditRun", stored.key.namespace, name)
-        if platform.resources.get(key) is None:
-            spec: dict[str, JSON] = {"release": stored.key.name, "audit": audit}
-            platform.resources.apply(
-                key, spec, labels={"primum.dev/release": stored.key.name}, owner=stored.uid
-            )
-    return name
-
-
-def _audits_of(platform: Platform, stored: StoredResource) -> list[JSON]:
-    """The audits that the Study itself asked for."""
-    study = stored.spec["study"]
-    if not isinstance(study, Mapping):
-        return []
-    found = platform.resources.get(ResourceKey("Study", stored.key.namespace, str(study["name"])))
-    listed = found.spec.get("audits", ()) if found else ()
-    return list(listed) if isinstance(listed, list | tuple) else []
-
-
 def _show(
-    platform: Platform, stored: StoredResource, ready: Condition, extra: Mapping[str, JSON]
+    platform: Platform,
+    stored: StoredResource,
+    ready: Condition,
+    extra: Mapping[str, JSON],
+    *,
+    also: Condition | None = None,
 ) -> None:
-    ready = replace(ready, observed_generation=stored.generation)
-    status = with_conditions(stored, (ready,), now=platform.clock.now()) | dict(extra)
+    found = [replace(item, observed_generation=stored.generation) for item in (also, ready) if item]
+    status = with_conditions(stored, found, now=platform.clock.now()) | dict(extra)
     if status != dict(stored.status):
         platform.resources.set_status(stored.key, stored.uid, status)

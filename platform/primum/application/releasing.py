@@ -187,6 +187,8 @@ def _release_spec(
         found["endpoint"] = spec.endpoint
     if spec.audit_schedule:
         found["auditSchedule"] = spec.audit_schedule
+    if spec.audit_policy:
+        found["auditPolicy"] = dict(spec.audit_policy)
     return found
 
 

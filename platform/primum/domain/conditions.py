@@ -24,6 +24,7 @@ class ConditionType(enum.StrEnum):
     JOB_SUCCEEDED = "JobSucceeded"
     EVALUATED = "Evaluated"
     AUDITED = "Audited"
+    COMPARED = "Compared"
     BUDGET_SETTLED = "BudgetSettled"
     GATES_PASSED = "GatesPassed"
     RELEASED = "Released"
@@ -109,6 +110,15 @@ class Reason(enum.StrEnum):
     REVOKED = "Revoked"
     REGISTERED = "Registered"
     WITHDRAWN = "Withdrawn"
+    FIRST_RUN = "FirstRun"
+    UNCHANGED = "Unchanged"
+    BETTER = "Better"
+    WORSE = "Worse"
+    NOT_COMPARABLE = "NotComparable"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    REPLACED = "Replaced"
+    DELETED = "Deleted"
+    NOTHING_TO_AUDIT = "NothingToAudit"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Cron schedules of five fields (minute hour day-of-month month day-of-week), in UTC.
 
-When was one last due?
+When was one last due, when will it be next, and how often was it in between?
 
 Supports ``*``, numbers, ranges, lists and steps. Names, seconds and time zones are refused: a
 schedule of privacy audits should read the same everywhere.
@@ -9,6 +9,7 @@ schedule of privacy audits should read the same everywhere.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from primum.domain.errors import InvalidValue
@@ -50,6 +51,32 @@ class Schedule:
                     if due <= now:
                         return due
         return None
+
+    def next_due(self, now: datetime.datetime) -> datetime.datetime | None:
+        """The first minute after ``now`` (UTC) on which it is due; ``None`` if it never is."""
+        for ahead in range(_LOOK_BACK_DAYS):
+            for due in self._due_on(now.date() + datetime.timedelta(days=ahead)):
+                if due > now:
+                    return due
+        return None
+
+    def due_count(self, after: datetime.datetime, until: datetime.datetime) -> int:
+        """How often it was due after one moment and up to and including another (UTC)."""
+        count, day = 0, after.date()
+        while day <= until.date():
+            if day in (after.date(), until.date()):
+                count += sum(after < due <= until for due in self._due_on(day))
+            elif self._matches(day):
+                count += len(self.hours) * len(self.minutes)
+            day += datetime.timedelta(days=1)
+        return count
+
+    def _due_on(self, day: datetime.date) -> Iterator[datetime.datetime]:
+        if not self._matches(day):
+            return
+        for hour in sorted(self.hours):
+            for minute in sorted(self.minutes):
+                yield datetime.datetime.combine(day, datetime.time(hour, minute), datetime.UTC)
 
     def _matches(self, day: datetime.date) -> bool:
         if day.month not in self.months:

@@ -5,6 +5,7 @@ Everything heavy is imported where it is picked, not before.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from primum.domain.errors import InvalidValue, NotFound
 from primum.entrypoints.settings import ComputeKind, Settings
 
 if TYPE_CHECKING:
+    from primum.adapters.identity import Identity
     from primum.adapters.kfp import LocalKfpRunner
     from primum.adapters.ledger_api.client import LedgerApiClient
     from primum.adapters.openlineage import Outbox
@@ -119,7 +121,14 @@ def platform(settings: Settings) -> Platform:
             credential_seconds=settings.credential_seconds,
             public_places=settings.public_data,
         ),
+        forget_shadows=lambda study: _forget_shadows(settings, study),
     )
+
+
+def _forget_shadows(settings: Settings, study: str) -> None:
+    from primum import extensions
+
+    extensions.load("primum.step_runtime", "shadows_forget")(str(zone_folder(settings)), study)
 
 
 def warm_up(platform: Platform) -> None:
@@ -182,6 +191,7 @@ def _remote_step_services(settings: Settings, context: StepContext) -> StepServi
     )
 
 
+@functools.cache
 def _ledger_api(settings: Settings) -> LedgerApiClient:
     """The ledger API, as a process of the platform asks it."""
     from primum.adapters.ledger_api.client import LedgerApiClient
@@ -197,6 +207,22 @@ def _ledger_api(settings: Settings) -> LedgerApiClient:
         ca_file=settings.ledger_ca,
         patience_seconds=_OPERATOR_PATIENCE_SECONDS,
     )
+
+
+def identities(
+    settings: Settings, otherwise: Callable[[str], Identity]
+) -> Callable[[str], Identity]:
+    """Whose token it is: the OIDC provider's word for its own tokens, another's for the rest.
+
+    Raises:
+        InvalidValue: If the settings of the provider cannot be used.
+    """
+    if not settings.oidc:
+        return otherwise
+    from primum.adapters.oidc import OidcIdentities, read_settings
+
+    provider = OidcIdentities(read_settings(settings.oidc))
+    return lambda token: provider.identify(token) if provider.issued(token) else otherwise(token)
 
 
 def zone(settings: Settings) -> LocalZone:

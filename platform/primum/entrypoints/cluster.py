@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from primum.adapters.kube.resources import KubeResourceStore
     from primum.adapters.kube.workloads import KueueWorkloads
     from primum.application.platform import Platform
+    from primum.domain.canonical import JSON
 
 
 class ClusterRunner(PipelineRunner, Protocol):
@@ -115,7 +116,8 @@ def connect(
     api = KubeApi(cluster.kubeconfig, observe=observe)
     events = EventRecorder(api, instance=cluster.identity, now=clock.now)
     resources = KubeResourceStore(api, announce=events.transitions, namespaces=cluster.namespaces)
-    runner = _runner(cluster, api, clock)
+    embedded = bootstrap.platform(settings)
+    runner = _runner(cluster, api, clock, record=embedded.evidence.put_fact)
     lease = LeaderLease(
         api,
         namespace=cluster.home_namespace,
@@ -125,7 +127,7 @@ def connect(
     )
     compute = PodCompute(gpus=_gpus(cluster, api))
     ports: dict[str, Any] = {"resources": resources, "runner": runner, "compute": compute}
-    platform = dataclasses.replace(bootstrap.platform(settings), **ports)
+    platform = dataclasses.replace(embedded, **ports)
     endpoints = _endpoints(settings, cluster, api, platform)
     if endpoints is not None:
         platform = dataclasses.replace(platform, publisher=endpoints)
@@ -165,13 +167,21 @@ def _gpus(cluster: ClusterSettings, api: KubeApi) -> Callable[[], int]:
     return no_gpus
 
 
-def _runner(cluster: ClusterSettings, api: KubeApi, clock: Clock) -> ClusterRunner:
+def _runner(
+    cluster: ClusterSettings,
+    api: KubeApi,
+    clock: Clock,
+    *,
+    record: Callable[[str, str, Mapping[str, JSON]], None],
+) -> ClusterRunner:
     if cluster.kfp is not None:
         from primum.adapters.kfp_api import KfpApi
         from primum.adapters.kfp_runs import KfpRunner
 
         kfp = KfpApi(cluster.kfp.api)
-        return KfpRunner(kfp, api, jobs=cluster.jobs, settings=cluster.kfp, clock=clock)
+        return KfpRunner(
+            kfp, api, jobs=cluster.jobs, settings=cluster.kfp, clock=clock, record=record
+        )
     from primum.adapters.kube.jobs import KubeJobRunner
 
     return KubeJobRunner(api, cluster.jobs, clock=clock, namespaces=cluster.namespaces)

@@ -55,14 +55,15 @@ def outcome_of(
     standing = services.outcome(context.outcome_id)
     if standing is not None:
         return standing
-    jobs = RayJobs(KubeApi(settings.kubeconfig))
-    found = jobs.standing(manifest)
-    if found is None:
-        if services.begun(context.outcome_id) == EXPOSED:
-            return execute(context, services)
-        found = jobs.create(manifest)
-    with _let_go(jobs, found):
-        reason = _followed(jobs, found, context, services, seconds=asked.deadline_seconds)
+    with contextlib.closing(KubeApi(settings.kubeconfig)) as api:
+        jobs = RayJobs(api)
+        found = jobs.standing(manifest)
+        if found is None:
+            if services.begun(context.outcome_id) == EXPOSED:
+                return execute(context, services)
+            found = jobs.create(manifest)
+        with _let_go(jobs, found):
+            reason = _followed(jobs, found, context, services, seconds=asked.deadline_seconds)
     outcome = _patiently(lambda: services.outcome(context.outcome_id))
     if outcome is None:
         name = found["metadata"]["name"]
@@ -97,6 +98,7 @@ def driver_environment(settings: Settings) -> dict[str, str]:
         "PRIMUM_LEDGER_URL": settings.ledger_url,
         "PRIMUM_LEDGER_CA": f"{rayjob.CA_PATH}/ca.crt" if settings.ledger_ca else "",
         "PRIMUM_LINEAGE_URL": settings.lineage_url,
+        "PRIMUM_PUBLIC_DATA": settings.environment().get("PRIMUM_PUBLIC_DATA", ""),
     }
     return {name: value for name, value in told.items() if value}
 

@@ -16,11 +16,12 @@ import structlog
 
 from primum.application import advance, audits, budgets, releases
 from primum.application.platform import ACTOR, Platform
+from primum.application.reaudits import has_ended
 from primum.domain.budget.entries import RoundView
-from primum.domain.conditions import ConditionType, Reason
+from primum.domain.conditions import ConditionType, Reason, Status
 from primum.domain.errors import PrimumError, Unavailable
 from primum.domain.study.lifecycle import Action
-from primum.resources.status import condition
+from primum.resources.status import condition, conditions_of
 from primum.resources.stored import StoredResource
 
 BACKOFF_SECONDS_MAX = 60.0  # A fault that lasts is not helped by asking more often.
@@ -31,6 +32,8 @@ CHECKPOINT_LOOK_SECONDS = 5.0
 RESYNC_SECONDS = 2.0  # How old a standing resource's status may be when only the ledger moved.
 REJECTED_SECONDS = 30.0  # A dataset that cannot be used takes seconds to be looked at again.
 _STANDING = ("PrivacyBudget", "GatePolicy", "Release")
+_TOLD = ("Release", "AuditRun")
+_LOUD = (Reason.CLAIM_EXCEEDED, Reason.REVOKED, Reason.WORSE, Reason.DEADLINE_EXCEEDED)
 
 log = structlog.get_logger(__name__)
 
@@ -132,6 +135,8 @@ class ControlLoop:
         """
         if stored.key.kind == "Study" and advance.is_terminal(stored):
             return False
+        if stored.key.kind == "AuditRun" and has_ended(stored) and not stored.deleting:
+            return False
         if _is_rejected(stored):
             due = now >= self._rejected_at.get(stored.uid, 0.0)
             if due:
@@ -155,6 +160,7 @@ class ControlLoop:
             return
         try:
             reconcile(stored)
+            self._tell(stored)
             if stored.key.kind == "PrivacyBudget":  # Its dataset was looked at just now.
                 self._rejected_at[stored.uid] = time.monotonic() + REJECTED_SECONDS
         except PrimumError as error:
@@ -166,6 +172,18 @@ class ControlLoop:
         else:
             self._failures.pop(name, None)
             self._retry_at.pop(name, None)
+
+    def _tell(self, stored: StoredResource) -> None:
+        """Say aloud what somebody has to know at once, as the operator does by an Event."""
+        if stored.key.kind not in _TOLD:
+            return
+        after = self._platform.resources.get(stored.key)
+        for item in conditions_of(after.status) if after is not None else ():
+            before = condition(stored.status, item.type)
+            known = before is not None and before.reason is item.reason
+            if item.status is Status.FALSE and item.reason in _LOUD and not known:
+                name, reason = str(stored.key), item.reason.value
+                log.error("audit alarm", resource=name, reason=reason, message=item.message)
 
     def _failed(self, name: str, now: float, message: str) -> None:
         count = self._failures.get(name, 0) + 1

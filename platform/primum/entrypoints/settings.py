@@ -21,7 +21,7 @@ PREFIX = "PRIMUM_"
 _WORDS = """
     HOME DATABASE_URL ANCHOR DATA PUBLIC_DATA HOST API_PORT SERVING_PORT LEASE_SECONDS
     TOKEN_SECONDS CREDENTIAL_SECONDS POLL_SECONDS WORKERS GPUS LINEAGE_URL LEDGER_URL LEDGER_CA
-    TOKEN TOKEN_FILE COMPUTE RAY_JOB KUBECONFIG STEPS DEBUG
+    TOKEN TOKEN_FILE OIDC COMPUTE RAY_JOB KUBECONFIG STEPS DEBUG
 """
 # DEBUG is no setting of the platform: with it the command line shows a developer where it failed.
 NAMES = frozenset(PREFIX + word for word in _WORDS.split())
@@ -82,6 +82,8 @@ class Settings:
         token: ``PRIMUM_TOKEN``. The caller's token; default: the one in ``home/token``.
         token_file: ``PRIMUM_TOKEN_FILE``. A file with a token that is replaced from time to time,
             which the ledger API is asked with; default none, ``PRIMUM_TOKEN``.
+        oidc: ``PRIMUM_OIDC``. A JSON file that says which OpenID Connect provider the API believes
+            and what its claims mean (``adapters.oidc``); default none.
         compute: ``PRIMUM_COMPUTE``. Where the heavy part of a step runs: ``local`` (the default),
             ``rayjob``, or ``ray``, which is what a RayJob's own process has.
         ray_job: ``PRIMUM_RAY_JOB``. With ``rayjob``: how RayJobs are made, as the operator writes
@@ -111,6 +113,7 @@ class Settings:
     ledger_ca: str
     token: str
     token_file: str
+    oidc: str
     compute: ComputeKind = ComputeKind.LOCAL
     ray_job: str = ""
     kubeconfig: str = ""
@@ -182,6 +185,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Settings:
         ledger_ca=values.get(PREFIX + "LEDGER_CA", ""),
         token=values.get(PREFIX + "TOKEN", ""),
         token_file=values.get(PREFIX + "TOKEN_FILE", ""),
+        oidc=values.get(PREFIX + "OIDC", ""),
         compute=_compute(values),
         ray_job=values.get(PREFIX + "RAY_JOB", ""),
         kubeconfig=values.get(PREFIX + "KUBECONFIG", ""),

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, model_validator
 
+from primum.domain.governance.reaudits import Cause, Concurrency
 from primum.resources.conditions import BoundedStatus
-from primum.resources.fields import Digest, Name, Part, ShortText, Word, broken, cel, with_rules
+from primum.resources.fields import (
+    Digest,
+    Name,
+    Part,
+    ShortText,
+    Word,
+    broken,
+    cel,
+    refuse_repeats,
+    with_rules,
+)
 from primum.resources.jobs import Parameters
 from primum.resources.metadata import Resource
 
 _MANY = 1_000_000
+_YEAR_SECONDS = 31_536_000
+DEADLINE_SECONDS = 21_600  # Six hours: a night is over then, and 1,024 shadows were trained.
+HISTORY_DEFAULT = 20
 
 
 class AuditKind(enum.StrEnum):
@@ -95,6 +109,75 @@ class Audit(Part):
         return self
 
 
+class AuditTrigger(enum.StrEnum):
+    """What begins audits of a release besides its schedule."""
+
+    MODEL_CHANGE = Cause.MODEL_CHANGE.value
+    ATTACK_LIBRARY_CHANGE = Cause.ATTACK_LIBRARY_CHANGE.value
+    LEDGER_CHANGE = Cause.LEDGER_CHANGE.value
+    CONSENT_WITHDRAWAL = Cause.CONSENT_WITHDRAWAL.value
+
+
+_TRIGGERS_DEFAULT = (
+    AuditTrigger.MODEL_CHANGE,
+    AuditTrigger.ATTACK_LIBRARY_CHANGE,
+    AuditTrigger.CONSENT_WITHDRAWAL,
+)
+ActiveDeadline: TypeAlias = Annotated[int, Field(strict=True, ge=60, le=_YEAR_SECONDS)]
+
+
+class AuditPolicy(Part):
+    """How a release is audited again, beside its schedule."""
+
+    triggers: Annotated[list[AuditTrigger], Field(max_length=4)] = Field(
+        default_factory=lambda: list(_TRIGGERS_DEFAULT),
+        description=(
+            "triggers begin audits beside the schedule: ModelChange, AttackLibraryChange, "
+            "LedgerChange, ConsentWithdrawal. Optional, all but LedgerChange."
+        ),
+        json_schema_extra={
+            "default": [item.value for item in _TRIGGERS_DEFAULT],
+            "x-kubernetes-list-type": "set",
+        },
+    )
+    concurrency_policy: Concurrency = Field(
+        default=Concurrency.FORBID,
+        description=(
+            "concurrencyPolicy is what becomes of audits that are due while earlier ones are under "
+            "way: Forbid (they wait), Replace (the earlier ones are stopped), Allow. Optional, "
+            "Forbid."
+        ),
+    )
+    starting_deadline_seconds: Annotated[int, Field(strict=True, ge=1, le=_YEAR_SECONDS)] | None = (
+        Field(
+            default=None,
+            description=(
+                "startingDeadlineSeconds is how long after a due time its audits may still begin; "
+                "later they are missed, and counted. Optional, however late."
+            ),
+        )
+    )
+    active_deadline_seconds: ActiveDeadline = Field(
+        default=DEADLINE_SECONDS,
+        description=(
+            "activeDeadlineSeconds is how long an audit may take from its creation; one that takes "
+            "longer is stopped and Inconclusive. Optional, 21600."
+        ),
+    )
+    history_limit: Annotated[int, Field(strict=True, ge=1, le=1000)] = Field(
+        default=HISTORY_DEFAULT,
+        description=(
+            "historyLimit is how many ended AuditRuns of the release are kept as resources; their "
+            "results and evidence are kept for ever. Optional, 20."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _triggers_once(self) -> AuditPolicy:
+        refuse_repeats(self.triggers, "must list each trigger once")
+        return self
+
+
 class AuditRunSpec(Part):
     """Which artifact is audited, and how."""
 
@@ -122,6 +205,21 @@ class AuditRunSpec(Part):
         ),
     )
     audit: Audit = Field(description="audit is the attack to run. Required.")
+    causes: Annotated[list[Cause], Field(max_length=5)] = Field(
+        default_factory=list,
+        description=(
+            "causes say why the platform made it: Schedule, ModelChange, AttackLibraryChange, "
+            "LedgerChange, ConsentWithdrawal. Optional, none: somebody asked for it."
+        ),
+        json_schema_extra={"default": [], "x-kubernetes-list-type": "set"},
+    )
+    active_deadline_seconds: ActiveDeadline = Field(
+        default=DEADLINE_SECONDS,
+        description=(
+            "activeDeadlineSeconds is how long it may take from its creation; later it is stopped "
+            "and Inconclusive. Optional, 21600."
+        ),
+    )
 
     @model_validator(mode="after")
     def _one_subject(self) -> AuditRunSpec:
@@ -140,6 +238,13 @@ class AuditRunStatus(BoundedStatus):
     )
     evidence: Digest | None = Field(
         default=None, description="evidence is the digest of the evidence record. Optional."
+    )
+    comparison: ShortText | None = Field(
+        default=None,
+        description=(
+            "comparison is how it compares with the run before: FirstRun, Unchanged, Better, Worse "
+            "or NotComparable. Optional, absent until judged."
+        ),
     )
 
 

@@ -107,6 +107,7 @@ def study_spec(stored: StoredResource) -> domain.StudySpec:
         endpoint=(release.endpoint or "") if release else "",
         dataset_release=(release.dataset or "") if release else "",
         audit_schedule=(release.audit_schedule or "") if release else "",
+        audit_policy=wire_form(release.audit_policy) if release and release.audit_policy else {},
     )
 
 

@@ -5,6 +5,9 @@ No spec, no status.
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
@@ -16,7 +19,12 @@ GROUP = "primum.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 NAMESPACE_DEFAULT = "default"
-REQUESTER_LABEL = f"{GROUP}/requester"  # Who applied a Study; set by what stores it, never by them.
+# Who applied a Study; set by what stores it, never by them. In a cluster an annotation of the same
+# name has the user name as it is, and the label what of it a label can hold.
+REQUESTER_LABEL = f"{GROUP}/requester"
+_DIGEST_PREFIX, _DIGEST_LENGTH = "sha256.", 40  # 160 bits: two users must not share a quota.
+_USER_LENGTH_MAX = 253  # What the ledger takes for a name is longer.
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 # Set by whoever stores the object; ignored when read back, as the API server does.
 SERVER_FIELDS = frozenset(
@@ -67,3 +75,20 @@ class Resource(Part):
     def key(self) -> ResourceKey:
         """Kind, namespace and name."""
         return ResourceKey(self.kind, self.metadata.namespace, self.metadata.name)
+
+
+def requester_label(user: str) -> str:
+    """A user name as the value of a label: itself where it can be one, else its digest.
+
+    No two user names have the same: one that looks like a digest is digested too.
+    """
+    if _LABEL_VALUE.fullmatch(user) and not user.startswith(_DIGEST_PREFIX):
+        return user
+    return _DIGEST_PREFIX + hashlib.sha256(user.encode()).hexdigest()[:_DIGEST_LENGTH]
+
+
+def requester_of(labels: Mapping[str, str], annotations: Mapping[str, str]) -> str:
+    """Who asked, as quotas name them: the user name where it was noted, else the label."""
+    noted = annotations.get(REQUESTER_LABEL, "")
+    usable = 0 < len(noted) <= _USER_LENGTH_MAX and noted.isprintable()
+    return noted if usable else labels.get(REQUESTER_LABEL, "")

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from primum.domain.quantities import Neighbors, PrivacyUnit
+from primum.resources.audits import AuditPolicy
 from primum.resources.conditions import StandingStatus
 from primum.resources.fields import (
     Cron,
@@ -189,7 +190,14 @@ class ReleaseSpec(Part):
     )
     audit_schedule: Cron | None = Field(
         default=None,
-        description="auditSchedule is when it is audited again, as cron. Optional, never.",
+        description="auditSchedule is when it is audited again, as cron in UTC. Optional, never.",
+    )
+    audit_policy: AuditPolicy | None = Field(
+        default=None,
+        description=(
+            "auditPolicy is what begins audits besides, and how they run. Optional; its defaults "
+            "where there is an auditSchedule, otherwise no audits."
+        ),
     )
     revocation: Revocation | None = Field(
         default=None,
@@ -215,6 +223,23 @@ class ReleaseStatus(StandingStatus):
     )
     last_audit: ShortText | None = Field(
         default=None, description="lastAudit is the name of the last AuditRun. Optional."
+    )
+    last_audit_causes: Annotated[list[ShortText], Field(max_length=5)] = Field(
+        default_factory=list,
+        description="lastAuditCauses are why it was made. Optional.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+    next_audit: ShortText | None = Field(
+        default=None,
+        description="nextAudit is the next due time of the schedule, RFC 3339 in UTC. Optional.",
+    )
+    missed_audits: Annotated[int, Field(strict=True, ge=0, le=2**53)] | None = Field(
+        default=None,
+        description="missedAudits is how many due times were missed so far. Optional.",
+    )
+    last_missed_audit: ShortText | None = Field(
+        default=None,
+        description="lastMissedAudit is the last due time that was missed. Optional.",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import ConfigDict, Field, model_validator
 
 from primum.domain.study.spec import DataRole
-from primum.resources.audits import Audit
+from primum.resources.audits import Audit, AuditPolicy
 from primum.resources.blocks import ChosenBlocks
 from primum.resources.conditions import BoundedStatus
 from primum.resources.datasets import DatasetOptions
@@ -199,8 +199,15 @@ class StudyRelease(Part):
     audit_schedule: Cron | None = Field(
         default=None,
         description=(
-            'auditSchedule is when the release is audited again, as cron, such as "0 3 * * 0". '
-            "Optional, never."
+            "auditSchedule is when the release is audited again, as cron in UTC, such as "
+            '"0 3 * * 0". Optional, never.'
+        ),
+    )
+    audit_policy: AuditPolicy | None = Field(
+        default=None,
+        description=(
+            "auditPolicy is what begins audits besides, and how they run. Optional; its defaults "
+            "where there is an auditSchedule, otherwise no audits."
         ),
     )
 

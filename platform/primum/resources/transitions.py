@@ -23,7 +23,7 @@ _FIXED: Mapping[str, tuple[str, ...]] = {
     "Study": ("purpose", "data", "privacy", "job", "expectations", "audits", "policy", "release"),
     "GatePolicy": (),
     "Release": ("kind", "artifact", "certificate", "claim", "study", "endpoint"),
-    "AuditRun": ("release", "study", "audit"),
+    "AuditRun": ("release", "study", "audit", "causes", "activeDeadlineSeconds"),
 }
 _REMEDY: Mapping[str, str] = {
     "PrivacyBudget": "Declare another PrivacyBudget; what was spent on the dataset stays spent.",

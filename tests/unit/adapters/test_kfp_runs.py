@@ -81,6 +81,7 @@ class Place:
     def __init__(self, kfp, secrets, clock, **api):
         self.kfp, self.secrets, self.clock, self._api = kfp, secrets, clock, api
         self._clients = []
+        self.recorded = []
         self.runner = self.restarted()
 
     def restarted(self, namespaces=("radiology", SPACE)):
@@ -88,7 +89,14 @@ class Place:
         self._clients.append(client)
         settings = KfpSettings(ApiSettings(self.kfp.url, **self._api), namespaces)
         api = KfpApi(settings.api, timeout_seconds=1.0)
-        self.runner = KfpRunner(api, client, jobs=JOBS, settings=settings, clock=self.clock)
+        self.runner = KfpRunner(
+            api,
+            client,
+            jobs=JOBS,
+            settings=settings,
+            clock=self.clock,
+            record=lambda kind, key, fact: self.recorded.append((kind, key, fact)),
+        )
         return self.runner
 
     def launch(self, uid=UID, run=RUN):
@@ -121,6 +129,16 @@ def test_a_run_is_made_once(place, kfp):
     assert run["service_account"] == "primum-pipeline"
     assert run["namespace"] == SPACE
     assert [e["display_name"] for e in kfp.experiments] == ["primum"]
+
+
+def test_which_run_is_ours_is_recorded_once_by_each_process(place, kfp):
+    run = place.launched()
+    place.runner.status(RUN)
+    assert place.recorded == [("KfpRun", run["run_id"], {"runId": RUN})]
+    place.restarted()
+    place.runner.status(RUN)
+    place.runner.status(RUN)
+    assert place.recorded == [("KfpRun", run["run_id"], {"runId": RUN})] * 2
 
 
 def test_a_run_that_has_ended_is_not_made_again(place, kfp):

@@ -175,6 +175,7 @@ def test_gpus_are_read_through_the_queue_of_each_namespace_and_remembered(api, s
     server.answers += [missing, missing, missing]
     assert gpus() == 0
     now[0] = 120.0
-    server.answers += [AWAY]
-    with pytest.raises(Unavailable):
-        gpus()
+    for answer in (AWAY, status(403, "Forbidden")):
+        server.answers += [answer]
+        with pytest.raises(Unavailable):
+            gpus()

@@ -345,7 +345,7 @@ def test_a_dataset_is_released_under_its_own_name(released):
 def test_a_certificate_that_is_no_envelope_is_none(released):
     stored = released.get("Release", "risk")
     damaged = SimpleNamespace(fact=lambda *_: {"envelope": "gone"})
-    assert releases._envelope(released.with_port(evidence=damaged), stored) == {}
+    assert releases.certificate_of(released.with_port(evidence=damaged), stored) == {}
 
 
 def scheduled(ward, schedule="0 0 * * *"):
@@ -379,13 +379,6 @@ def test_no_audit_is_created_for_a_study_that_is_gone(ward):
     reconcile(ward)
     assert ward.resources.list("AuditRun") == ()
     assert "lastAudit" not in ward.get("Release", "risk").status
-
-
-def test_audits_that_cannot_be_read_are_none(released):
-    from dataclasses import replace
-
-    stored = released.get("Release", "risk")
-    assert releases._audits_of(released.platform, replace(stored, spec={"study": "one"})) == []
 
 
 # AuditRuns.

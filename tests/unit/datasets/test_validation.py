@@ -1,4 +1,4 @@
-"""Do the standing expectations hold for volumes, several labels and masks, and for what is right?"""
+"""Do the standing expectations hold for sound volumes, labels and masks, and for no others?"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from primum.domain.errors import InvalidValue
-from primum.entrypoints.settings import NAMES, Settings, from_environment
+from primum.entrypoints.settings import NAMES, ComputeKind, Settings, from_environment
 
 
 def test_defaults_keep_everything_on_this_machine(tmp_path, monkeypatch):
@@ -49,6 +49,26 @@ def test_a_child_asks_the_ledger_api_where_its_parent_does():
     assert (found.ledger_url, found.ledger_ca) == ("https://ledger:8399", "/ca.crt")
     assert "PRIMUM_DATABASE_URL" not in found.environment()
     assert from_environment(found.environment()) == found
+
+
+def test_heavy_work_runs_where_it_is_said():
+    assert from_environment({}).compute is ComputeKind.LOCAL
+    told = {
+        "PRIMUM_COMPUTE": "rayjob",
+        "PRIMUM_LEDGER_URL": "https://ledger:8399",
+        "PRIMUM_RAY_JOB": "{}",
+        "PRIMUM_KUBECONFIG": "/config",
+        "PRIMUM_STEPS": "/steps",
+    }
+    found = from_environment(told)
+    assert found.compute is ComputeKind.RAY_JOB
+    child = from_environment(found.environment())
+    assert dataclasses.replace(child, steps="/steps") == found
+    for name in ("PRIMUM_LEDGER_URL", "PRIMUM_RAY_JOB"):
+        with pytest.raises(InvalidValue, match=f"{name} must be set where PRIMUM_COMPUTE is"):
+            from_environment({k: v for k, v in told.items() if k != name})
+    with pytest.raises(InvalidValue, match="must be one of local, rayjob, ray"):
+        from_environment({"PRIMUM_COMPUTE": "cloud"})
 
 
 def test_the_ledger_is_in_one_place():

@@ -90,7 +90,8 @@ STUDY_MISTAKES = [
         "batch_size",
         "file.yaml: Study oncology/x: spec.job.train.batch_size must be one of the fields model, "
         "modelParameters, epochs, batchSize, maxGradNorm, learningRate, momentum, optimizer, "
-        "algorithm, noiseMultiplier, individualFilter; found batch_size. Did you mean batchSize?",
+        "algorithm, noiseMultiplier, individualFilter, clipping, gradients, schedule, warmUp, "
+        "averaging; found batch_size. Did you mean batchSize?",
     ),
     (
         'maxGradNorm: "1.0"',

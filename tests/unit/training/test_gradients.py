@@ -16,6 +16,7 @@ from torch import nn
 
 from primum.domain.errors import InvalidValue
 from primum_pipelines.models.layers import Folded, Positions
+from primum_pipelines.models.registry import build as build_model
 from primum_pipelines.optimization.clipping import clip
 from primum_pipelines.optimization.gradients.checks import require_apart, require_complete
 from primum_pipelines.optimization.gradients.contributions import Lookup, Product
@@ -176,6 +177,51 @@ def test_every_mode_gives_each_units_gradient(name, segments, mode):
     torch.manual_seed(3)
     build, rows = MODELS[name]
     assert_exact(build(), rows(), mode=mode, segments=segments)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "parameters"),
+    [
+        ("SmallCNN", (1, 16, 16), {}),
+        ("TanhCNN", (1, 20, 20), {}),
+        ("ResNet9", (1, 16, 16), {}),
+        ("ResNet18", (1, 16, 16), {}),
+        ("SmoothNet", (1, 8, 8), {"width": 2, "depth": 2}),
+        ("SmallViT", (1, 16, 16), {"width": 32}),
+        ("SliceAttention", (1, 8, 8, 8), {}),
+        ("UNet", (1, 8, 8), {"width": 8}),
+        ("ComplexCNN", (2, 16, 16), {}),
+    ],
+)
+def test_every_model_has_exact_gradients(name, shape, parameters):
+    """Norms and a weighted sum of three units of one, two and one rows, against autograd."""
+    torch.manual_seed(8)
+    module = build_model(name, parameters, input_shape=shape, classes=CLASSES)
+    segments, weights = sized(torch.tensor([1, 2, 1])), torch.ones(4)
+    rows, labels = torch.randn(4, *shape), torch.arange(4) % CLASSES
+
+    def loss(model, inputs, labels):
+        logits = model(inputs).flatten(2) if name == "UNet" else model(inputs)
+        logits = logits.mean(dim=2) if name == "UNet" else logits
+        return nn.functional.cross_entropy(logits, labels, reduction="none")
+
+    engine = engine_of(module, GradientMode.AUTO)
+    assert "row by row" not in engine.name
+    found = engine(loss, (rows, labels), weights=weights, segments=segments)
+    squares = torch.stack(list(found.squares().values())).sum(dim=0)
+    sums = {n: torch.zeros_like(p) for n, p in module.named_parameters()}
+    found.add_to(sums, dict.fromkeys(found.parts, torch.tensor([0.5, 1.0, 2.0])))
+    expected = {n: torch.zeros_like(p) for n, p in module.named_parameters()}
+    for unit, (part, factor) in enumerate([([0], 0.5), ([1, 2], 1.0), ([3], 2.0)]):
+        losses = loss(module, rows[part], labels[part]).sum()
+        own = torch.autograd.grad(losses, list(module.parameters()))
+        norm = torch.stack([gradient.square().sum() for gradient in own]).sum()
+        assert float(squares[unit]) == pytest.approx(float(norm), rel=1e-3)
+        for total, gradient in zip(expected.values(), own, strict=True):
+            total.add_(factor * gradient)
+    largest = max(float(total.abs().max()) for total in expected.values())
+    for parameter, total in expected.items():
+        assert float((sums[parameter] - total).abs().max()) < 1e-3 * largest, parameter
 
 
 @pytest.mark.parametrize("name", ["linear", "sequence", "conv1d", "conv3d"])

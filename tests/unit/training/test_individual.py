@@ -114,7 +114,7 @@ def test_an_algorithm_that_has_no_filters_is_not_asked_for_them(filtered, planni
 def test_released_data_needs_no_filters(filtered, planning):
     inputs = (StudyInput(DataRole.SYNTHETIC, release="copy"),)
     facts = SyntheticFacts("copy", "d.npz", "Valid", "sha256:0")
-    with pytest.raises(InvalidValue, match="must be absent where all data is synthetic"):
+    with pytest.raises(InvalidValue, match="must be absent where no data is private"):
         KIND.declare(filtered(inputs=inputs), planning(synthetic={"copy": facts}))
 
 

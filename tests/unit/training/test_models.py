@@ -32,6 +32,14 @@ SPEC = ModelSpec(
         ("MLP", (30,), {"hidden": "16", "layers": 2}),
         ("SmallCNN", (1, 28, 28), {}),
         ("SmallCNN", (3, 32, 32), {"channels": 8}),
+        ("TanhCNN", (1, 28, 28), {}),
+        ("ResNet9", (1, 16, 16), {}),
+        ("ResNet18", (1, 16, 16), {}),
+        ("SmoothNet", (1, 8, 8), {"width": 1, "depth": 2}),
+        ("SmallViT", (1, 28, 28), {}),
+        ("SliceAttention", (1, 8, 8, 8), {}),
+        ("SliceAttention", (1, 4, 12, 8), {"axes": 1, "pooling": "Max"}),
+        ("ComplexCNN", (4, 16, 16), {}),
     ],
 )
 def test_a_row_is_answered_by_itself(name, shape, parameters):
@@ -41,6 +49,58 @@ def test_a_row_is_answered_by_itself(name, shape, parameters):
     together, alone = module(rows), torch.cat([module(row[None]) for row in rows])
     assert together.shape == (4, 3)
     assert torch.allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "parameters"),
+    [
+        ("ResNet9", (3, 32, 32), 10, 2_448_714),
+        ("SmoothNet", (3, 32, 32), 10, 3_391_853),
+        ("TanhCNN", (1, 28, 28), 10, 26_010),
+    ],
+)
+def test_architectures_have_the_published_size(name, shape, classes, parameters):
+    module = registry.build(name, {}, input_shape=shape, classes=classes)
+    assert sum(p.numel() for p in module.parameters()) == parameters
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 24), (2, 8, 8, 8)])
+def test_a_u_net_gives_a_class_for_every_pixel(shape):
+    module = registry.build("UNet", {}, input_shape=shape, classes=3)
+    rows = torch.randn(2, *shape)
+    together, alone = module(rows), torch.cat([module(row[None]) for row in rows])
+    assert together.shape == (2, 3, *shape[1:])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_attention_finds_the_slice_that_tells_the_classes_apart():
+    """Volumes of noise; one slice along one axis is bright in half of them (methods, 2.1)."""
+    torch.manual_seed(0)
+    module = registry.build("SliceAttention", {"axes": 1}, input_shape=(1, 6, 8, 8), classes=2)
+    labels = torch.arange(64) % 2
+    volumes = torch.randn(64, 1, 6, 8, 8) * 0.3
+    volumes[:, 0, 4] += 2.0 * labels.view(-1, 1, 1)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(module(volumes), labels).backward()
+        optimizer.step()
+    importance = module.importance(volumes[labels == 1])
+    assert torch.allclose(importance.sum(dim=1), torch.ones(32), atol=1e-5)
+    assert int(importance.mean(dim=0).argmax()) == 4
+
+
+def test_a_complex_convolution_is_one_of_complex_numbers():
+    from primum_pipelines.models.architectures.waves import ComplexConvolution
+
+    layer = ComplexConvolution(2, 3, kernel=3, stride=2)
+    rows = torch.randn(4, 2, 2, 9, 9)
+    weight = torch.complex(layer.real.weight, layer.imaginary.weight)
+    expected = nn.functional.conv2d(
+        torch.complex(rows[:, 0], rows[:, 1]), weight, stride=2, padding=1
+    )
+    found = layer(rows)
+    assert torch.allclose(torch.complex(found[:, 0], found[:, 1]), expected, atol=1e-5)
 
 
 def test_the_small_cnn_is_small():
@@ -59,7 +119,16 @@ def test_batch_statistics_are_refused(layer):
 @pytest.mark.parametrize(
     ("name", "parameters", "shape", "named"),
     [
-        ("Oracle", {}, (2,), "model must be one of Logistic, MLP, SmallCNN"),
+        ("Oracle", {}, (2,), "model must be one of ComplexCNN, Logistic, MLP"),
+        ("ResNet9", {"groups1": 3}, (3, 32, 32), "groups1 must be a power of two"),
+        ("ResNet18", {}, (30,), "must be given images"),
+        ("SmoothNet", {"depth": 0}, (3, 32, 32), "depth must be a whole number"),
+        ("SmallViT", {"patch": 5}, (1, 28, 28), "multiples of 5"),
+        ("SliceAttention", {"axes": 2}, (1, 8, 8, 8), "axes must be 1 or 3"),
+        ("SliceAttention", {}, (1, 4, 8, 8), "cubes if axes is 3"),
+        ("SliceAttention", {"pooling": "Sum"}, (1, 8, 8, 8), "pooling must be one of Attention"),
+        ("UNet", {}, (1, 10, 10), "multiples of 4"),
+        ("ComplexCNN", {}, (3, 16, 16), "pairs of channels"),
         ("MLP", {"hidden": 0}, (2,), "hidden must be a whole number"),
         ("MLP", {"hidden": "many"}, (2,), "hidden must be a whole number"),
         ("SmallCNN", {"channels": 9}, (1, 28, 28), "channels must be a multiple of 8"),

@@ -8,9 +8,10 @@ import pytest
 
 from primum.domain.accounting.events import Repeated, SubsampledGaussian
 from primum.domain.errors import InvalidValue, NotFound, Refused
+from primum.domain.quantities import PrivacyUnit
 from primum.domain.study.jobs import SyntheticFacts
 from primum.domain.study.plan import Treatment, plan_from_json
-from primum.domain.study.spec import AuditSpec, DataRole, StudyInput
+from primum.domain.study.spec import AuditSpec, DataRole, DatasetSpec, StudyInput
 from primum_pipelines.kinds.train.kind import TrainKind
 
 KIND = TrainKind()
@@ -104,10 +105,65 @@ def test_two_private_inputs_are_for_federate(study, facts, planning):
         KIND.declare(study(inputs=inputs), planning(facts(budget="a"), facts(budget="b")))
 
 
-def test_a_public_input_is_refused(study, planning):
+def test_a_public_input_is_named_in_the_plan_and_costs_nothing(study, planning):
     inputs = (*study().inputs, StudyInput(DataRole.PUBLIC, uri="sklearn://digits"))
-    with pytest.raises(InvalidValue, match="no Public input"):
-        KIND.declare(study(inputs=inputs), planning())
+    plan = KIND.declare(study(inputs=inputs), planning())
+    assert [item["uri"] for item in plan.parameters["publicInputs"]] == ["sklearn://digits"]
+    assert {access.budget for access in plan.accesses} == {"wisconsin"}
+
+
+def test_the_recipe_stands_in_the_plan_and_changes_no_cost(study, planning):
+    recipe = {
+        "clipping": "Automatic",
+        "gradients": "Ghost",
+        "schedule": "Cosine",
+        "warmUp": "0.1",
+        "averaging": "0.99",
+        "weightDecay": "0.001",
+        "augmentation": {"multiplicity": 4, "shift": 2, "flip": "Horizontal"},
+        "biasAware": "0.05",
+        "trainable": "Head",
+        "optimizer": "NoiseCorrectedAdam",
+    }
+    context = planning()
+    plain = KIND.declare(study(), context)
+    plan = KIND.declare(study(job={**study().job, **recipe}), context)
+    assert {name: plan.parameters[name] for name in recipe} == recipe
+    assert plan.accesses == plain.accesses
+    assert plan.mechanism["clipping"] == "Automatic"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"clipping": "Loose"}, "clipping must be one of Flat, PerLayer, Automatic"),
+        ({"gradients": "Fast"}, "gradients must be one of Auto, Ghost, Formed, Functional"),
+        ({"schedule": "Exponential"}, "schedule must be one of Constant, Cosine, Step, Linear"),
+        ({"averaging": "1"}, "averaging must be at least 0 and below 1"),
+        ({"warmUp": "-0.1"}, "warmUp must be at least 0"),
+        ({"augmentation": {}}, "augmentation.multiplicity must be a whole number from 1 to 64"),
+        ({"augmentation": {"multiplicity": 2, "blur": 1}}, "augmentation.blur must be one of"),
+        ({"augmentation": 4}, "augmentation must be an object"),
+        ({"trainable": "Body"}, "trainable must be one of All, Head"),
+    ],
+)
+def test_a_wrong_recipe_is_named(study, planning, given, named):
+    with pytest.raises(InvalidValue, match=named):
+        KIND.declare(study(job={**study().job, **given}), planning())
+
+
+def test_a_plan_says_how_many_examples_a_unit_may_contribute(study, facts, planning):
+    options = {
+        "label": "sick",
+        "features": {"age": ["0", "100"]},
+        "classes": ["no", "yes"],
+        "unitColumn": "patient",
+        "maxExamplesPerUnit": 5,
+    }
+    dataset = DatasetSpec("csv://d.csv", PrivacyUnit.PATIENT, options=options)
+    plan = KIND.declare(study(), planning(facts(dataset=dataset)))
+    assert plan.mechanism["unitExamplesMax"] == 5
+    assert KIND.declare(study(), planning()).mechanism["unitExamplesMax"] == 1
 
 
 def test_synthetic_data_does_not_launder(study, planning):

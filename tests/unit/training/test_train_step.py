@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from primum import extensions
 from primum.domain.accounting.events import covers, event_from_json
@@ -21,6 +23,7 @@ from primum_pipelines.datasets.access import open_private
 from primum_pipelines.kinds.train.kind import TrainKind
 from primum_pipelines.kinds.train.step import train
 from primum_pipelines.models.artifact import load_model
+from primum_pipelines.models.registry import build
 from primum_pipelines.optimization import dpsgd
 from primum_pipelines.steps import evaluate
 
@@ -83,8 +86,6 @@ def test_an_algorithm_that_did_less_is_reported_as_such(zone, monkeypatch):
     real = dpsgd.DPSGD.fit
 
     def short(self, task):
-        from dataclasses import replace
-
         return real(self, replace(task, mechanism=replace(task.mechanism, steps=5)))
 
     monkeypatch.setattr(dpsgd.DPSGD, "fit", short)
@@ -94,6 +95,61 @@ def test_an_algorithm_that_did_less_is_reported_as_such(zone, monkeypatch):
     assert executed != planned.event
     assert covers(planned.event, executed)
     assert result.message == "trained 5 of 73 steps"
+
+
+def test_a_training_that_blows_up_fails_and_states_what_it_executed(make_zone, study):
+    wild = {"learningRate": "3" + "0" * 38, "noiseMultiplier": "500"}
+    zone = make_zone(study=study(job={**study().job, **wild}))
+    result = train(zone.request("job"))
+    assert result.status == "Failed"
+    assert "weights must stay finite" in result.message
+    planned = next(access for access in zone.plan.accesses if access.step == "job")
+    executed = event_from_json(result.receipts[0]["event"])
+    assert covers(planned.event, executed)
+    assert executed.count < planned.event.count
+    assert list(result.artifacts) == []
+
+
+def test_a_lost_worker_is_resumed_with_the_canaries_it_had(make_zone, study, monkeypatch):
+    """The same tokens, so it is the same training; what was begun counts as executed."""
+    zone = make_zone(study=study(audits=CANARIES))
+    real, planted = dpsgd.DPSGD.fit, []
+
+    def on_step(done, planned):
+        if done == 25:
+            raise SystemExit
+
+    def lost(self, task):
+        planted.append(len(task.inputs[0]))
+        return real(self, replace(task, on_step=on_step))
+
+    def seen(self, task):
+        planted.append(len(task.inputs[0]))
+        return real(self, task)
+
+    monkeypatch.setattr(dpsgd.DPSGD, "fit", lost)
+    request = zone.request("job")
+    with pytest.raises(SystemExit):
+        train(request)
+    kept = Path(zone.folder) / "checkpoints" / "training.pt"
+    assert kept.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(dpsgd.DPSGD, "fit", seen)
+    result = train(request)
+    planned = next(access for access in zone.plan.accesses if access.step == "job")
+    assert event_from_json(result.receipts[0]["event"]) == planned.event
+    assert planted[0] == planted[1]
+    assert not kept.exists()
+
+
+def test_only_the_head_is_trained_where_that_is_asked_for(make_zone, study):
+    job = {**study().job, "model": "MLP", "trainable": "Head", "optimizer": "NoiseCorrectedAdam"}
+    zone = make_zone(study=study(job=job))
+    result = train(zone.request("job"))
+    model = load_model(result.artifacts[0]["uri"]).module
+    torch.manual_seed(0)  # Of the initial weights, which are public.
+    fresh = build("MLP", {"hidden": 32, "layers": 1}, input_shape=(30,), classes=2)
+    assert torch.equal(model[1].weight, fresh[1].weight)
+    assert not torch.equal(model[3].weight, fresh[3].weight)
 
 
 def test_synthetic_data_pre_trains(make_zone, study, planning):

@@ -209,28 +209,9 @@ def _plan(
     event = schedule.event(noise_multiplier)
     delta = study.delta if study.delta is not None else facts.delta
     canaries = declaring.planned_canaries(study)
-    mechanism: dict[str, JSON] = {
-        "model": wanted.model,
-        "algorithm": wanted.algorithm,
-        "reviewed": _reviewed(wanted.algorithm),
-        "epochs": wanted.epochs,
-        "batchSize": wanted.batch_size,
-        "noiseMultiplier": decimal_text(noise_multiplier),
-        "sampleRate": decimal_text(schedule.sample_rate),
-        "sampling": "Poisson",
-        "steps": schedule.executed,
-        "maxGradNorm": decimal_text(wanted.max_grad_norm),
-        "clipping": wanted.clipping.value,
-        "unitExamplesMax": examples_max(facts.dataset.options) or 1,
-        "accountant": context.accountant.name,
-        "canaries": canaries,
-    }
-    if wanted.filtered_epochs is not None:
-        mechanism["individualFilter"] = {
-            "epochs": wanted.filtered_epochs,
-            "boundSteps": schedule.steps,
-            "orders": list(FILTER_ORDERS),
-        }
+    mechanism = _mechanism(
+        context, wanted, facts, schedule, noise_multiplier=noise_multiplier, canaries=canaries
+    )
     audited = declaring.audits_on_data(study)
     unit, neighbors = declaring.shared_relation((facts,))
     why = _WHY_TRAIN if wanted.filtered_epochs is None else _WHY_FILTERED
@@ -258,6 +239,41 @@ def _plan(
         max_certifiable=declaring.certifiable(canaries=canaries, delta=delta),
         void_edges=declaring.inherited_void_edges(study, context),
     )
+
+
+def _mechanism(
+    context: PlanningContext,
+    wanted: Request,
+    facts: DatasetFacts,
+    schedule: _Schedule,
+    *,
+    noise_multiplier: Decimal,
+    canaries: int,
+) -> dict[str, JSON]:
+    """What people are told about the mechanism, and what the job is told to run."""
+    mechanism: dict[str, JSON] = {
+        "model": wanted.model,
+        "algorithm": wanted.algorithm,
+        "reviewed": _reviewed(wanted.algorithm),
+        "epochs": wanted.epochs,
+        "batchSize": wanted.batch_size,
+        "noiseMultiplier": decimal_text(noise_multiplier),
+        "sampleRate": decimal_text(schedule.sample_rate),
+        "sampling": "Poisson",
+        "steps": schedule.executed,
+        "maxGradNorm": decimal_text(wanted.max_grad_norm),
+        "clipping": wanted.clipping.value,
+        "unitExamplesMax": examples_max(facts.dataset.options) or 1,
+        "accountant": context.accountant.name,
+        "canaries": canaries,
+    }
+    if wanted.filtered_epochs is not None:
+        mechanism["individualFilter"] = {
+            "epochs": wanted.filtered_epochs,
+            "boundSteps": schedule.steps,
+            "orders": list(FILTER_ORDERS),
+        }
+    return mechanism
 
 
 def _post_processing(study: StudySpec, context: PlanningContext, wanted: Request) -> Plan:

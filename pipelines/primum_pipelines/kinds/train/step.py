@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,10 +24,17 @@ from primum.domain.accounting.events import (
     Repeated,
     SubsampledGaussian,
 )
-from primum.domain.canonical import JSON, decimal_text
+from primum.domain.canonical import JSON, canonical_json, decimal_text, digest_of_bytes
+from primum.domain.conditions import Reason
 from primum.domain.governance.evidence import Evidence, EvidenceKind
 from primum.domain.study.plan import Access, Treatment
-from primum.domain.study.steps import ArtifactRef, Receipt, WorkRequest, WorkResult
+from primum.domain.study.steps import (
+    ArtifactRef,
+    Receipt,
+    StepStatus,
+    WorkRequest,
+    WorkResult,
+)
 from primum_pipelines import artifacts
 from primum_pipelines.datasets.access import OtherInput, open_others, open_private, token_claims
 from primum_pipelines.datasets.checks import require_sound
@@ -43,13 +51,14 @@ from primum_pipelines.optimization.algorithm import (
     TrainingTask,
 )
 from primum_pipelines.optimization.augmentation import Augmentation
+from primum_pipelines.optimization.checkpoints import Checkpoints, standing
 from primum_pipelines.optimization.settings import (
     ClippingRule,
     Descent,
     GradientMode,
     ScheduleShape,
 )
-from primum_pipelines.progress import Progress
+from primum_pipelines.progress import Progress, local_folder
 from primum_pipelines.steps import records
 
 if TYPE_CHECKING:
@@ -61,6 +70,9 @@ _INITIAL_SEED = 0  # Of the initial weights, which are public; sampling and nois
 _PRE_LEARNING_RATE = 0.005
 _PRE_BATCH_ROWS = 128
 _PROGRESS_PARTS = 20
+_CHECKPOINTS = 20  # A lost worker costs at most a twentieth of the steps.
+_CHECKPOINT_LEAST = 10  # Steps; a short training is not slowed down by its checkpoints.
+_COINS = "coins"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +110,16 @@ def train(request: WorkRequest) -> WorkResult:
     for other in others:
         _fit_ordinary(module, other.table, spec, epochs=_whole(plan.parameters, "epochs"))
     trained = _fit_privately(request, plan.parameters, module, table, spec)
+    if trained.report.stopped:
+        executed = sum(count for _, _, count in trained.report.executed)
+        return records.report(
+            message=f"training stopped after {executed} steps: {trained.report.stopped}",
+            seconds=seconds(),
+            # Without a step there is nothing to state; without a receipt all is charged.
+            receipts=[_receipt(request, access, trained.report)] if executed else [],
+            status=StepStatus.FAILED,
+            reason=Reason.STEP_FAILED,
+        )
     stored = [
         artifacts.store(
             request.artifacts_uri,
@@ -207,7 +229,11 @@ def _fit_privately(
     features, labels = _tensors(table, spec)
     units = unit_rows(table.units[table.train])
     count = _whole(parameters, "canaries")
+    place, key = _checkpoint(request)
+    kept = None if place is None else standing(place, key=key)
     sealed = canaries.seal(count) if count else None
+    if kept is not None and sealed is not None:
+        sealed = canaries.unsealed(kept.extra[_COINS])  # Those that the lost worker had planted.
     trained: nn.Module = canaries.WithCanaries(module, count=count) if count else module
     inputs: tuple[torch.Tensor, ...] = (features, labels)
     if sealed is not None:
@@ -231,14 +257,35 @@ def _fit_privately(
         augmentation=_augmentation(parameters),
         bias_aware=_number(parameters, "biasAware"),
         reported_sums=frozenset(n for n in names if n.endswith(canaries.HEAD_PARAMETER)),
+        checkpoints=_checkpoints(place, key, sealed, steps=_whole(parameters, "steps")),
     )
     algorithm: TrainingAlgorithm = extensions.load(
         "primum.training_algorithms", str(parameters["algorithm"])
     )()
     try:
-        return _Trained(report=algorithm.fit(task), sealed=sealed)
+        trained_report = algorithm.fit(task)
     finally:
         module.requires_grad_(requires_grad=True)
+    if task.checkpoints is not None:
+        task.checkpoints.remove()
+    return _Trained(report=trained_report, sealed=sealed)
+
+
+def _checkpoint(request: WorkRequest) -> tuple[Path | None, str]:
+    """Where the training's state is kept, beside the artifacts on a local disk; and its name."""
+    folder = local_folder(request.artifacts_uri)
+    path = None if folder is None else folder / "checkpoints" / "training.pt"
+    # A token is given once for a charged access, so it names this training and no other.
+    return path, digest_of_bytes(canonical_json({"tokens": sorted(request.tokens.values())}))
+
+
+def _checkpoints(
+    place: Path | None, key: str, sealed: canaries.SealedCoins | None, *, steps: int
+) -> Checkpoints | None:
+    if place is None:
+        return None
+    extra = {} if sealed is None else {_COINS: canaries.sealed_bytes(sealed)}
+    return Checkpoints(place, key, max(_CHECKPOINT_LEAST, steps // _CHECKPOINTS), extra)
 
 
 def _freeze(module: nn.Module, trainable: str) -> None:

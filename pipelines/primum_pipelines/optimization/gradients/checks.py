@@ -79,7 +79,7 @@ def require_complete(
     if not total.requires_grad:
         return
     expected = torch.autograd.grad(total, list(named.values()), allow_unused=True)
-    less = -torch.ones(found.units, device=weights.device)
+    less = -weights.new_ones(found.units)
     for (name, parameter), gradient in zip(named.items(), expected, strict=True):
         left = torch.zeros_like(parameter) if gradient is None else gradient.contiguous()
         size = _largest(left)

@@ -15,7 +15,13 @@ from primum.domain.names import ResourceKey
 from primum.resources.conversion import spec_mapping
 from primum.resources.kinds import KINDS
 from primum.resources.loading import checked_resource
-from primum.resources.metadata import API_VERSION, GROUP, VERSION
+from primum.resources.metadata import (
+    API_VERSION,
+    GROUP,
+    REQUESTER_LABEL,
+    VERSION,
+    requester_of,
+)
 from primum.resources.stored import StoredResource
 
 FINALIZER = f"{GROUP}/settlement"  # Held until the ledger is settled, and for nothing else.
@@ -73,7 +79,7 @@ def _stored(
     spec: Mapping[str, JSON],
     metadata: Mapping[str, JSON],
 ) -> StoredResource:
-    status, labels = found.get("status"), metadata.get("labels")
+    status = found.get("status")
     deleting = str(metadata.get("deletionTimestamp") or "")
     # Marking for deletion moves metadata.generation by one although the spec stays: what was
     # planned, reserved and launched belongs to the generation before.
@@ -86,10 +92,20 @@ def _stored(
         created=_set_by_server(metadata, "creationTimestamp"),
         spec=spec,
         status=dict(status) if isinstance(status, Mapping) else {},
-        labels={k: str(v) for k, v in labels.items()} if isinstance(labels, Mapping) else {},
+        labels=_labels(key, metadata),
         owner=_controller(metadata),
         deleting=deleting,
     )
+
+
+def _labels(key: ResourceKey, metadata: Mapping[str, JSON]) -> dict[str, str]:
+    """An object's labels; a Study's with the user name in place of what a label can hold of it."""
+    labels, notes = (
+        {k: str(v) for k, v in part.items()} if isinstance(part, Mapping) else {}
+        for part in (metadata.get("labels"), metadata.get("annotations"))
+    )
+    requester = requester_of(labels, notes) if key.kind == "Study" else ""
+    return labels | ({REQUESTER_LABEL: requester} if requester else {})
 
 
 def status_to_apply(key: ResourceKey, uid: str, status: Mapping[str, JSON]) -> dict[str, JSON]:

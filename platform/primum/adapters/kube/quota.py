@@ -13,6 +13,7 @@ from typing import Any
 
 from primum.adapters.kube.api import KubeApi
 from primum.adapters.kube_manifests.parts import GPU
+from primum.domain.errors import Refused, Unavailable
 
 _API = "/apis/kueue.x-k8s.io/v1beta2"
 _REMEMBER_SECONDS = 30.0  # Quotas are changed by people.
@@ -45,13 +46,16 @@ class QueuedGpus:
         """The sum over the ClusterQueues that the LocalQueues lead to, each once.
 
         Raises:
-            Unavailable: If the API server does not answer.
-            Refused: If we may not read queues.
+            Unavailable: If it is not known: the API server does not answer, or we may not read
+                queues. A Study must not be refused for that.
         """
         with self._lock:
             now = self._monotonic()
             if self._known is None or now - self._known[0] >= _REMEMBER_SECONDS:
-                self._known = now, self._read()
+                try:
+                    self._known = now, self._read()
+                except Refused as error:
+                    raise Unavailable(str(error)) from None
             return self._known[1]
 
     def _read(self) -> int:

@@ -208,13 +208,22 @@ class RayJobs:
     def standing(self, manifest: Mapping[str, Any]) -> Json | None:
         """The RayJob that stands under a manifest's name, if it is the one that it asks for.
 
+        One that is being deleted is waited for: its cluster may still run the step.
+
         Raises:
-            Refused: If it is somebody else's, asks for something else, or is being deleted.
+            Refused: If it is somebody else's, asks for something else, or does not go.
         """
-        found = self._patiently(lambda: self._api.get(_path_of(manifest)))
-        if found is not None:
+        end = self._monotonic() + _CREATE_SECONDS
+        while True:
+            found = self._patiently(lambda: self._api.get(_path_of(manifest)))
+            if found is None:
+                return None
             _refuse_strangers(found, manifest)
-        return found
+            if not found["metadata"].get("deletionTimestamp"):
+                return found
+            if self._monotonic() > end:
+                raise Refused(f"{_title(found)} is being deleted")
+            self._pause(_PAUSE_SECONDS)
 
     def create(self, manifest: Mapping[str, Any]) -> Json:
         """Make a RayJob, or adopt the one that another process of the step made meanwhile.
@@ -357,15 +366,17 @@ def _refuse_strangers(found: Mapping[str, Any], manifest: Mapping[str, Any]) -> 
     metadata, ours = found["metadata"], manifest["metadata"]
     annotations = metadata.get("annotations") or {}
     owners = {item.get("uid") for item in metadata.get("ownerReferences") or ()}
-    title = f"RayJob {metadata['name']} in {metadata['namespace']}"
+    title = _title(found)
     if (metadata.get("labels") or {}).get(names.RUN) != ours["labels"][names.RUN] or (
         ours["ownerReferences"][0]["uid"] not in owners
     ):
         raise Refused(f"{title} is not of this run")
     if annotations.get(names.SPEC_DIGEST) != ours["annotations"][names.SPEC_DIGEST]:
         raise Refused(f"{title} must have the digest of this step's spec; found another")
-    if metadata.get("deletionTimestamp"):
-        raise Refused(f"{title} is being deleted")
+
+
+def _title(found: Mapping[str, Any]) -> str:
+    return f"RayJob {found['metadata']['name']} in {found['metadata']['namespace']}"
 
 
 def _collection(namespace: str) -> str:

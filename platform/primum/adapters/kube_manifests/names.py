@@ -36,7 +36,7 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 PRIORITY = "kueue.x-k8s.io/priority-class"
 LAUNCHER_ACCOUNT = "primum-launcher"
 LAUNCHERS = (LAUNCHER_ACCOUNT, "primum-pipeline")
-"""Service accounts of a governed namespace under which steps make RayJobs; runs' pods alone have them.
+"""Service accounts of a governed namespace under which steps make RayJobs; for pods of runs alone.
 
 Policy at the door goes by these names: what they make may open protected data. The second one is
 that of pods of Kubeflow Pipelines.

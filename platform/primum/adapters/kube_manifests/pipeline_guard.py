@@ -139,10 +139,7 @@ def _spellings(found: Any) -> Iterator[Finding]:
 
 def _executors(executors: Json) -> Iterator[Finding]:
     for label, executor in executors.items():
-        container = _mapping(_mapping(executor).get("container"))
-        words = " ".join(
-            str(word) for word in (*_list(container.get("command")), *_list(container.get("args")))
-        )
+        words = _words(_mapping(_mapping(executor).get("container")))
         if any(module in words for module in _STEP_MODULES):
             yield Finding(
                 label,
@@ -150,16 +147,29 @@ def _executors(executors: Json) -> Iterator[Finding]:
                 "one",
                 "A step has tickets only in its Study's own run. " + _REMEDY,
             )
+
+
+def for_cluster(pipeline: Json) -> Sequence[Finding]:
+    """What keeps a pipeline from a cluster alone: images that nothing can pull."""
+    executors = _mapping(_mapping(pipeline.get("deploymentSpec")).get("executors"))
+    found = []
+    for label, executor in executors.items():
+        container = _mapping(_mapping(executor).get("container"))
         image = str(container.get("image", ""))
-        ours = _TASK_MODULE in words
-        if ours and (not _BY_DIGEST.search(image) or image.endswith(PLACEHOLDER_DIGEST)):
-            yield Finding(
-                f"{label}: image",
-                "must be your site's worker image, by digest",
-                image,
+        pinned = _BY_DIGEST.search(image) and not image.endswith(PLACEHOLDER_DIGEST)
+        if _TASK_MODULE in _words(container) and not pinned:
+            remedy = (
                 "Load the components with image=..., or write them with `primum pipeline "
-                "components --image`.",
+                "components --image`."
             )
+            rule = "must be your site's worker image, by digest"
+            found.append(Finding(f"{label}: image", rule, image, remedy))
+    return tuple(found)
+
+
+def _words(container: Json) -> str:
+    parts = (*_list(container.get("command")), *_list(container.get("args")))
+    return " ".join(str(word) for word in parts)
 
 
 def _tasks(pipeline: Json) -> Iterator[Finding]:

@@ -103,6 +103,8 @@ class StudySpec:
         expectations: Great Expectations as ``{"type", "column"?, ...}`` mappings.
         endpoint: Name of the endpoint to serve under, or empty.
         dataset_release: Name of the Dataset to publish, or empty.
+        audit_schedule: When the release is audited again, as cron, or empty.
+        audit_policy: How, as a Release states it; empty for its defaults.
     """
 
     key: ResourceKey
@@ -122,3 +124,4 @@ class StudySpec:
     endpoint: str
     dataset_release: str
     audit_schedule: str
+    audit_policy: Mapping[str, JSON] = field(default_factory=dict)

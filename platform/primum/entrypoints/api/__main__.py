@@ -51,7 +51,7 @@ def _server(found: Settings, options: argparse.Namespace) -> uvicorn.Server:
 
         api = KubeApi(options.kubeconfig)
         ports = dataclasses.replace(bootstrap.platform(found), resources=KubeResourceStore(api))
-        identify = ClusterIdentities(api).identify
+        identify = bootstrap.identities(found, ClusterIdentities(api).identify)
         server = make_server(found, figures, platform=ports, identify=identify)
     else:
         server = make_server(found, figures)

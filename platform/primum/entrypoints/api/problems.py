@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_BASE = "https://primum.dev/problems/"
-FOUND_LENGTH_MAX = 120  # Of what an error found: longer ones are shortened in its sentence.
+FOUND_LENGTH_MAX = 200  # Of what an error found; its sentence shows less of it.
 
 STATUS_OF: Mapping[type[PrimumError], http.HTTPStatus] = {
     InvalidValue: http.HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -33,7 +33,8 @@ def make_server(
     """
     app = create_app(
         platform or bootstrap.platform(settings),
-        identify or (lambda token: identity.identify(settings.home, token)),
+        identify
+        or bootstrap.identities(settings, lambda token: identity.identify(settings.home, token)),
         figures=figures,
     )
     return uvicorn.Server(config_of(app))

@@ -25,6 +25,7 @@ from primum.entrypoints.cli import (
     pipelines,
     quoting,
     resources,
+    revoking,
     running,
     tokens,
 )
@@ -46,6 +47,7 @@ for module in (
     quoting,
     ledger,
     audits,
+    revoking,
     certificates,
     comparing,
     conformance,

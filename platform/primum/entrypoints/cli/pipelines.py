@@ -112,8 +112,10 @@ def submit(
     _guard(documents, arguments=arguments)
     if not url:
         raise typer.Exit(_run_here(file, arguments))
+    from primum.adapters.kube_manifests.pipeline_guard import for_cluster
     from primum.domain.errors import InvalidValue
 
+    _refuse(for_cluster(documents[0]))
     if not namespace:
         raise InvalidValue("--namespace", "must be given with an address", "none")
     run = _create(
@@ -184,9 +186,13 @@ def _guard(
 ) -> None:
     """Refuse what the guard finds, all of it at once."""
     from primum.adapters.kube_manifests.pipeline_guard import findings
+
+    _refuse(findings(*documents, datasets=_datasets(), arguments=arguments))
+
+
+def _refuse(found: Sequence[Any]) -> None:
     from primum.domain.errors import Refused
 
-    found = findings(*documents, datasets=_datasets(), arguments=arguments)
     if found:
         raise Refused("\n".join(str(item) for item in found))
 

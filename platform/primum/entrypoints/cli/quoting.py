@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from primum.entrypoints.cli.exits import Exit
 from primum.entrypoints.cli.rendering import Output
+
+if TYPE_CHECKING:
+    from primum.application.platform import Platform
+    from primum.domain.study.plan import Plan
+    from primum.domain.study.spec import StudySpec
 
 
 def register(app: typer.Typer) -> None:
@@ -23,8 +28,13 @@ def quote(
     output: Annotated[
         Output, typer.Option("--output", "-o", help="table, json or yaml.")
     ] = Output.TABLE,
+    audits: Annotated[
+        bool, typer.Option("--audits", help="Try out what the audits would take, too.")
+    ] = False,
 ) -> None:
     """Say what Studies would cost and whether they fit; exit 3 if one does not.
+
+    With --audits also what their audits would take, and whether that ends before the deadline.
 
     Example: primum quote -f examples/breast-cancer/study.yaml
     """
@@ -76,9 +86,27 @@ def quote(
                 "alternatives": list(found.alternatives),
             }
         )
+        if audits:
+            said, in_time = _audits(platform, spec, found.plan)
+            fits = fits and in_time
+            answers[-1] |= said
     show(answers, output)
     if not fits:
         raise typer.Exit(Exit.REFUSED)
+
+
+def _audits(platform: Platform, spec: StudySpec, plan: Plan) -> tuple[dict[str, object], bool]:
+    """What a Study's audits would take, and whether every one of them would end in time."""
+    from primum import extensions
+    from primum.application import audit_costs
+    from primum.entrypoints.cli.audits import cost_lines
+    from primum.resources.audits import AuditPolicy
+
+    trial = extensions.load("primum.step_runtime", "estimate_audits")
+    costs = audit_costs.audit_costs(platform, spec, plan, spec.audits, trial=trial)
+    policy = AuditPolicy.model_validate(dict(spec.audit_policy), by_alias=True)
+    problems = audit_costs.too_long(costs, seconds=policy.active_deadline_seconds)
+    return {"audits": cost_lines(costs), "auditsTooLong": list(problems)}, not problems
 
 
 def how_often(times: int, refusal: str) -> str:
@@ -99,5 +127,6 @@ def show(answers: list[dict[str, object]], output: Output) -> None:
         print(answer["study"])
         for name, value in answer.items():
             if name != "study" and value:
-                shown = ", or ".join(value) if isinstance(value, list) else value
+                between = ", or " if name == "alternatives" else "; "
+                shown = between.join(value) if isinstance(value, list) else value
                 print(f"  {name:<13} {shown}")

@@ -1,0 +1,126 @@
+"""Going on after a worker was lost: the state of a training, and how many steps it may have run.
+
+A checkpoint is written before the steps that follow it and says up to which step they may go. What
+was begun counts as executed, whether or not it was finished: a training that is resumed runs only
+what is left of the planned steps, so nothing is spent twice and no step is hidden. Noise and coins
+are not part of it; a new process draws new ones under a new key.
+
+A checkpoint holds what the training's charge covers and, sealed, which canaries are in: it belongs
+in the steward's zone and is deleted when the training has ended. Must never be unpickled freely.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from primum.domain.errors import InvalidValue, Tampered, Unavailable
+
+_FORMAT = 1
+_OWNER_ONLY = 0o600
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Checkpoints:
+    """Where a training's state is kept.
+
+    Args:
+        path: The file; its folder is made if absent.
+        key: What training this is, such as the id of its outcome and token; a checkpoint of
+            another one is not taken.
+        every: Steps between two checkpoints, at least 1; at most that many are lost.
+        extra: More that has to be as it was, bytes by name, such as sealed coins.
+    """
+
+    path: Path
+    key: str
+    every: int
+    extra: Mapping[str, bytes]
+
+    def write(self, state: Mapping[str, Any], *, done: int, begun: int) -> None:
+        """Keep a state durably before any step after it is run.
+
+        Args:
+            state: Tensors, numbers, texts, lists and mappings of them.
+            done: Steps that it holds.
+            begun: Steps that may have been executed when the next checkpoint is written.
+
+        Raises:
+            Unavailable: If it cannot be written, as on a full disk.
+        """
+        held = {
+            "format": _FORMAT,
+            "key": self.key,
+            "done": done,
+            "begun": begun,
+            "state": dict(state),
+            "extra": {name: list(value) for name, value in self.extra.items()},
+        }
+        buffer = io.BytesIO()
+        torch.save(held, buffer)
+        partial = self.path.with_suffix(".partial")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(
+                os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY), "wb"
+            ) as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self.path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise Unavailable(
+                f"checkpoint must be written before the next step; found {type(error).__name__}. "
+                "Free space in the steward's zone."
+            ) from error
+
+    def remove(self) -> None:
+        """Forget the training; it has ended."""
+        self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Standing:
+    """A training as its last checkpoint left it.
+
+    Args:
+        state: What was kept.
+        done: Steps that the state holds.
+        begun: Steps that count as executed.
+        extra: What else was kept.
+    """
+
+    state: Mapping[str, Any]
+    done: int
+    begun: int
+    extra: Mapping[str, bytes]
+
+
+def standing(path: Path, *, key: str) -> Standing | None:
+    """The last checkpoint of a training; ``None`` where there is none of this very one.
+
+    Raises:
+        Tampered: If there is a file that is no checkpoint: what it held cannot be told.
+    """
+    try:
+        held = torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError:
+        return None
+    except Exception as error:
+        raise Tampered(f"checkpoint must be one of ours; found {type(error).__name__}.") from error
+    if not isinstance(held, dict) or held.get("format") != _FORMAT or held.get("key") != key:
+        return None
+    done, begun = int(held["done"]), int(held["begun"])
+    if not 0 <= done <= begun:
+        raise InvalidValue("checkpoint", "must have done no more than it began", done)
+    extra = {str(name): bytes(value) for name, value in held["extra"].items()}
+    return Standing(held["state"], done, begun, extra)

@@ -1,0 +1,148 @@
+"""What audits would cost before they start: from runs on record, else from a short trial.
+
+Recorded seconds of the same attack and settings say most; the trial reads nothing private. Where
+neither can say, nobody knows, and nothing is refused for it: a deadline still ends what takes long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from primum.application import audit_history, planning
+from primum.application.platform import Platform
+from primum.domain.canonical import JSON
+from primum.domain.study.plan import Plan
+from primum.domain.study.spec import AuditSpec, StudySpec
+
+_RECORDED_RUNS = 5
+Trial = Callable[[Mapping[str, JSON]], Sequence[Mapping[str, JSON]]]
+"""A short run of each audit on random numbers, as ``estimate_audits`` of the step runtime."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditCost:
+    """What one audit would cost.
+
+    Args:
+        attack: The attack.
+        seconds: Of its body; ``None`` where nobody knows.
+        method: Where the figure comes from, or why there is none.
+        shadows: Shadow models that it trains; 0 for none, or where that is unknown.
+        gpu_seconds: Of them on a GPU; ``None`` where nobody knows.
+        memory_bytes: What it holds at once; ``None`` where nobody knows.
+        error_factor: The figure may be off by that much either way; 0 where that is not known.
+    """
+
+    attack: str
+    seconds: Decimal | None
+    method: str
+    shadows: int = 0
+    gpu_seconds: Decimal | None = None
+    memory_bytes: int | None = None
+    error_factor: int = 0
+
+    def to_json(self) -> dict[str, JSON]:
+        """For scripts; what nobody knows is absent."""
+        found: dict[str, JSON] = {"attack": self.attack, "method": self.method}
+        if self.seconds is not None:
+            found["seconds"] = str(self.seconds)
+        if self.gpu_seconds is not None:
+            found["gpuSeconds"] = str(self.gpu_seconds)
+        if self.memory_bytes is not None:
+            found["memoryBytes"] = self.memory_bytes
+        return found
+
+
+def audit_costs(
+    platform: Platform, spec: StudySpec, plan: Plan, audits: Sequence[AuditSpec], *, trial: Trial
+) -> tuple[AuditCost, ...]:
+    """What audits of a Study would cost.
+
+    Args:
+        platform: The ports.
+        spec: The Study.
+        plan: Its plan.
+        audits: What is to be run.
+        trial: Tries out what has no run on record.
+
+    Returns:
+        One cost per audit, in order.
+
+    Raises:
+        Blocked: If a budget is missing or not ready.
+    """
+    context = planning.planning_context(platform, spec)
+    asked: list[JSON] = [
+        {"kind": item.kind, "attack": item.attack, "parameters": dict(item.parameters)}
+        for item in audits
+    ]
+    datasets: dict[str, JSON] = {
+        name: {
+            "uri": facts.dataset.uri,
+            "options": dict(facts.dataset.options),
+            "units": facts.units,
+        }
+        for name, facts in context.datasets.items()
+    }
+    tried = trial({"plan": plan.to_json(), "datasets": datasets, "audits": asked})
+    subject = audit_history.study_subject(spec)
+    known = audit_history.results(platform.evidence, subject)
+    return tuple(
+        _with_recorded(_cost(answer), item, known)
+        for answer, item in zip(tried, audits, strict=True)
+    )
+
+
+def too_long(costs: Sequence[AuditCost], *, seconds: int) -> tuple[str, ...]:
+    """Which audits would not end before their deadline, each with a remedy."""
+    return tuple(
+        f"{item.attack} is estimated at {item.seconds} s, and its deadline is {seconds} s. "
+        f"{_remedy(item, seconds)}"
+        for item in costs
+        if item.seconds is not None and item.seconds > seconds
+    )
+
+
+def _remedy(item: AuditCost, seconds: int) -> str:
+    longer = "Give it a longer activeDeadlineSeconds"
+    if item.seconds is None or not item.shadows:
+        return f"{longer}."
+    fewer = int(item.shadows * seconds / item.seconds) // 2 * 2
+    return f"{longer}, or at most {fewer} shadows." if fewer >= 4 else f"{longer}."  # noqa: PLR2004
+
+
+def _cost(answer: Mapping[str, JSON]) -> AuditCost:
+    seconds = answer.get("cpuSeconds")
+    if seconds is None:
+        return AuditCost(str(answer["attack"]), None, str(answer["method"]))
+    return AuditCost(
+        attack=str(answer["attack"]),
+        seconds=Decimal(str(seconds)),
+        method=str(answer["method"]),
+        shadows=int(str(answer["shadows"])),
+        gpu_seconds=Decimal(str(answer["gpuSeconds"])),
+        memory_bytes=int(str(answer["memoryBytes"])),
+        error_factor=int(str(answer["errorFactor"])),
+    )
+
+
+def _with_recorded(
+    cost: AuditCost, asked: AuditSpec, known: Sequence[audit_history.AuditResult]
+) -> AuditCost:
+    settings = audit_history.settings_digest(asked.kind, asked.attack, dict(asked.parameters))
+    found = [Decimal(item.seconds) for item in known if item.settings == settings]
+    recorded = [seconds for seconds in found if seconds > 0][-_RECORDED_RUNS:]
+    if not recorded:
+        return cost
+    count = len(recorded)
+    runs = "run" if count == 1 else f"{count} runs"
+    return AuditCost(
+        attack=cost.attack,
+        seconds=max(recorded),
+        method=f"the longest of the last {runs} of these settings on record",
+        shadows=cost.shadows,
+        gpu_seconds=cost.gpu_seconds,
+        memory_bytes=cost.memory_bytes,
+    )
