@@ -28,7 +28,8 @@ def risk(manifest: str) -> str:
     """Declare, wait, describe."""
     study = primum.study(manifest=manifest)
     study.set_caching_options(enable_caching=False)
-    release = primum.release(name=study.outputs["release"])
+    where = study.outputs["namespace"]
+    release = primum.release(name=study.outputs["release"], namespace=where)
     release.set_caching_options(enable_caching=False)
     told = card(
         name=study.outputs["name"],

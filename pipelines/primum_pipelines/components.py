@@ -11,6 +11,9 @@
     def pipeline(manifest: str):
         study = primum.study(manifest=manifest)
         study.set_caching_options(enable_caching=False)
+        where = study.outputs["namespace"]
+        release = primum.release(name=study.outputs["release"], namespace=where)
+        release.set_caching_options(enable_caching=False)
 
 The same are files in ``compiled/components``, for ``kfp.components.load_component_from_file``. A
 component declares and follows; it opens no data, and reserving is never a task. It must stand
@@ -44,8 +47,8 @@ class Components:
     """Components with a site's image.
 
     Args:
-        study: ``(manifest, namespace="", timeout_seconds=86400)`` to ``name``, ``release``,
-            ``epsilon_spent``, ``certificate``. Fails where the Study does.
+        study: ``(manifest, namespace="", timeout_seconds=86400)`` to ``name``, ``namespace``,
+            ``release``, ``epsilon_spent``, ``certificate``. Fails where the Study does.
         audit: ``(manifest, namespace="", timeout_seconds=86400)`` to ``verdict``, ``reason``.
         release: ``(name, namespace="", timeout_seconds=86400)`` to ``artifact``, ``digest``,
             ``claim``, ``certificate``. Fails where it was revoked.
@@ -74,13 +77,20 @@ def load(*, image: str = PLACEHOLDER_IMAGE) -> Components:
 
 def _study(image: str) -> Any:
     def study(manifest: str, namespace: str = "", timeout_seconds: int = 86400) -> NamedTuple(
-        "Outputs", [("name", str), ("release", str), ("epsilon_spent", str), ("certificate", str)]
+        "Outputs",
+        [
+            ("name", str),
+            ("namespace", str),
+            ("release", str),
+            ("epsilon_spent", str),
+            ("certificate", str),
+        ],
     ):
         from primum.entrypoints.pipeline_task import run_study
 
         return run_study(manifest, namespace, timeout_seconds)
 
-    outputs = _outputs(name=str, release=str, epsilon_spent=str, certificate=str)
+    outputs = _outputs(name=str, namespace=str, release=str, epsilon_spent=str, certificate=str)
     return _component(study, image, {"manifest": str}, outputs)
 
 

@@ -66,8 +66,8 @@ def study(name="one", **changes):
 def test_a_pipeline_declares_a_study_reads_its_release_and_audits_it(clinic, submitter):
     with clinic.working():
         clinic.budget()
-        name, release, spent, certificate = pipeline_task.run_study(study(), submitter, 90)
-        assert (name, release) == ("one", "risk")
+        name, where, release, spent, certificate = pipeline_task.run_study(study(), submitter, 90)
+        assert (name, where, release) == ("one", submitter, "risk")
         assert float(spent) > 0
         assert certificate.startswith("sha256:")
         artifact, digest, claim, same = pipeline_task.read_release("risk", submitter, 60)

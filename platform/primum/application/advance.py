@@ -54,6 +54,8 @@ def advance(platform: Platform, key: ResourceKey) -> Action:
         if stored is None:
             return Action.DONE
         scene = observe(platform, stored)
+        if not scene.asked_for_name:
+            planning.claim_name(platform, scene.spec)
         decision = decide(scene.observed)
         show(platform, scene, decision.conditions)
         if decision.action is Action.WAIT or decision.action is asked:
@@ -109,7 +111,6 @@ def _given_up(platform: Platform, scene: Scene, refusal: Refusal) -> bool:
 
 def _plan(platform: Platform, scene: Scene) -> None:
     platform.compute.warm()  # Workers start while the plan is made.
-    planning.claim_name(platform, scene.spec)
     planned = planning.plan_study(platform, scene.spec)
     planning.store_plan(platform, scene.spec, planned)
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 
 from primum.application import audit_history, planning
 from primum.application.platform import Platform
+from primum.domain import names
 from primum.domain.canonical import JSON
 from primum.domain.study.plan import Plan
 from primum.domain.study.spec import AuditSpec, StudySpec
@@ -89,8 +90,9 @@ def audit_costs(
     tried = trial({"plan": plan.to_json(), "datasets": datasets, "audits": asked})
     subject = audit_history.study_subject(spec)
     known = audit_history.results(platform.evidence, subject)
+    whole = _whole_step(platform, spec)
     return tuple(
-        _with_recorded(_cost(answer), item, known)
+        _with_recorded(_cost(answer, whole if item in spec.audits else None), item, known)
         for answer, item in zip(tried, audits, strict=True)
     )
 
@@ -113,8 +115,21 @@ def _remedy(item: AuditCost, seconds: int) -> str:
     return f"{longer}, or at most {fewer} shadows." if fewer >= 4 else f"{longer}."  # noqa: PLR2004
 
 
-def _cost(answer: Mapping[str, JSON]) -> AuditCost:
+def _whole_step(platform: Platform, spec: StudySpec) -> Decimal | None:
+    """What the Study's own audits took, all together; ``None`` where they have not run."""
+    outcome = platform.evidence.outcome(names.outcome_id(spec.uid, spec.generation, "audit"))
+    return None if outcome is None else _rounded(outcome.body_seconds) or None
+
+
+def _rounded(seconds: str) -> Decimal:
+    return Decimal(seconds).quantize(Decimal("0.1"), rounding=ROUND_UP)
+
+
+def _cost(answer: Mapping[str, JSON], whole: Decimal | None) -> AuditCost:
     seconds = answer.get("cpuSeconds")
+    if seconds is None and whole is not None:
+        method = "at most what the Study's own audits took, all together"
+        return AuditCost(str(answer["attack"]), whole, method)
     if seconds is None:
         return AuditCost(str(answer["attack"]), None, str(answer["method"]))
     return AuditCost(
@@ -132,16 +147,17 @@ def _with_recorded(
     cost: AuditCost, asked: AuditSpec, known: Sequence[audit_history.AuditResult]
 ) -> AuditCost:
     settings = audit_history.settings_digest(asked.kind, asked.attack, dict(asked.parameters))
-    found = [Decimal(item.seconds) for item in known if item.settings == settings]
+    found = [_rounded(item.seconds) for item in known if item.settings == settings]
     recorded = [seconds for seconds in found if seconds > 0][-_RECORDED_RUNS:]
     if not recorded:
         return cost
-    count = len(recorded)
-    runs = "run" if count == 1 else f"{count} runs"
+    longest = "the last run"
+    if len(recorded) > 1:
+        longest = f"the longest of the last {len(recorded)} runs"
     return AuditCost(
         attack=cost.attack,
         seconds=max(recorded),
-        method=f"the longest of the last {runs} of these settings on record",
+        method=f"{longest} of these settings on record",
         shadows=cost.shadows,
         gpu_seconds=cost.gpu_seconds,
         memory_bytes=cost.memory_bytes,

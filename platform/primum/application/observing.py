@@ -53,6 +53,12 @@ class Scene:
     facts: Mapping[str, Mapping[str, JSON]]
     observed: Observed
 
+    @property
+    def asked_for_name(self) -> bool:
+        """Whether it is written down that it asks for its release's name, if it has to be."""
+        settled = self.plan is not None or self.observed.refusal is not None
+        return settled or all(kind in self.facts for kind in planning.name_claims(self.spec))
+
 
 def observe(platform: Platform, stored: StoredResource) -> Scene:
     """Read everything about a Study's current generation."""
@@ -101,6 +107,7 @@ def observe(platform: Platform, stored: StoredResource) -> Scene:
 def _dossier(platform: Platform, spec: StudySpec) -> Dossier:
     key = generation_key(spec.uid, spec.generation)
     wanted = dict.fromkeys(_FACTS, key) | {LAUNCH: names.run_id(spec.uid, spec.generation)}
+    wanted |= dict.fromkeys(planning.name_claims(spec), spec.uid)
     return platform.evidence.dossier(spec.uid, spec.generation, facts=wanted)
 
 

@@ -172,10 +172,15 @@ def claim_name(platform: Platform, spec: StudySpec) -> None:
     Looking at every Study instead would cost as much as there are Studies, and two that look at
     the same time would not see each other.
     """
+    claim = {"namespace": spec.key.namespace, "name": spec.key.name}
+    for kind in name_claims(spec):
+        platform.evidence.put_fact(kind, spec.uid, claim)
+
+
+def name_claims(spec: StudySpec) -> tuple[str, ...]:
+    """The kind of fact that says who asks for the Study's name of a release, if it has one."""
     name = _released_name(spec)
-    if name:
-        claim = {"namespace": spec.key.namespace, "name": spec.key.name}
-        platform.evidence.put_fact(_NAME_CLAIM + name, spec.uid, claim)
+    return (_NAME_CLAIM + name,) if name else ()
 
 
 def kind_of(platform: Platform, spec: StudySpec) -> JobKind:

@@ -78,7 +78,9 @@ class ControlLoop:
             self._expire_at = now + EXPIRY_SECONDS
         self._schedule()
         for kind, reconcile in self._reconcilers.items():
-            for stored in self._platform.resources.list(kind):
+            listed = self._platform.resources.list(kind)
+            # Who was declared first asks first: names of releases are theirs who do.
+            for stored in sorted(listed, key=lambda item: (item.created, item.uid)):
                 if self._due(stored, now):
                     self._guarded(stored, reconcile)
         self._flush_lineage()

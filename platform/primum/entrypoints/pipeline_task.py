@@ -45,7 +45,9 @@ class Place(Protocol):
         """
 
 
-def run_study(manifest: str, namespace: str, timeout_seconds: int) -> tuple[str, str, str, str]:
+def run_study(
+    manifest: str, namespace: str, timeout_seconds: int
+) -> tuple[str, str, str, str, str]:
     """Declare a Study and wait until it has ended well.
 
     Args:
@@ -54,8 +56,8 @@ def run_study(manifest: str, namespace: str, timeout_seconds: int) -> tuple[str,
         timeout_seconds: How long to wait; the Study goes on after that.
 
     Returns:
-        Its name, its Release (empty where it asked for none), the epsilon that was spent for good,
-        and the digest of its certificate.
+        Its name and namespace, its Release (empty where it asked for none), the epsilon that was
+        spent for good, and the digest of its certificate.
 
     Raises:
         InvalidValue: If the manifest is not one Study, or the Study is not what stands there.
@@ -69,7 +71,7 @@ def run_study(manifest: str, namespace: str, timeout_seconds: int) -> tuple[str,
     status, release = found.get("status") or {}, found["spec"].get("release") or {}
     named = str(release.get("endpoint") or release.get("dataset") or "")
     spent, certificate = status.get("epsilonSpent", ""), status.get("certificateDigest", "")
-    return key.name, named, str(spent), str(certificate)
+    return key.name, key.namespace, named, str(spent), str(certificate)
 
 
 def run_audit(manifest: str, namespace: str, timeout_seconds: int) -> tuple[str, str]:
@@ -267,7 +269,7 @@ class _LocalPlace:
                 [Path(file.name)],
                 follow=applying.Follow.YES,
                 timeout=_LOCAL_SECONDS,
-                output=Output.TABLE,
+                output=Output.JSON,  # Public facts; a table shows a steward Restricted ones too.
             )
 
 

@@ -121,7 +121,7 @@ def test_sites_must_agree_on_columns_and_classes(declare, sites):
         ({"batchSize": 100}, {}, "at most 90, the training units of budget south"),
         ({"aggregation": "Median"}, {}, "must be one of SizeWeighted"),
         ({"rounds": 0}, {}, "must be a whole number from 1"),
-        ({"model": "Oracle"}, {}, "must be one of Logistic"),
+        ({"model": "Oracle"}, {}, "must be one of ComplexCNN, Logistic"),
         ({"noiseMultiplier": "0.3"}, {}, "must keep epsilon at most"),
         ({}, {"delta": "0.005"}, "must be below 1/240"),
     ],

@@ -154,7 +154,7 @@ def test_disclosed_figures_are_public_and_others_are_not(zone):
     assert accuracy["lower"] < accuracy["estimate"] < accuracy["upper"]
     assert utility.restricted == {}
     assert set(calibration.public) == {"data", "positive"}
-    assert set(calibration.restricted) == {"ece", "brier"}
+    assert {"ece", "adaptiveEce", "brier", "reliability", "pictures"} == set(calibration.restricted)
 
 
 def test_nothing_is_public_without_a_disclosure(make_zone, facts):

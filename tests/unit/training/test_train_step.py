@@ -16,8 +16,9 @@ from primum.domain.accounting.events import covers, event_from_json
 from primum.domain.canonical import canonical_json
 from primum.domain.errors import Tampered
 from primum.domain.governance.evidence import evidence_from_json
+from primum.domain.quantities import PrivacyUnit
 from primum.domain.study.jobs import SyntheticFacts
-from primum.domain.study.spec import AuditSpec, DataRole, StudyInput
+from primum.domain.study.spec import AuditSpec, DataRole, DatasetSpec, StudyInput
 from primum_pipelines.artifacts import store
 from primum_pipelines.datasets.access import open_private
 from primum_pipelines.kinds.train.kind import TrainKind
@@ -139,6 +140,44 @@ def test_a_lost_worker_is_resumed_with_the_canaries_it_had(make_zone, study, mon
     assert event_from_json(result.receipts[0]["event"]) == planned.event
     assert planted[0] == planted[1]
     assert not kept.exists()
+
+
+def test_a_patient_with_several_visits_is_clipped_once(make_zone, study, facts, monkeypatch):
+    """Forty patients with one to four visits: what is sampled, clipped and counted is patients."""
+    options = {
+        "label": "sick",
+        "features": {"age": ["0", "100"]},
+        "classes": ["no", "yes"],
+        "unitColumn": "patient",
+        "maxExamplesPerUnit": 3,
+    }
+    dataset = DatasetSpec("csv://visits.csv", PrivacyUnit.PATIENT, options=options)
+    known = facts(dataset=dataset, units=40, train_units=32)
+    zone = make_zone(study=study(job={**study().job, "batchSize": 8}, audits=CANARIES), facts=known)
+    visits = [
+        f"p{n},{20 + n + visit},{'yes' if n % 3 else 'no'}"
+        for n in range(40)
+        for visit in range(1 + n % 4)
+    ]
+    (Path(zone.folder) / "visits.csv").write_text("\n".join(["patient,age,sick", *visits]) + "\n")
+    real, tasks = dpsgd.DPSGD.fit, []
+
+    def seen(self, task):
+        tasks.append(task)
+        return real(self, task)
+
+    monkeypatch.setattr(dpsgd.DPSGD, "fit", seen)
+    result = train(zone.request("job"))
+    (task,) = tasks
+    table = open_private(zone.request("job"), "train@wisconsin")
+    patients = len(set(table.units[table.train]))
+    planted = task.units.count - patients
+    assert task.units.sizes.max() == 3
+    assert 20 < planted < 80
+    assert task.units.sizes[patients:].tolist() == [1] * planted
+    assert task.expected_units == 32
+    assert zone.plan.mechanism["unitExamplesMax"] == 3
+    assert result.receipts[0]["facts"]["clippedPer"] == "Patient"
 
 
 def test_only_the_head_is_trained_where_that_is_asked_for(make_zone, study):

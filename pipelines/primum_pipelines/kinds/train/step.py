@@ -26,6 +26,7 @@ from primum.domain.accounting.events import (
 )
 from primum.domain.canonical import JSON, canonical_json, decimal_text, digest_of_bytes
 from primum.domain.conditions import Reason
+from primum.domain.errors import InvalidValue
 from primum.domain.governance.evidence import Evidence, EvidenceKind
 from primum.domain.study.plan import Access, Treatment
 from primum.domain.study.steps import (
@@ -38,6 +39,7 @@ from primum.domain.study.steps import (
 from primum_pipelines import artifacts
 from primum_pipelines.datasets.access import OtherInput, open_others, open_private, token_claims
 from primum_pipelines.datasets.checks import require_sound
+from primum_pipelines.datasets.table import LabelTask
 from primum_pipelines.datasets.units import unit_rows
 from primum_pipelines.models import artifact as model_file
 from primum_pipelines.models.artifact import ModelSpec, scale
@@ -107,6 +109,7 @@ def train(request: WorkRequest) -> WorkResult:
     require_sound(table)
     spec = _spec(request, plan.parameters, table)
     module = _fresh(spec)
+    _require_classes(table, module, spec)
     for other in others:
         _fit_ordinary(module, other.table, spec, epochs=_whole(plan.parameters, "epochs"))
     trained = _fit_privately(request, plan.parameters, module, table, spec)
@@ -197,6 +200,23 @@ def _fresh(spec: ModelSpec) -> nn.Module:
         torch.manual_seed(_INITIAL_SEED)
         return build(
             spec.model, spec.parameters, input_shape=spec.input_shape, classes=len(spec.classes)
+        )
+
+
+def _require_classes(table: UnitTable, module: nn.Module, spec: ModelSpec) -> None:
+    """Refuse labels that are not one class per row, and a model that does not give one."""
+    if table.task is not LabelTask.MULTI_CLASS:
+        raise InvalidValue(
+            "dataset labels", "must be one class per row for Train", table.task.value
+        )
+    with torch.inference_mode():
+        given = tuple(module(torch.zeros((1, *spec.input_shape))).shape[1:])
+    if given != (len(spec.classes),):
+        raise InvalidValue(
+            f"{spec.model}",
+            "must give one value per class",
+            f"outputs of shape {given}",
+            "UNet gives a class for every pixel; Train has no use for that yet.",
         )
 
 

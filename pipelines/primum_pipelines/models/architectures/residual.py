@@ -50,13 +50,15 @@ def resnet9(*, channels: int, classes: int, groups: Sequence[int]) -> nn.Module:
         groups: Groups of the normalizations of the four stages.
     """
 
-    def block(inputs: int, outputs: int, count: int, *, pools: bool = False) -> nn.Sequential:
-        parts = [
+    def block(inputs: int, outputs: int, count: int) -> nn.Sequential:
+        return nn.Sequential(
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
             nn.GroupNorm(min(count, outputs), outputs),
             nn.Mish(),
-        ]
-        return nn.Sequential(*parts, nn.MaxPool2d(2)) if pools else nn.Sequential(*parts)
+        )
+
+    def pooled(inputs: int, outputs: int, count: int) -> nn.Sequential:
+        return nn.Sequential(*block(inputs, outputs, count), nn.MaxPool2d(2))
 
     def residual(width: int, count: int) -> Added:
         body = nn.Sequential(block(width, width, count), block(width, width, count))
@@ -65,10 +67,10 @@ def resnet9(*, channels: int, classes: int, groups: Sequence[int]) -> nn.Module:
     first, second, third, fourth = groups
     return nn.Sequential(
         block(channels, 64, first),
-        block(64, 128, first, pools=True),
+        pooled(64, 128, first),
         residual(128, second),
-        block(128, 256, third, pools=True),
-        block(256, 256, third, pools=True),
+        pooled(128, 256, third),
+        pooled(256, 256, third),
         residual(256, fourth),
         nn.AdaptiveMaxPool2d(2),
         nn.Flatten(),

@@ -12,6 +12,8 @@ from primum.entrypoints.cli.rendering import Output
 
 if TYPE_CHECKING:
     from primum.application.platform import Platform
+    from primum.application.quoting import Quote
+    from primum.domain.study.lifecycle import Refusal
     from primum.domain.study.plan import Plan
     from primum.domain.study.spec import StudySpec
 
@@ -61,31 +63,11 @@ def quote(
             found = quoting.quote(platform, spec)
         except planning.Blocked as blocked:
             found = blocked.refusal
+        answers.append({"study": str(item.key), **_answer(found)})
         if isinstance(found, Refusal):
             fits = False
-            answers.append(
-                {
-                    "study": str(item.key),
-                    "fits": "No",
-                    "reason": found.reason.value,
-                    "message": found.message,
-                }
-            )
             continue
         fits = fits and found.fits
-        answers.append(
-            {
-                "study": str(item.key),
-                "plan": found.headline,
-                "epsilon": str(found.plan.epsilon),
-                "delta": str(found.plan.delta),
-                "epsilonLeft": str(found.epsilon_left),
-                "fits": how_often(found.times, found.refusal),
-                "message": found.refusal,
-                "waits": found.waits,
-                "alternatives": list(found.alternatives),
-            }
-        )
         if audits:
             said, in_time = _audits(platform, spec, found.plan)
             fits = fits and in_time
@@ -93,6 +75,23 @@ def quote(
     show(answers, output)
     if not fits:
         raise typer.Exit(Exit.REFUSED)
+
+
+def _answer(found: Quote | Refusal) -> dict[str, object]:
+    from primum.domain.study.lifecycle import Refusal
+
+    if isinstance(found, Refusal):
+        return {"fits": "No", "reason": found.reason.value, "message": found.message}
+    return {
+        "plan": found.headline,
+        "epsilon": str(found.plan.epsilon),
+        "delta": str(found.plan.delta),
+        "epsilonLeft": str(found.epsilon_left),
+        "fits": how_often(found.times, found.refusal),
+        "message": found.refusal,
+        "waits": found.waits,
+        "alternatives": list(found.alternatives),
+    }
 
 
 def _audits(platform: Platform, spec: StudySpec, plan: Plan) -> tuple[dict[str, object], bool]:
