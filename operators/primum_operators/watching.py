@@ -28,6 +28,7 @@ _AGAIN_SECONDS = 2.0
 _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 3.0)
 _BACKOFF_SECONDS_LAST = 5.0
 _EXIT_SECONDS = 1.0
+_IDLE_SECONDS = 1.0  # kopf keeps a task for each object that long after it changed.
 _CANCEL_ATTEMPTS = 20
 _CANCEL_SECONDS = 0.5
 _CLOSE_SECONDS = 0.25  # Connections say goodbye to their server after they were closed.
@@ -235,4 +236,5 @@ def _settings() -> kopf.OperatorSettings:
     settings.scanning.disabled = True  # What to watch is known: no right to list CRDs is needed.
     settings.networking.error_backoffs = _ForEver()
     settings.queueing.exit_timeout = _EXIT_SECONDS
+    settings.queueing.idle_timeout = _IDLE_SECONDS
     return settings

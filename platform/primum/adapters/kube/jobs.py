@@ -22,6 +22,7 @@ from primum.application.ports import Clock, RunStatus
 from primum.domain.errors import Conflict, NotFound, Refused
 from primum.domain.study.steps import StepContext
 
+_FORGOTTEN_MAX = 10_000  # Of runs that ended; forgetting twice costs a request.
 _ENDED = {"Complete": RunStatus.SUCCEEDED, "Failed": RunStatus.FAILED}
 
 
@@ -49,6 +50,7 @@ class KubeJobRunner:
         self._namespaces = tuple(namespaces)
         self._where: dict[str, str] = {}
         self._listed = False
+        self._forgotten: set[str] = set()
 
     def launch(self, run_id: str, *, name: str, steps: Sequence[StepContext]) -> None:
         """Create the run's Job; a no-op where it exists.
@@ -72,6 +74,7 @@ class KubeJobRunner:
         if standing is not None and not _is_ours(standing, run_id, str(steps[0].study["uid"])):
             raise Refused(f"Job {job_name(run_id)} in {namespace} is not of this run")
         self._where[run_id] = namespace
+        self._forgotten.discard(run_id)
 
     def status(self, run_id: str) -> RunStatus:
         """How the run stands; ``UNKNOWN`` where its Job is gone."""
@@ -137,9 +140,14 @@ class KubeJobRunner:
             self._api.create(f"/api/v1/namespaces/{namespace}/secrets", body)
 
     def _forget_tickets(self, found: Json, run_id: str) -> None:
-        if run_id in self._where:  # Once per process: a Secret that is gone stays gone.
-            self._api.delete(_secret_path(str(found["metadata"]["namespace"]), run_id))
-            del self._where[run_id]
+        if run_id in self._forgotten:  # Once per process: a Secret that is gone stays gone.
+            return
+        self._api.delete(_secret_path(str(found["metadata"]["namespace"]), run_id))
+        if len(self._forgotten) >= _FORGOTTEN_MAX:
+            self._forgotten.clear()
+            self._where.clear()
+            self._listed = False
+        self._forgotten.add(run_id)
 
     def _job(self, run_id: str) -> Json | None:
         if not self._listed:  # Once per process; asking for each by its label reads all of them.
