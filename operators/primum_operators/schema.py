@@ -109,6 +109,9 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
         Column("Kind", ".spec.kind"),
         Column("Claim", ".spec.claim.standing"),
         Column("Epsilon", ".spec.claim.epsilon"),
+        Column("Audited", '.status.conditions[?(@.type=="Audited")].status', priority=1),
+        Column("Next audit", ".status.nextAudit", priority=1),
+        Column("Missed", ".status.missedAudits", "integer", priority=1),
         Column("URL", ".status.url", priority=1),
         _AGE,
     ),
@@ -116,6 +119,8 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
         *_summary("Succeeded"),
         Column("Attack", ".spec.audit.attack"),
         Column("Verdict", ".status.verdict"),
+        Column("Compared", ".status.comparison"),
+        Column("Causes", ".spec.causes", priority=1),
         _AGE,
     ),
 }

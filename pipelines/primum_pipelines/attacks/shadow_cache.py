@@ -8,6 +8,7 @@ not say so by a limit.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -121,14 +122,12 @@ class ShadowCache:
         if len(data) > limit:
             return
         self._forget_stale()
-        _make_room(Path(self.zone_dir) / FOLDER, limit - len(data))
         path = self._path(key)
-        path.parent.mkdir(mode=_FOLDER_OWNER_ONLY, parents=True, exist_ok=True)
-        partial = path.with_name(f".{secrets.token_hex(8)}.partial")
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        partial.replace(path)
+        # An audit does not fail because its shadows could not be kept.
+        with contextlib.suppress(OSError):
+            _make_room(Path(self.zone_dir) / FOLDER, limit - len(data))
+            path.parent.mkdir(mode=_FOLDER_OWNER_ONLY, parents=True, exist_ok=True)
+            _write(path, data)
 
     def _path(self, key: str) -> Path:
         name = f"{self.study}.{self.withdrawn}.{key}{SUFFIX}"
@@ -166,11 +165,7 @@ def keep(zone_dir: str, limit: int) -> None:
         return
     folder.mkdir(mode=_FOLDER_OWNER_ONLY, parents=True, exist_ok=True)
     folder.chmod(_FOLDER_OWNER_ONLY)
-    partial = folder / f".{secrets.token_hex(8)}.partial"
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
-    with os.fdopen(handle, "wb") as file:
-        file.write(canonical_json({"bytes": limit}))
-    partial.replace(folder / LIMIT_FILE)
+    _write(folder / LIMIT_FILE, canonical_json({"bytes": limit}))
     _make_room(folder, limit)
 
 
@@ -190,6 +185,18 @@ def _limit(zone_dir: str) -> int:
         return 0
     found = value.get("bytes") if isinstance(value, dict) else 0
     return found if type(found) is int and found > 0 else 0
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all, readable by its owner alone."""
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _make_room(folder: Path, room: int) -> None:

@@ -46,7 +46,7 @@ def reconcile_audit_run(platform: Platform, stored: StoredResource) -> None:
         _end(platform, stored)
         platform.runner.stop(names.run_id(stored.uid, stored.generation))
         if not has_ended(stored):
-            _note(platform, stored, None, Reason.DELETED)
+            _note(platform, stored, _known_study(platform, stored), Reason.DELETED)
         platform.resources.remove(stored.key, stored.uid)
         return
     if has_ended(stored):
@@ -55,7 +55,7 @@ def reconcile_audit_run(platform: Platform, stored: StoredResource) -> None:
         spec = _audited_study(platform, stored)
         plan = _plan_of(platform, spec)
     except (NotFound, InvalidValue) as error:
-        _note(platform, stored, None, Reason.INVALID_SPEC)
+        _note(platform, stored, _known_study(platform, stored), Reason.INVALID_SPEC)
         _show(platform, stored, Status.FALSE, Reason.INVALID_SPEC, str(error))
         return
     outcome = platform.evidence.outcome(names.outcome_id(stored.uid, stored.generation, STEP))
@@ -127,6 +127,13 @@ def _audited_study(platform: Platform, stored: StoredResource) -> StudySpec:
             "its artifact cannot be audited again"
         )
     return conversion.study_spec(found)
+
+
+def _known_study(platform: Platform, stored: StoredResource) -> StudySpec | None:
+    try:
+        return _audited_study(platform, stored)
+    except (NotFound, InvalidValue):
+        return None
 
 
 def _identity(study: StoredResource) -> tuple[str, int]:

@@ -72,7 +72,6 @@ def _take_back(platform: Platform, stored: StoredResource, revocation: JSON) -> 
     Raises:
         Unavailable: If it is not yet; that it was revoked shows all the same.
     """
-    platform.forget_shadows(conversion.release_spec(stored).study.uid)
     reason = str(revocation["reason"]) if isinstance(revocation, Mapping) else "it is being deleted"
     ready = Condition(ConditionType.READY, Status.FALSE, Reason.REVOKED, reason)
     try:
@@ -81,9 +80,11 @@ def _take_back(platform: Platform, stored: StoredResource, revocation: JSON) -> 
         _show(platform, stored, replace(ready, message=f"{reason}. Not down yet: {error}"), {})
         raise
     if stored.deleting:
+        platform.forget_shadows(conversion.release_spec(stored).study.uid)
         platform.resources.remove(stored.key, stored.uid)
         return
     _show(platform, stored, ready, {})
+    platform.forget_shadows(conversion.release_spec(stored).study.uid)
 
 
 def revoke(platform: Platform, key: ResourceKey, reason: str) -> None:

@@ -56,6 +56,13 @@ SHARING: Mapping[str, Mapping[str, Any]] = {
         "scheduling": {"scheduler": "DualPrices", "waitDays": "0.015"},
     },
 }
+# How releases with a schedule are audited again.
+AUDITED_AGAIN: tuple[Mapping[str, Any], ...] = (
+    {},
+    {"auditPolicy": {"concurrencyPolicy": "Replace", "historyLimit": 1}},
+    {"auditPolicy": {"concurrencyPolicy": "Allow", "triggers": ["LedgerChange"]}},
+    {"auditPolicy": {"startingDeadlineSeconds": 600, "activeDeadlineSeconds": 60}},
+)
 TOGETHER = (("scans", "copies"), ("labs",), ("visits",), ("rounds", "turns"), ("scans", "rounds"))
 LEDGER_WRITES = frozenset(
     {
@@ -370,6 +377,7 @@ class World:
             spec["release"] = {"endpoint": f"endpoint-{number}"}
             if self.rng.random() < 0.3:
                 spec["release"]["auditSchedule"] = "0 0 * * *"
+                spec["release"] |= AUDITED_AGAIN[number % len(AUDITED_AGAIN)]
         self._apply(ResourceKey("Study", NAMESPACE, f"study-{number}"), spec, immutable=True)
 
     def delete(self) -> None:

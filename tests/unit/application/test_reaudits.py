@@ -419,3 +419,37 @@ def test_a_run_that_vanished_is_written_down(ward):
     audits.reconcile_audit_run(ward.platform, ward.get("AuditRun", name))
     (found,) = audit_history.results(ward.evidence, "ward/Release risk")
     assert found.reason == "StepFailed"
+
+
+def test_what_nobody_vouches_for_any_more_keeps_no_shadows(ward):
+    release(ward)
+    gone = []
+    platform = ward.with_port(forget_shadows=gone.append)
+    releases.revoke(platform, ward.key("Release", "risk"), "a complaint")
+    releases.reconcile_release(platform, ward.get("Release", "risk"))
+    assert gone == [ward.get("Study", "one").uid]
+
+
+def test_serving_stops_even_if_shadows_cannot_be_let_go(ward):
+    release(ward)
+
+    def stuck(study):
+        raise PermissionError("not ours")
+
+    platform = ward.with_port(forget_shadows=stuck)
+    releases.revoke(platform, ward.key("Release", "risk"), "a complaint")
+    with pytest.raises(PermissionError):
+        releases.reconcile_release(platform, ward.get("Release", "risk"))
+    assert not ward.publisher.published
+    assert ward.shown(ward.key("Release", "risk"), "Ready") == "False Revoked: a complaint"
+
+
+def test_an_audit_of_a_study_that_was_deleted_belongs_to_the_release(ward):
+    ward.finish(ward.study())
+    key = ward.key("AuditRun", "mine")
+    audit = {"kind": "Membership", "attack": ATTACK}
+    ward.resources.apply(key, {"study": "one", "audit": audit}, labels={})
+    ward.resources.request_deletion(key)
+    audits.reconcile_audit_run(ward.platform, ward.resources.get(key))
+    (found,) = audit_history.results(ward.evidence, "ward/Release risk")
+    assert (found.run, found.reason, found.causes) == ("mine", "Deleted", ())

@@ -89,7 +89,7 @@ def options_of(arguments: Sequence[str]) -> tuple[Options, list[str]]:
             rest.append(word)
             continue
         if not value:
-            if equals or not left:
+            if equals or not left or left[0].startswith("-"):
                 raise InvalidValue(name, "must have a value", "none")
             value = left.pop(0)
         if name in _OURS:
