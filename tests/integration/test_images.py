@@ -122,7 +122,7 @@ def _answers(url):
 
 
 def test_worker_walks_steps_and_has_what_they_need(installed, tmp_path):
-    heavy = "torch, opacus, ray, kfp, flwr, great_expectations, psycopg"
+    heavy = "torch, safetensors, ray, kfp, flwr, great_expectations, psycopg, kubernetes"
     steps = "from primum_pipelines.kinds import train, synthesize, federate"
     subprocess.run(
         [installed("worker"), "-c", f"import {heavy}; {steps}"],
