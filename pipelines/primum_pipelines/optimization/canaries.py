@@ -31,6 +31,7 @@ from primum_pipelines.optimization.randomness import coins as draw_coins
 FILE_NAME = "canaries.json"
 ARTIFACT_KIND = "Canaries"
 HEAD_PARAMETER = "head.weight"
+MODEL_PREFIX = "model."  # Of the model's own parameters beside that head.
 CANARIES_MAX = 100_000
 _GRADIENT_SCALE = 1e6  # Far above any clipping bound, so that the clipped norm is C to six digits.
 _SALT_BYTES = 16

@@ -27,6 +27,7 @@ BLOCK_OF_KIND = {"Train": "train", "Synthesize": "synthesize", "Federate": "fede
 ParameterText: TypeAlias = Annotated[str, Field(max_length=256)]
 Parameters: TypeAlias = Annotated[dict[str, ParameterText], Field(max_length=32)]
 
+_ENSEMBLE_MAX = 64
 _EPOCHS_MAX = 10_000  # Far above any Study of ours; a slip of the finger should not run for a year.
 _BATCH_MAX = 1_000_000
 _SAMPLES_MAX = 10_000_000
@@ -270,6 +271,15 @@ class Train(Part):
         description=(
             "trainable is Head if only the last layer is trained on private data, above what was "
             "learned from the Study's public and synthetic inputs. Optional, All."
+        ),
+    )
+
+    ensemble: Annotated[int, Field(strict=True, ge=2, le=_ENSEMBLE_MAX)] | None = Field(
+        default=None,
+        description=(
+            "ensemble keeps so many states of the model from the last half of the steps; the same "
+            "charge covers them, and evaluation measures how much they disagree and how well they "
+            "are calibrated together. Optional, none."
         ),
     )
 

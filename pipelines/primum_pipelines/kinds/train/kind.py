@@ -285,6 +285,10 @@ def _post_processing(study: StudySpec, context: PlanningContext, wanted: Request
             ", ".join(audit.attack for audit in study.audits),
             "Audit the Study that made the Release.",
         )
+    if wanted.ensemble:
+        raise InvalidValue(
+            f"{SECTION}.ensemble", "must be absent where no data is private", wanted.ensemble
+        )
     if wanted.filtered_epochs is not None:
         raise InvalidValue(
             f"{SECTION}.individualFilter",

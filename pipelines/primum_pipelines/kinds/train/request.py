@@ -44,10 +44,12 @@ _NAMES = (
     "augmentation",
     "biasAware",
     "trainable",
+    "ensemble",
 )
 _EPOCHS_MAX = 10_000
 _BATCH_MAX = 1_000_000
 _VIEWS_MAX = 64
+_ENSEMBLE_MAX = 64
 _SHIFT_MAX = 16
 
 
@@ -92,6 +94,7 @@ class Request:
     augmenting: Augmenting | None
     bias_aware: Decimal
     trainable: str
+    ensemble: int
 
     def recipe(self) -> dict[str, JSON]:
         """What the training needs beside the mechanism; none of it costs privacy."""
@@ -110,6 +113,8 @@ class Request:
         }
         if self.augmenting is not None:
             found["augmentation"] = self.augmenting.to_json()
+        if self.ensemble:
+            found["ensemble"] = self.ensemble
         return found
 
 
@@ -153,6 +158,11 @@ def read(study: StudySpec) -> Request:
         augmenting=_augmenting(study.job),
         bias_aware=_share(study.job, "biasAware"),
         trainable=parameters.choice("trainable", TRAINABLE, default="All"),
+        ensemble=(
+            parameters.whole("ensemble", low=2, high=_ENSEMBLE_MAX)
+            if "ensemble" in study.job
+            else 0
+        ),
     )
 
 

@@ -42,6 +42,7 @@ from primum_pipelines.datasets.checks import require_sound
 from primum_pipelines.datasets.table import LabelTask
 from primum_pipelines.datasets.units import unit_rows
 from primum_pipelines.models import artifact as model_file
+from primum_pipelines.models import ensemble
 from primum_pipelines.models.artifact import ModelSpec, scale
 from primum_pipelines.models.registry import build
 from primum_pipelines.optimization import canaries
@@ -132,6 +133,7 @@ def train(request: WorkRequest) -> WorkResult:
         )
     ]
     stored += _store_canaries(request, trained)
+    stored += _store_ensemble(request, trained, module, spec)
     evidence = _evidence(
         request, trained, stored[0].digest, loss=_mean_loss(module, table, spec), access=access
     )
@@ -143,6 +145,20 @@ def train(request: WorkRequest) -> WorkResult:
         receipts=[_receipt(request, access, trained.report)],
         artifacts=stored,
     )
+
+
+def _store_ensemble(
+    request: WorkRequest, trained: _Trained, module: nn.Module, spec: ModelSpec
+) -> list[ArtifactRef]:
+    """The kept iterates without what canaries brought; the charge of the run covers them."""
+    kept = trained.report.iterates
+    if len(kept) < 2:  # noqa: PLR2004 - one is a model
+        return []
+    prefix = "" if trained.sealed is None else canaries.MODEL_PREFIX
+    states = [{name: state[f"{prefix}{name}"] for name in module.state_dict()} for state in kept]
+    data = ensemble.to_bytes(states, spec)
+    kind = ensemble.ARTIFACT_KIND
+    return [artifacts.store(request.artifacts_uri, ensemble.FILE_NAME, data, kind=kind)]
 
 
 def _train_released(
@@ -338,6 +354,7 @@ def _descent(parameters: Mapping[str, JSON]) -> Descent:
         averaging=_number(parameters, "averaging"),
         weight_decay=_number(parameters, "weightDecay"),
         noise_correction=str(parameters["optimizer"]).startswith("NoiseCorrected"),
+        samples=_whole(parameters, "ensemble") if "ensemble" in parameters else 0,
     )
 
 
