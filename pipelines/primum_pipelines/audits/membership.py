@@ -120,6 +120,10 @@ class ShadowAudit:
             ),
         )
         verdict, reasons = _with_power(scores, verdict, reasons)
+        other = unlike(subject)
+        if other and verdict is Verdict.PASS:
+            verdict = Verdict.INCONCLUSIVE
+            reasons = (f"shadow models cannot follow the Study's {', '.join(other)}",)
         return Finding(
             kind=self.kind,
             name=self.name,
@@ -218,6 +222,31 @@ def recipe_of(subject: AuditSubject) -> Recipe:
         optimizer=str(parameters.get("optimizer", "SGD")),
         momentum=float(str(parameters.get("momentum", "0"))),
     )
+
+
+_PLAIN: Mapping[str, tuple[str, ...]] = {
+    "clipping": ("Flat",),
+    "unitExamplesMax": ("1",),
+    "optimizer": ("SGD", "Adam"),
+    "schedule": ("Constant",),
+    "warmUp": ("0",),
+    "averaging": ("0",),
+    "weightDecay": ("0",),
+    "biasAware": ("0",),
+    "trainable": ("All",),
+}
+
+
+def unlike(subject: AuditSubject) -> tuple[str, ...]:
+    """What of the Study's recipe its shadows do not do: an attack by them is weaker than it seems.
+
+    Returns:
+        Names of its parameters, in the Study's words; empty where shadows train as the Study did.
+    """
+    told = subject.plan.parameters
+    found = [name for name, same in _PLAIN.items() if str(told.get(name, same[0])) not in same]
+    found += [name for name in ("augmentation", "publicInputs") if told.get(name)]
+    return (*found, *(("syntheticInputs",) if subject.request.context.get("synthetic") else ()))
 
 
 def _restricted(scores: MembershipScores, *, epsilon_lower: float) -> dict[str, JSON]:

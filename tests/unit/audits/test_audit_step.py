@@ -175,3 +175,15 @@ def test_a_wrong_setting_is_inconclusive_and_names_its_rule(trained) -> None:
     found = records_of(run(trained(audits=(wrong,))))["LiRA"]
     assert found.verdict == "Inconclusive"
     assert "must be one of Online, Offline" in str(found.public["reasons"])
+
+
+def test_shadows_that_cannot_follow_the_recipe_are_no_pass(trained) -> None:
+    request = trained(audits=(AuditSpec("Membership", "Thresholds", EIGHT),))
+    plan = dict(request.context["plan"])
+    assert records_of(run(request))["Thresholds"].verdict == "Pass"
+    plan["parameters"] = {**plan["parameters"], "clipping": "PerLayer", "averaging": "0.9"}
+    found = records_of(run(replace(request, context={**request.context, "plan": plan})))
+    assert found["Thresholds"].verdict == "Inconclusive"
+    assert found["Thresholds"].public["reasons"] == [
+        "shadow models cannot follow the Study's clipping, averaging"
+    ]
