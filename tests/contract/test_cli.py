@@ -237,8 +237,7 @@ REFUSED_AT_PLAN = {
         study("a", ("model: Logistic", "model: Logistik")),
         2,
         "InvalidSpec",
-        "spec.job.model must be one of Logistic, MLP, SmallCNN; found Logistik. "
-        "Did you mean Logistic?",
+        "SmallViT, SmoothNet, TanhCNN, UNet; found Logistik. Did you mean Logistic?",
     ),
     "unknown attack": (
         study("a", ("attack: OneRunCanary", "attack: OneRunCanaries")),
