@@ -27,7 +27,6 @@ BLOCK_OF_KIND = {"Train": "train", "Synthesize": "synthesize", "Federate": "fede
 ParameterText: TypeAlias = Annotated[str, Field(max_length=256)]
 Parameters: TypeAlias = Annotated[dict[str, ParameterText], Field(max_length=32)]
 
-_ENSEMBLE_MAX = 64
 _EPOCHS_MAX = 10_000  # Far above any Study of ours; a slip of the finger should not run for a year.
 _BATCH_MAX = 1_000_000
 _SAMPLES_MAX = 10_000_000
@@ -198,8 +197,7 @@ class Train(Part):
         default=None,
         description=(
             "noiseMultiplier fixes the noise relative to maxGradNorm. Optional; without it "
-            "the plan takes the least "
-            "noise that keeps the claim."
+            "the plan takes the least noise that keeps the claim."
         ),
     )
     individual_filter: UnitFilter | None = Field(
@@ -274,13 +272,9 @@ class Train(Part):
         ),
     )
 
-    ensemble: Annotated[int, Field(strict=True, ge=2, le=_ENSEMBLE_MAX)] | None = Field(
+    ensemble: Annotated[int, Field(strict=True, ge=2, le=64)] | None = Field(
         default=None,
-        description=(
-            "ensemble keeps so many states of the model from the last half of the steps; the same "
-            "charge covers them, and evaluation measures how much they disagree and how well they "
-            "are calibrated together. Optional, none."
-        ),
+        description="ensemble keeps so many states of the last half of the steps. Optional, none.",
     )
 
     @model_validator(mode="after")
