@@ -1,8 +1,7 @@
 """Train, heavy half: opens the data by its token, trains, stores, and says what really ran.
 
-Everything that shapes the mechanism was decided by the plan. Nothing measured here leaves but the
-noisy
-weights: loss, share of clipped gradients and canary scores are Restricted.
+Everything that shapes the mechanism was decided by the plan. Of what is measured here only the noisy
+weights leave: loss, share of clipped gradients and canary scores are Restricted.
 """
 
 from __future__ import annotations
@@ -156,8 +155,7 @@ def _store_ensemble(
         return []
     prefix = "" if trained.sealed is None else canaries.MODEL_PREFIX
     states = [{name: state[f"{prefix}{name}"] for name in module.state_dict()} for state in kept]
-    data = ensemble.to_bytes(states, spec)
-    kind = ensemble.ARTIFACT_KIND
+    data, kind = ensemble.to_bytes(states, spec), ensemble.ARTIFACT_KIND
     return [artifacts.store(request.artifacts_uri, ensemble.FILE_NAME, data, kind=kind)]
 
 
