@@ -1,7 +1,7 @@
 """Train, heavy half: opens the data by its token, trains, stores, and says what really ran.
 
-Everything that shapes the mechanism was decided by the plan. Of what is measured here only the noisy
-weights leave: loss, share of clipped gradients and canary scores are Restricted.
+Everything that shapes the mechanism was decided by the plan. Nothing measured leaves but the noisy
+weights: loss, share of clipped gradients and canary scores are Restricted.
 """
 
 from __future__ import annotations
