@@ -31,7 +31,8 @@ from primum_pipelines.datasets.declared import (
     window_of,
 )
 from primum_pipelines.datasets.driver import choice, known_options, parse_uri, require_unit
-from primum_pipelines.datasets.places import TRANSPORTS, place_of
+from primum_pipelines.datasets.placed import PlacedDriver
+from primum_pipelines.datasets.places import place_of
 from primum_pipelines.datasets.table import LabelTask
 
 if TYPE_CHECKING:
@@ -54,11 +55,10 @@ _UNREADABLE = (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplemented
 WHY_IMAGE = "The file does not say which images belong to the same person."
 
 
-class ArchiveDriver:
+class ArchiveDriver(PlacedDriver):
     """``npz://<path>``."""
 
     scheme = "npz"
-    transports = TRANSPORTS
 
     def describe(self, uri: str, options: Mapping[str, JSON]) -> Mapping[str, JSON]:
         """Public facts, from the declared options."""
@@ -76,33 +76,6 @@ class ArchiveDriver:
             "unitNames": unit_names(options),
             "units": [unit.value for unit in _units(options)],
         }
-
-    def locate(self, uri: str, data_dirs: Sequence[str]) -> str:
-        """The archive's path or address."""
-        return place_of(uri, data_dirs).address
-
-    def load(
-        self,
-        uri: str,
-        unit: PrivacyUnit,
-        options: Mapping[str, JSON],
-        data_dirs: Sequence[str],
-    ) -> UnitTable:
-        """Open the archive."""
-        return self._loaded(uri, unit, options, data_dirs, layout=None, wanted=None)
-
-    def load_blocks(
-        self,
-        uri: str,
-        unit: PrivacyUnit,
-        options: Mapping[str, JSON],
-        data_dirs: Sequence[str],
-        *,
-        layout: BlockLayout,
-        wanted: Collection[str] | None,
-    ) -> UnitTable:
-        """Open the wanted blocks of the archive."""
-        return self._loaded(uri, unit, options, data_dirs, layout=layout, wanted=wanted)
 
     def _loaded(
         self,

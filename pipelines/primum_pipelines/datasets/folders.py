@@ -27,7 +27,8 @@ from primum_pipelines.datasets.declared import (
     window_of,
 )
 from primum_pipelines.datasets.driver import choice, known_options, parse_uri, require_unit
-from primum_pipelines.datasets.places import TRANSPORTS, place_of
+from primum_pipelines.datasets.placed import PlacedDriver
+from primum_pipelines.datasets.places import place_of
 from primum_pipelines.datasets.table import LabelTask
 
 if TYPE_CHECKING:
@@ -39,11 +40,10 @@ _PATH = "path"
 _COLORS = {"Gray": 1, "RGB": 3}
 
 
-class ImageFolderDriver:
-    """``images://<folder>`` of PNG and JPEG files."""
+class ImageFolderDriver(PlacedDriver):
+    """``images://<folder>`` of PNG and JPEG files; those of blocks not wanted are not opened."""
 
     scheme = "images"
-    transports = TRANSPORTS
     _options: tuple[str, ...] = (*_FOLDER_OPTIONS, "color")
     _axes: tuple[int, ...] = (2,)
     _units: Mapping[PrivacyUnit, str] = {PrivacyUnit.IMAGE: ""}
@@ -72,33 +72,6 @@ class ImageFolderDriver:
             "unitNames": self._unit_names(options),
             "units": [unit.value for unit in self._known_units(options)],
         }
-
-    def locate(self, uri: str, data_dirs: Sequence[str]) -> str:
-        """The folder's path or address."""
-        return place_of(uri, data_dirs).address
-
-    def load(
-        self,
-        uri: str,
-        unit: PrivacyUnit,
-        options: Mapping[str, JSON],
-        data_dirs: Sequence[str],
-    ) -> UnitTable:
-        """Open the folder: the table first, then every file that it names."""
-        return self._loaded(uri, unit, options, data_dirs, layout=None, wanted=None)
-
-    def load_blocks(
-        self,
-        uri: str,
-        unit: PrivacyUnit,
-        options: Mapping[str, JSON],
-        data_dirs: Sequence[str],
-        *,
-        layout: BlockLayout,
-        wanted: Collection[str] | None,
-    ) -> UnitTable:
-        """Open the wanted blocks of the folder; files of other blocks are not opened."""
-        return self._loaded(uri, unit, options, data_dirs, layout=layout, wanted=wanted)
 
     def _decoder(self, unit: PrivacyUnit, options: Mapping[str, JSON]) -> Decoder:  # noqa: ARG002 - DICOM's needs it
         """What reads one file."""

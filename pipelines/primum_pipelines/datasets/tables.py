@@ -23,7 +23,8 @@ from primum_pipelines.datasets.declared import (
     subgroups_of,
 )
 from primum_pipelines.datasets.driver import known_options, parse_uri
-from primum_pipelines.datasets.places import TRANSPORTS, place_of
+from primum_pipelines.datasets.placed import PlacedDriver
+from primum_pipelines.datasets.places import place_of
 from primum_pipelines.datasets.table import LabelTask
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from primum_pipelines.datasets.table import UnitTable
 
 
-class CsvDriver:
+class CsvDriver(PlacedDriver):
     """``csv://<path>``, also packed as ``.csv.gz``. A row is an example.
 
     The option ``features`` has each column that is used with its public range; no other is read.
@@ -42,7 +43,6 @@ class CsvDriver:
 
     scheme = "csv"
     endings: tuple[str, ...] = (".csv", ".gz", ".txt", ".data")
-    transports = TRANSPORTS
     _OPTIONS = (*LABEL_OPTIONS, *ROW_OPTIONS, "features")
 
     def describe(self, uri: str, options: Mapping[str, JSON]) -> Mapping[str, JSON]:
@@ -63,38 +63,6 @@ class CsvDriver:
             "unitNames": f"column {options['unitColumn']}" if "unitColumn" in options else "row",
         }
 
-    def locate(self, uri: str, data_dirs: Sequence[str]) -> str:
-        """The file's path or address."""
-        return place_of(uri, data_dirs).address
-
-    def load(
-        self,
-        uri: str,
-        unit: PrivacyUnit,
-        options: Mapping[str, JSON],
-        data_dirs: Sequence[str],
-    ) -> UnitTable:
-        """Open the table. An empty cell is NaN, which registration and validation refuse."""
-        return self._loaded(uri, unit, options, data_dirs)
-
-    def load_blocks(
-        self,
-        uri: str,
-        unit: PrivacyUnit,
-        options: Mapping[str, JSON],
-        data_dirs: Sequence[str],
-        *,
-        layout: BlockLayout,
-        wanted: Collection[str] | None,
-    ) -> UnitTable:
-        """Open the wanted blocks of the table.
-
-        Guarantees:
-            Of a row in another block nothing but its place and its unit is read. Where a column
-            names the units, the table of a block is the same whatever the other blocks hold.
-        """
-        return self._loaded(uri, unit, options, data_dirs, layout=layout, wanted=wanted)
-
     def _loaded(
         self,
         uri: str,
@@ -102,8 +70,8 @@ class CsvDriver:
         options: Mapping[str, JSON],
         data_dirs: Sequence[str],
         *,
-        layout: BlockLayout | None = None,
-        wanted: Collection[str] | None = None,
+        layout: BlockLayout | None,
+        wanted: Collection[str] | None,
     ) -> UnitTable:
         import numpy as np
 
