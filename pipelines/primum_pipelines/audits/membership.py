@@ -9,7 +9,7 @@ Opens the data through the audit's own access.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -93,7 +93,6 @@ class ShadowAudit:
         from primum_pipelines.attacks import membership
 
         chosen = self.attack(subject, parameters)
-        mechanism = subject.released_by()
         scores = membership.attack(
             subject.model(),
             subject.table(),
@@ -102,24 +101,13 @@ class ShadowAudit:
             scoring=chosen.scoring,
             cache=subject.shadow_cache(),
         )
-        bound = _epsilon_lower(scores, subject.delta)
-        certifiable = audits.max_certifiable_two_sided(
-            members=len(scores.present),
-            non_members=len(scores.absent),
-            delta=subject.delta,
-            confidence=float(CONFIDENCE),
+        found = judged(
+            subject,
+            present=[float(score) for score in scores.present],
+            absent=[float(score) for score in scores.absent],
+            threshold=scores.threshold,
         )
-        verdict, reasons = membership_verdict(
-            epsilon_lower=bound,
-            claim=subject.claim,
-            max_certifiable=certifiable,
-            low_tail=smallest_fpr(
-                present=[float(s) for s in scores.present],
-                absent=[float(s) for s in scores.absent],
-                mechanism=mechanism,
-            ),
-        )
-        verdict, reasons = _with_power(scores, verdict, reasons)
+        verdict, reasons = found.verdict, found.reasons
         other = unlike(subject)
         if other and verdict is Verdict.PASS:
             verdict = Verdict.INCONCLUSIVE
@@ -128,8 +116,12 @@ class ShadowAudit:
             kind=self.kind,
             name=self.name,
             verdict=verdict,
-            public=_public(subject, chosen, certifiable=certifiable),
-            restricted=_restricted(scores, epsilon_lower=bound),
+            public={
+                **planned(subject, chosen.threat, method=METHOD, judgment=found),
+                "shadows": chosen.effort.shadows,
+                "settings": dict(chosen.settings),
+            },
+            restricted=_restricted(scores, epsilon_lower=found.epsilon_lower),
             reasons=reasons,
             pictures={_ROC: _picture(self.name, scores, subject)},
         )
@@ -158,48 +150,81 @@ def effort_of(
     return Effort(shadows=count, pool=whole(parameters, "pool", default=most, low=20, high=100_000))
 
 
-def _with_power(
-    scores: MembershipScores, verdict: Verdict, reasons: tuple[str, ...]
-) -> tuple[Verdict, tuple[str, ...]]:
-    """A pass needs enough records, and scores that differ at all."""
-    if verdict is not Verdict.PASS:
-        return verdict, reasons
-    if min(len(scores.present), len(scores.absent)) < MEMBERS_MIN:
-        return Verdict.INCONCLUSIVE, ("there are too few units for this attack",)
-    if max(float(part.max()) for part in (scores.present, scores.absent)) == min(
-        float(part.min()) for part in (scores.present, scores.absent)
-    ):
-        return Verdict.INCONCLUSIVE, ("the attack gave every unit the same score",)
-    return verdict, reasons
+@dataclass(frozen=True, slots=True)
+class Judgment:
+    """What scores come to beside the claim.
+
+    Args:
+        epsilon_lower: Lower bound on epsilon at the claim's delta.
+        certifiable: The largest epsilon that so many records could have shown.
+        verdict: See ``membership_verdict``; a pass needs enough records, and scores that differ.
+        reasons: Why it is not Pass.
+    """
+
+    epsilon_lower: float
+    certifiable: float
+    verdict: Verdict
+    reasons: tuple[str, ...]
 
 
-def _public(subject: AuditSubject, chosen: Attack, *, certifiable: float) -> dict[str, JSON]:
+def judged(
+    subject: AuditSubject,
+    *,
+    present: Sequence[float],
+    absent: Sequence[float],
+    threshold: float,
+) -> Judgment:
+    """Judge scores at a threshold that was fixed without them.
+
+    Args:
+        subject: Its claim, and the mechanism that made it.
+        present: Scores of members.
+        absent: Scores of non-members.
+        threshold: Above it a record is called a member.
+    """
+    bound = audits.epsilon_lower_bound(
+        true_positives=sum(score > threshold for score in present),
+        members=len(present),
+        false_positives=sum(score > threshold for score in absent),
+        non_members=len(absent),
+        delta=subject.delta,
+        confidence=float(CONFIDENCE),
+    )["epsilon_lower"]
+    certifiable = audits.max_certifiable_two_sided(
+        members=len(present),
+        non_members=len(absent),
+        delta=subject.delta,
+        confidence=float(CONFIDENCE),
+    )
+    verdict, reasons = membership_verdict(
+        epsilon_lower=bound,
+        claim=subject.claim,
+        max_certifiable=certifiable,
+        low_tail=smallest_fpr(present=present, absent=absent, mechanism=subject.released_by()),
+    )
+    if verdict is Verdict.PASS and min(len(present), len(absent)) < MEMBERS_MIN:
+        verdict, reasons = Verdict.INCONCLUSIVE, ("there are too few units for this attack",)
+    if verdict is Verdict.PASS and len({*present, *absent}) == 1:
+        verdict, reasons = Verdict.INCONCLUSIVE, ("the attack gave every unit the same score",)
+    return Judgment(bound, certifiable, verdict, reasons)
+
+
+def planned(
+    subject: AuditSubject, threat: ThreatModel, *, method: str, judgment: Judgment
+) -> dict[str, JSON]:
+    """The public side of a membership audit: what follows from the plan and the sample sizes."""
     bounds = tpr_bounds(subject.released_by(), fprs=FPRS)
     return {
-        "threatModel": chosen.threat.to_json(),
+        "threatModel": threat.to_json(),
         "claim": str(subject.plan.epsilon),
         "delta": str(subject.plan.delta),
         "confidence": str(CONFIDENCE),
-        "shadows": chosen.effort.shadows,
-        "settings": dict(chosen.settings),
-        "method": METHOD,
+        "method": method,
         "boundImplied": {
             decimal_text(fpr): decimal_text(tpr) for fpr, tpr in zip(FPRS, bounds, strict=True)
         },
-        "maxCertifiable": decimal_text(certifiable),
+        "maxCertifiable": decimal_text(judgment.certifiable),
     }
-
-
-def _epsilon_lower(scores: MembershipScores, delta: float) -> float:
-    result = audits.epsilon_lower_bound(
-        true_positives=int((scores.present > scores.threshold).sum()),
-        members=len(scores.present),
-        false_positives=int((scores.absent > scores.threshold).sum()),
-        non_members=len(scores.absent),
-        delta=delta,
-        confidence=float(CONFIDENCE),
-    )
-    return result["epsilon_lower"]
 
 
 def recipe_of(subject: AuditSubject) -> Recipe:

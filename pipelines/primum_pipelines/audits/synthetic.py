@@ -14,17 +14,13 @@ from typing import TYPE_CHECKING, ClassVar
 from primum.domain.canonical import JSON, decimal_text
 from primum.domain.errors import InvalidValue
 from primum.domain.governance.evidence import EvidenceKind, Verdict
-from primum.domain.risk import audits
 from primum.domain.risk.intervals import clopper_pearson_one_sided
 from primum_pipelines.audits.audit import (
-    CONFIDENCE,
     FAIL_CONFIDENCE,
     Finding,
     ThreatModel,
-    membership_verdict,
 )
-from primum_pipelines.audits.low_tail import smallest_fpr, tpr_bounds
-from primum_pipelines.audits.membership import FPRS, MEMBERS_MIN, area_of
+from primum_pipelines.audits.membership import MEMBERS_MIN, area_of, judged, planned
 from primum_pipelines.audits.parameters import whole
 from primum_pipelines.audits.subject import AuditSubject
 
@@ -90,47 +86,20 @@ class SampleAudit:
         present = [float(score) for score in self.scores(sides.members, sides)]
         absent = [float(score) for score in self.scores(sides.others, sides)]
         threshold = _quantile([float(s) for s in self.scores(sides.calibration, sides)])
-        mechanism = subject.released_by()
-        bound = audits.epsilon_lower_bound(
-            true_positives=sum(score > threshold for score in present),
-            members=len(present),
-            false_positives=sum(score > threshold for score in absent),
-            non_members=len(absent),
-            delta=subject.delta,
-            confidence=float(CONFIDENCE),
-        )["epsilon_lower"]
-        certifiable = audits.max_certifiable_two_sided(
-            members=len(present),
-            non_members=len(absent),
-            delta=subject.delta,
-            confidence=float(CONFIDENCE),
-        )
-        verdict, reasons = membership_verdict(
-            epsilon_lower=bound,
-            claim=subject.claim,
-            max_certifiable=certifiable,
-            low_tail=smallest_fpr(present=present, absent=absent, mechanism=mechanism),
-        )
-        if verdict is Verdict.PASS and min(len(present), len(absent)) < MEMBERS_MIN:
-            verdict, reasons = Verdict.INCONCLUSIVE, ("there are too few units for this attack",)
-        if verdict is Verdict.PASS and len({*present, *absent}) == 1:
-            verdict, reasons = (
-                Verdict.INCONCLUSIVE,
-                ("the attack gave every unit the same score",),
-            )
+        found = judged(subject, present=present, absent=absent, threshold=threshold)
         return Finding(
             kind=self.kind,
             name=self.name,
-            verdict=verdict,
-            public=_public(subject, certifiable=certifiable),
+            verdict=found.verdict,
+            public=planned(subject, THREAT, method=METHOD, judgment=found),
             restricted={
-                "lowerBound": decimal_text(bound),
+                "lowerBound": decimal_text(found.epsilon_lower),
                 "members": len(present),
                 "nonMembers": len(absent),
                 "samples": len(sides.samples),
                 "auc": area_of(present, absent),
             },
-            reasons=reasons,
+            reasons=found.reasons,
         )
 
 
@@ -243,21 +212,6 @@ def _sides(subject: AuditSubject, most: int) -> _Sides:
         values[generator.permutation(members)[:most]],
         *parts,
     )
-
-
-def _public(subject: AuditSubject, *, certifiable: float) -> dict[str, JSON]:
-    bounds = tpr_bounds(subject.released_by(), fprs=FPRS)
-    return {
-        "threatModel": THREAT.to_json(),
-        "claim": str(subject.plan.epsilon),
-        "delta": str(subject.plan.delta),
-        "confidence": str(CONFIDENCE),
-        "method": METHOD,
-        "boundImplied": {
-            decimal_text(fpr): decimal_text(tpr) for fpr, tpr in zip(FPRS, bounds, strict=True)
-        },
-        "maxCertifiable": decimal_text(certifiable),
-    }
 
 
 def _quantile(scores: list[float]) -> float:
