@@ -7,14 +7,14 @@ is somebody else's work. Reading is strict, as of a ticket.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from primum.domain.canonical import JSON, canonical_json
-from primum.domain.errors import InvalidValue, Tampered
+from primum.domain.errors import Tampered
 from primum.domain.study.plan import Treatment
 from primum.domain.study.steps import StepContext
+from primum.domain.study.tokens import from_canonical
 
 _TEXTS = ("namespace", "study", "studyUid", "audits", "runId", "step", "outcomeId", "expires")
 _LISTS = ("accounts", "readable")
@@ -122,18 +122,7 @@ def credential_from_payload(payload: bytes) -> RunCredential:
     Raises:
         Tampered: If they are not the canonical form of a credential; names the field.
     """
-    try:
-        value = json.loads(payload)
-    except (ValueError, RecursionError):
-        raise Tampered("credential must be JSON; found something else.") from None
-    credential = _read(value)
-    try:
-        canonical = credential.payload == payload
-    except InvalidValue:
-        canonical = False
-    if not canonical:
-        raise Tampered("credential must be canonical JSON; found another spelling.")
-    return credential
+    return from_canonical(payload, _read, name="credential")
 
 
 def _read(value: object) -> RunCredential:

@@ -9,8 +9,9 @@ that is half understood opens data.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 from primum.domain.canonical import JSON, canonical_json
 from primum.domain.errors import InvalidValue, Tampered
@@ -149,18 +150,47 @@ def grant_from_payload(payload: bytes) -> AccessGrant:
     Raises:
         Tampered: If they are not the canonical form of a grant.
     """
+    return from_canonical(payload, grant_from_json, name="grant")
+
+
+class Signed(Protocol):
+    """What is signed in one spelling."""
+
+    @property
+    def payload(self) -> bytes:
+        """The canonical bytes.
+
+        Raises:
+            InvalidValue: If it has none.
+        """
+
+
+Read = TypeVar("Read", bound=Signed)
+
+
+def from_canonical(payload: bytes, read: Callable[[Any], Read], *, name: str) -> Read:
+    """Read something from bytes whose signature has been verified.
+
+    Args:
+        payload: The bytes.
+        read: Checks every field.
+        name: What it is called in messages.
+
+    Raises:
+        Tampered: If they are not JSON, do not read, or are not the canonical form of what was read.
+    """
     try:
         value = json.loads(payload)
     except (ValueError, RecursionError):
-        raise Tampered("grant must be JSON; found something else.") from None
-    grant = grant_from_json(value)
+        raise Tampered(f"{name} must be JSON; found something else.") from None
+    found = read(value)
     try:
-        canonical = grant.payload == payload
+        canonical = found.payload == payload
     except InvalidValue:
         canonical = False
     if not canonical:
-        raise Tampered("grant must be canonical JSON; found another spelling.")
-    return grant
+        raise Tampered(f"{name} must be canonical JSON; found another spelling.")
+    return found
 
 
 def _kind(value: object) -> str:
