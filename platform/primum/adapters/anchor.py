@@ -5,11 +5,10 @@ Recognizes a database that was restored from an older copy; it proves nothing el
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from pathlib import Path
 
+from primum.adapters import files
 from primum.domain.errors import Tampered, Unavailable
 
 
@@ -58,28 +57,12 @@ class FileAnchor:
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with files.locked(self._path.with_suffix(".lock")):
                 present = self.read()
                 if present is None or present[0] < seq:
-                    self._replace(seq, digest)
-            finally:
-                os.close(lock)
+                    content = json.dumps({"seq": seq, "hash": digest}).encode()
+                    files.replace(self._path, content, mode=files.READABLE)
         except OSError as error:
             raise Unavailable(
                 f"The ledger's anchor {self._path} cannot be written: {error}."
             ) from error
-
-    def _replace(self, seq: int, digest: str) -> None:
-        fresh = self._path.with_suffix(".new")
-        with fresh.open("wb") as file:
-            file.write(json.dumps({"seq": seq, "hash": digest}).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from primum.adapters import files
 
 
 class FolderArchive:
@@ -18,10 +19,5 @@ class FolderArchive:
         path = self._folder / name
         if path.exists() and path.read_bytes() == content:
             return path.as_uri()
-        temporary = path.with_name(f".{name}.{os.getpid()}")
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        files.replace(path, content, mode=files.READABLE)
         return path.as_uri()

@@ -14,14 +14,18 @@ import hmac
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from primum.adapters import files
 from primum.domain.errors import Tampered
 
 TOKENS = "tokens.json"
 TOKEN = "token"  # noqa: S105 - a file name
+_LOCK = "tokens.lock"
 
 
 class Role(enum.StrEnum):
@@ -51,11 +55,16 @@ NOBODY = Identity("nobody", frozenset())
 
 
 def ensure_owner(home: Path) -> None:
-    """Create the owner's token with every role, once."""
+    """Create the owner's token with every role, once, whoever else starts at the same moment."""
     if (home / TOKENS).exists():
         return
-    token = issue(home, name="owner", roles=tuple(Role))
-    _write_private(home / TOKEN, token)
+    with _alone(home):
+        if (home / TOKENS).exists():
+            return
+        token = _new_token()
+        # The digest comes last: a process that dies between the two has made no owner yet.
+        files.replace(home / TOKEN, token.encode(), mode=files.OWNER_ONLY)
+        _remember(home, [_entry("owner", tuple(Role), token)])
 
 
 def issue(home: Path, *, name: str, roles: tuple[Role, ...]) -> str:
@@ -66,12 +75,9 @@ def issue(home: Path, *, name: str, roles: tuple[Role, ...]) -> str:
         name: Who; a person or a service, never a patient.
         roles: The roles granted.
     """
-    token = "primum_" + secrets.token_urlsafe(32)
-    known = _known(home)
-    known.append(
-        {"name": name, "roles": sorted(role.value for role in roles), "sha256": _digest(token)}
-    )
-    _write_private(home / TOKENS, json.dumps(known, indent=1))
+    token = _new_token()
+    with _alone(home):
+        _remember(home, [*_known(home), _entry(name, roles, token)])
     return token
 
 
@@ -85,8 +91,8 @@ def holders(home: Path) -> tuple[Identity, ...]:
 
 def withdraw(home: Path, name: str) -> None:
     """End every token of a name; a no-op for nobody's."""
-    kept = [item for item in _known(home) if item["name"] != name]
-    _write_private(home / TOKENS, json.dumps(kept, indent=1))
+    with _alone(home):
+        _remember(home, [item for item in _known(home) if item["name"] != name])
 
 
 def identify(home: Path, token: str) -> Identity:
@@ -122,16 +128,25 @@ def _known(home: Path) -> list[dict[str, Any]]:
     return list(known)
 
 
+def _new_token() -> str:
+    return "primum_" + secrets.token_urlsafe(32)
+
+
+def _entry(name: str, roles: tuple[Role, ...], token: str) -> dict[str, Any]:
+    return {"name": name, "roles": sorted(role.value for role in roles), "sha256": _digest(token)}
+
+
+def _remember(home: Path, known: list[dict[str, Any]]) -> None:
+    files.replace(home / TOKENS, json.dumps(known, indent=1).encode(), mode=files.OWNER_ONLY)
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """What is read here and written again loses nobody's token: one process at a time."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with files.locked(home / _LOCK):
+        yield
+
+
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_suffix(".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

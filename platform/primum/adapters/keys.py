@@ -7,13 +7,13 @@ read it.
 
 from __future__ import annotations
 
-import os
-import secrets
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from primum import signing
+from primum.adapters import files
 from primum.domain.canonical import JSON
 from primum.domain.errors import NotFound, Refused
 
@@ -36,11 +36,12 @@ def ensure(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / PRIVATE_NAME
     if not path.exists():
-        _create_once(path, signing.generate()[0])
+        with suppress(FileExistsError):
+            files.create(path, signing.generate()[0].encode(), mode=files.OWNER_ONLY)
     public_pem = signing.public_key_of(_read_private(path))
     public = folder / PUBLIC_NAME
     if not public.exists() or public.read_text() != public_pem:
-        _replace(public, public_pem)
+        files.replace(public, public_pem.encode(), mode=files.READABLE)
     return public_pem
 
 
@@ -106,30 +107,6 @@ class PublicKeyReader:
             Tampered: If the signature, the type or the shape is wrong.
         """
         return signing.verify(self._public, envelope, payload_type)
-
-
-def _create_once(path: Path, text: str) -> None:
-    partial = _write_partial(path, text, mode=0o600)
-    try:
-        os.link(partial, path)  # Unlike a rename, a link never replaces a key that came first.
-    except FileExistsError:
-        pass
-    finally:
-        partial.unlink()
-
-
-def _replace(path: Path, text: str) -> None:
-    _write_partial(path, text, mode=0o644).replace(path)
-
-
-def _write_partial(path: Path, text: str, *, mode: int) -> Path:
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    return partial
 
 
 def _read_private(path: Path) -> str:

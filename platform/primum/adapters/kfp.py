@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from primum import extensions
-from primum.adapters import processes
+from primum.adapters import files, processes
 from primum.application.ports import RunStatus
 from primum.domain.canonical import canonical_json
 from primum.domain.errors import InvalidValue, NotFound
@@ -180,19 +180,13 @@ def _ended(folder: Path) -> RunStatus | None:
 def _end(folder: Path, status: RunStatus, message: str) -> None:
     """Write how the run ended, unless that is known already: the first word stands."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = folder / f".ended.{os.getpid()}"
-    draft.write_text(json.dumps({"status": status.value, "message": message}), encoding="utf-8")
+    ended = json.dumps({"status": status.value, "message": message}).encode()
     with contextlib.suppress(FileExistsError):
-        os.link(draft, folder / "ended.json")
-    draft.unlink()
+        files.create(folder / "ended.json", ended, mode=files.OWNER_ONLY)
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(value, file)
-    draft.replace(path)
+    files.replace(path, json.dumps(value).encode(), mode=files.OWNER_ONLY)
 
 
 def _tidy(folder: Path) -> None:

@@ -8,15 +8,14 @@ available whose certificate does not verify against the very bytes that are copi
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from primum import verification
+from primum.adapters import files
 from primum.domain.canonical import JSON, canonical_json, digest_of_bytes
 from primum.domain.errors import Conflict, InvalidValue, NotFound, Refused
 from primum.domain.governance.certificate import VOID_PREFIX, certificate_digest
@@ -232,9 +231,4 @@ def _write(path: Path, data: bytes) -> None:
     """
     if path.exists() and path.read_bytes() == data:
         return
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    with partial.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    files.replace(path, data, mode=files.READABLE)

@@ -16,7 +16,7 @@ from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
-from primum.adapters import processes
+from primum.adapters import files, processes
 from primum.domain.errors import Unavailable
 
 _OWNERS = "ray-owners"
@@ -45,11 +45,8 @@ class Address:
 
     def write(self, path: Path) -> None:
         """Write the address file at once and privately."""
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({name: getattr(self, name) for name in self.__slots__}, file)
-        draft.replace(path)
+        held = {name: getattr(self, name) for name in self.__slots__}
+        files.replace(path, json.dumps(held).encode(), mode=files.OWNER_ONLY)
 
 
 def read_address(path: Path) -> Address | None:
@@ -66,9 +63,7 @@ def own(home: Path) -> None:
     born = processes.birth(os.getpid())
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists() or path.read_text(encoding="utf-8") != born:
-        draft = path.with_name(f".{path.name}")  # The keeper must not read half a file.
-        draft.write_text(born, encoding="utf-8")
-        draft.replace(path)
+        files.replace(path, born.encode(), mode=files.OWNER_ONLY)
 
 
 def owners(home: Path) -> dict[Path, bool]:

@@ -7,6 +7,7 @@ Every transaction is durable when it returns. No error carries a bound value, no
 from __future__ import annotations
 
 import math
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from sqlalchemy import event, exc
 from primum.domain.errors import Conflict, InvalidValue, PrimumError, Tampered, Unavailable
 
 BUSY_SECONDS = 30.0  # How long a writer waits for the others; a transaction takes milliseconds.
+_TRY_AGAIN_SECONDS = 0.01
+_PRIMARY_CODE = 0xFF  # Of SQLite's extended error codes.
 CONNECT_SECONDS = 10
 IDLE_SECONDS = 5.0  # A server that went away within them is met by the next one who asks again.
 _SETTING = "PRIMUM_DATABASE_URL"
@@ -193,13 +196,28 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # We say BEGIN ourselves; the driver would begin too late.
     cursor = connection.cursor()
-    if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        cursor.execute("PRAGMA journal_mode=WAL")
+    _use_write_ahead_log(cursor)
     cursor.execute(
         "PRAGMA synchronous=FULL"
     )  # WAL's default loses the last commits with the power.
     cursor.execute("PRAGMA fullfsync=ON")  # macOS: reach the disk, not only its cache.
     cursor.close()
+
+
+def _use_write_ahead_log(cursor: sqlite3.Cursor) -> None:
+    """Switch a new database over, once; SQLite does not wait by itself where two do it at once."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > until:
+                raise
+            time.sleep(_TRY_AGAIN_SECONDS)
+        else:
+            return
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
