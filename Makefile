@@ -88,7 +88,8 @@ install.yaml:
 	@printf '%s\n' 'apiVersion: v1' 'kind: Namespace' 'metadata:' '  name: primum-system' '  labels:' \
 	 '    app.kubernetes.io/part-of: primum' '    pod-security.kubernetes.io/enforce: restricted' > $(INSTALL).new
 	@$(HELM) template primum charts/primum --namespace primum-system --skip-tests --api-versions cert-manager.io/v1 \
-	 --set integrations.certManager.enabled=true --set webhook.tls.source=CertManager $(VALUES) >> $(INSTALL).new
+	 --set integrations.certManager.enabled=true --set webhook.tls.source=CertManager \
+	 --set api.tls.source=CertManager --set governed.ledgerCa=primum-ledger-ca $(VALUES) >> $(INSTALL).new
 	@mv $(INSTALL).new $(INSTALL) && echo "$(INSTALL)"
 
 # Images from wheels, without a network while they are built. EXTRAS_x says what image x needs; WHEEL_OPTIONS are pip's, such as an index.
@@ -136,10 +137,10 @@ control-plane: setup
 
 # A Kubernetes control plane as everybody gets it. Needs the network; then: export KUBEBUILDER_ASSETS=...
 kube-assets:
-	@command -v setup-envtest >/dev/null || { command -v go >/dev/null && GOBIN=$(CURDIR)/$(BIN) go install sigs.k8s.io/controller-runtime/tools/setup-envtest@release-0.22; } \
+	@PATH="$(CURDIR)/$(BIN):$$PATH" command -v setup-envtest >/dev/null || { command -v go >/dev/null && GOBIN=$(CURDIR)/$(BIN) go install sigs.k8s.io/controller-runtime/tools/setup-envtest@release-0.22; } \
 	 || { echo "setup-envtest is not here and Go is not there to build it: see https://book.kubebuilder.io/reference/envtest"; exit 1; }
-	@PATH="$(CURDIR)/$(BIN):$$PATH" setup-envtest use $(KUBE_VERSION) --bin-dir .kube-assets -p path \
-	 | sed 's|^|export KUBEBUILDER_ASSETS=|'
+	@found=$$(PATH="$(CURDIR)/$(BIN):$$PATH" setup-envtest use $(KUBE_VERSION) --bin-dir "$(CURDIR)/.kube-assets" -p path) \
+	 && echo "export KUBEBUILDER_ASSETS=$$found"
 
 sim: setup
 	$(BIN)/python -m pytest tests/simulation

@@ -124,7 +124,7 @@ class Operator:
         if parts.endpoints is not None:
             found.append(
                 Watcher(
-                    watching.endpoints(self._heard),
+                    watching.endpoints(self._heard, parts.endpoints.watched),
                     check_served=parts.endpoints.check_served,
                     kubeconfig=config,
                     namespaces=where,

@@ -114,7 +114,9 @@ class Reconciler:
             return
         shown = self._cluster.resources.get(stored.key)
         ready = condition(shown.status, ConditionType.READY) if shown else None
-        if ready is not None and ready.status is not Status.TRUE:
+        if ready is not None and ready.status is Status.UNKNOWN:
+            self._wake(stored.key, self._run_seconds)  # A run registers its dataset.
+        elif ready is not None and ready.status is not Status.TRUE:
             self._wake(stored.key, _BUDGET_SECONDS)
 
     def _study(self, stored: StoredResource) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from primum.adapters.kfp_api import ApiSettings
 from primum.adapters.kfp_runs import KfpSettings
+from primum.adapters.kube.endpoint_forms import DEPLOYMENT, INFERENCE_SERVICE
 from primum.adapters.kube.endpoints import EndpointSettings
 from primum.adapters.kube.pods import JobSettings
 from primum.adapters.kube.rayjobs import RayJobSettings
@@ -23,7 +24,8 @@ PREFIX = "PRIMUM_OPERATOR_"
 _WORDS = """
     KUBECONFIG NAMESPACES HOME_NAMESPACE IDENTITY WORKERS RESYNC_SECONDS RUN_SECONDS PROBE_PORT
     JOB_IMAGE JOB_SERVICE_ACCOUNT JOB_LEDGER_URL JOB_LEDGER_CA JOB_ARTIFACTS_CLAIM
-    JOB_DATA_CLAIM JOB_CPU JOB_MEMORY JOB_DEADLINE_SECONDS JOB_KEEP_SECONDS JOB_QUEUE
+    JOB_DATA_CLAIM JOB_DATA_ACCESS JOB_CPU JOB_MEMORY JOB_DEADLINE_SECONDS JOB_KEEP_SECONDS
+    JOB_QUEUE
     RUNNER KFP_URL KFP_TOKEN_PATH KFP_CA KFP_EXPERIMENT KFP_SERVICE_ACCOUNT
     COMPUTE GPUS RAY_PRIORITY RAY_HEAD_CPU RAY_HEAD_MEMORY RAY_WORKER_CPU RAY_WORKER_MEMORY
     RAY_SHARED_MEMORY RAY_SCRATCH
@@ -53,7 +55,8 @@ class OperatorSettings:
             ``QUEUES`` is ``none`` (the default) or ``kueue``,
             whose budget check it then answers. ``SERVING`` is ``folder`` (the default) or
             ``kserve``; with that, ``SERVING_IMAGE`` has no default, and ``SERVING_REPLICAS``,
-            ``SERVING_CPU`` and ``SERVING_MEMORY`` say how large an endpoint is (1, 500m, 2Gi).
+            ``SERVING_CPU`` and ``SERVING_MEMORY`` say how large an endpoint is (1, 500m, 2Gi);
+            ``deployments`` is the same without KServe.
         workers: ``WORKERS``. How many resources are looked at at once. Default 4.
         resync_seconds: ``RESYNC_SECONDS``. After which everything is looked at again, whatever was
             heard of it. Default 60; leases of reservations are moved on far more seldom.
@@ -92,6 +95,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> OperatorSe
         ledger_ca=told["JOB_LEDGER_CA"],
         artifacts_claim=told["JOB_ARTIFACTS_CLAIM"] or defaults["artifacts_claim"],
         data_claim=told["JOB_DATA_CLAIM"],
+        data_access=told["JOB_DATA_ACCESS"],
         cpu=told["JOB_CPU"] or defaults["cpu"],
         memory=told["JOB_MEMORY"] or defaults["memory"],
         deadline_seconds=_whole(told, "JOB_DEADLINE_SECONDS", 86_400),
@@ -130,6 +134,7 @@ def _ray_job(told: Mapping[str, str], jobs: JobSettings) -> str:
         image=jobs.image,
         artifacts_claim=jobs.artifacts_claim,
         data_claim=jobs.data_claim,
+        data_access=jobs.data_access,
         ledger_ca=jobs.ledger_ca,
         service_account=jobs.service_account,
         deadline_seconds=jobs.deadline_seconds,
@@ -160,8 +165,9 @@ def _kfp(told: Mapping[str, str], namespaces: tuple[str, ...]) -> KfpSettings | 
 
 
 def _endpoints(told: Mapping[str, str], jobs: JobSettings) -> EndpointSettings | None:
-    """How endpoints are made on KServe; ``None`` where they are a folder."""
-    if _one_of(told, "SERVING", ("folder", "kserve")) == "folder":
+    """How endpoints are made in their namespaces; ``None`` where they are a folder."""
+    kind = _one_of(told, "SERVING", ("folder", "kserve", "deployments"))
+    if kind == "folder":
         return None
     return EndpointSettings(
         image=told["SERVING_IMAGE"],
@@ -170,6 +176,7 @@ def _endpoints(told: Mapping[str, str], jobs: JobSettings) -> EndpointSettings |
         replicas=_whole(told, "SERVING_REPLICAS", 1),
         cpu=told["SERVING_CPU"] or "500m",
         memory=told["SERVING_MEMORY"] or "2Gi",
+        form=INFERENCE_SERVICE if kind == "kserve" else DEPLOYMENT,
     )
 
 

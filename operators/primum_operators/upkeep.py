@@ -23,7 +23,7 @@ EXPIRY_SECONDS = 5.0  # Leases last minutes; looking every few seconds is soon e
 CHECKPOINT_SECONDS = 5.0
 LINEAGE_SECONDS = 1.0
 SWEEP_SECONDS = 300.0
-_OWNERS = ("Study", "AuditRun")
+_OWNERS = ("Study", "AuditRun", "PrivacyBudget")
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +91,7 @@ class Upkeep:
                 self._wake(key)
 
     def sweep(self) -> None:
-        """End runs whose Study or AuditRun is gone, and RayJobs whose run has ended.
+        """End runs whose Study, AuditRun or PrivacyBudget is gone, and RayJobs whose run has ended.
 
         Kubernetes collects them by their owner reference; somebody may have deleted the owner and
         left them on purpose. Runs are listed before owners, so none that was just made is taken.

@@ -17,7 +17,7 @@ import structlog
 # Public in ``kopf.spawn_tasks``, and nowhere else: it holds the connections, which we close.
 from kopf._cogs.structs.credentials import Vault
 
-from primum.adapters.kube_manifests import endpoint, workload
+from primum.adapters.kube_manifests import workload
 from primum.adapters.kube_manifests.names import RELEASE, RUN
 from primum.domain.errors import PrimumError
 from primum.domain.names import ResourceKey
@@ -28,12 +28,48 @@ _AGAIN_SECONDS = 2.0
 _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 3.0)
 _BACKOFF_SECONDS_LAST = 5.0
 _EXIT_SECONDS = 1.0
-_IDLE_SECONDS = 1.0  # kopf keeps a task for each object that long after it changed.
+# kopf keeps a task, with all of the object in it, for each object that long after it changed.
+_IDLE_SECONDS = 0.2
+_LISTED_AT_ONCE = 100  # Objects of a page of the first list; all in one take more than we are.
 _CANCEL_ATTEMPTS = 20
 _CANCEL_SECONDS = 0.5
 _CLOSE_SECONDS = 0.25  # Connections say goodbye to their server after they were closed.
 
 log = structlog.get_logger(__name__)
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """No progress of handlers: ours are told of events, and have none."""
+
+    def fetch(self, **_: Any) -> None:
+        """None is kept."""
+
+    def store(self, **_: Any) -> None:
+        """None is kept."""
+
+    def purge(self, **_: Any) -> None:
+        """None is kept."""
+
+    def touch(self, **_: Any) -> None:
+        """Nothing is marked."""
+
+    def clear(self, *, essence: Any) -> Any:
+        """Nothing of it is ours."""
+        return essence
+
+
+class _NoDifferences(kopf.DiffBaseStorage):
+    """No differences between versions of an object: kopf would copy each of them to find some."""
+
+    def build(self, **_: Any) -> Any:
+        """Nothing of an object counts."""
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        """Nothing is kept."""
+
+    def store(self, **_: Any) -> None:
+        """Nothing is kept."""
 
 
 class _ForEver(Sequence[float]):
@@ -200,14 +236,17 @@ def queued_workloads(heard: Heard) -> Declare:
     return declare
 
 
-def endpoints(heard: Heard) -> Declare:
-    """What serves Releases: whatever becomes of it, its Release is looked at."""
-    group, _, version = endpoint.API_VERSION.partition("/")
+def endpoints(heard: Heard, watched: tuple[str, str, str]) -> Declare:
+    """What serves Releases: whatever becomes of it, its Release is looked at.
+
+    Args:
+        heard: Told of Releases.
+        watched: Group, version and plural of what serves them.
+    """
+    group, version, plural = watched
 
     def declare(registry: kopf.OperatorRegistry) -> None:
-        @kopf.on.event(
-            group, version, endpoint.PLURAL, labels={RELEASE: kopf.PRESENT}, registry=registry
-        )
+        @kopf.on.event(group, version, plural, labels={RELEASE: kopf.PRESENT}, registry=registry)
         def endpoint_changed(meta: Mapping[str, Any], **_: Any) -> None:
             _owner_changed(meta, heard)
 
@@ -237,4 +276,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.networking.error_backoffs = _ForEver()
     settings.queueing.exit_timeout = _EXIT_SECONDS
     settings.queueing.idle_timeout = _IDLE_SECONDS
+    settings.watching.chunk_size = _LISTED_AT_ONCE
+    settings.persistence.progress_storage = _NoProgress()
+    settings.persistence.diffbase_storage = _NoDifferences()
     return settings

@@ -49,6 +49,8 @@ class ClusterForm:
         contexts: Where the run's Secret is mounted, without a slash at the end.
         secret: Name of the run's Secret.
         environment: Variables of steps; nothing secret.
+        variables: Variables of steps that hold a key of a Secret: by variable, Secret and key.
+        secrets: Further Secrets of steps by mount path; Kubeflow shows all keys of each.
         claims: Claim by mount path.
         config_maps: ConfigMap by mount path.
         scratch: Mount paths of empty volumes; in memory where the value is ``Memory``.
@@ -68,6 +70,8 @@ class ClusterForm:
     step_labels: Mapping[str, str] = field(default_factory=dict)
     step_annotations: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
     claims: Mapping[str, str] = field(default_factory=dict)
     config_maps: Mapping[str, str] = field(default_factory=dict)
     scratch: Mapping[str, str] = field(default_factory=dict)
@@ -183,11 +187,21 @@ def _step_pod(form: ClusterForm) -> Json:
         pod["podMetadata"]["annotations"] = dict(form.step_annotations)
     pod["secretAsVolume"] = [
         {
-            "mountPath": form.contexts,
+            "mountPath": path,
             "optional": False,
-            "secretName": form.secret,
-            "secretNameParameter": _constant(form.secret),
+            "secretName": name,
+            "secretNameParameter": _constant(name),
         }
+        for path, name in {form.contexts: form.secret, **form.secrets}.items()
+    ]
+    pod["secretAsEnv"] = [
+        {
+            "keyToEnv": [{"envVar": variable, "secretKey": key}],
+            "optional": False,
+            "secretName": name,
+            "secretNameParameter": _constant(name),
+        }
+        for variable, (name, key) in form.variables.items()
     ]
     pod["pvcMount"] = [
         {"mountPath": path, "constant": claim, "pvcNameParameter": _constant(claim)}

@@ -14,6 +14,7 @@ import importlib
 import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -37,6 +38,7 @@ from primum.domain.study.steps import (
     receipt_from_json,
     work_request_from_json,
 )
+from primum_pipelines.fan_out import FanOut, using
 from primum_pipelines.progress import keep_traceback
 
 PRELOAD: Mapping[str, Sequence[str]] = {
@@ -52,6 +54,10 @@ PRELOAD: Mapping[str, Sequence[str]] = {
 }
 """What each kind of warm worker imports before its first call. A missing one is skipped."""
 
+TOGETHER = frozenset({"primum_pipelines.kinds.train.step:train"})
+"""Bodies that every worker of a Study runs at once, as one ``torch.distributed`` group."""
+
+_LEAVE: ContextVar[Callable[[Mapping[str, JSON]], None] | None] = ContextVar("leave", default=None)
 _MESSAGE_LENGTH_MAX = 1024
 _EXPOSED = "Exposed"
 _ZERO = "0"
@@ -175,22 +181,32 @@ class _Step:
         return self.services.artifacts_uri(str(study["uid"]), int(str(study["generation"])))
 
 
-def work(entry: str, payload: Mapping[str, JSON]) -> dict[str, JSON]:
+def work(
+    entry: str,
+    payload: Mapping[str, JSON],
+    *,
+    leave: Callable[[Mapping[str, JSON]], None] | None = None,
+    fan_out: FanOut | None = None,
+) -> dict[str, JSON]:
     """Run a heavy function inside a compute worker.
 
     Args:
         entry: ``package.module:function``, from a ``WorkRequest`` to a ``WorkResult``.
         payload: A ``WorkRequest`` as JSON.
+        leave: Takes reports that count if this process is lost before it gives its own.
+        fan_out: Who may do parts of the work; ``None`` for nobody.
 
     Returns:
         Its ``WorkResult`` as JSON; a failed one where the function raised. No exception leaves,
         since a framework would print its text and arguments.
     """
     step, artifacts_uri = "step", ""
+    held = _LEAVE.set(leave)
     try:
         request = work_request_from_json(payload)
         step, artifacts_uri = str(request.context["step"]), request.artifacts_uri
-        result: WorkResult = _function(entry)(request)
+        with using(fan_out):
+            result: WorkResult = _function(entry)(request)
         return result.to_json()
     except BaseException as error:  # noqa: BLE001 - a worker outlives whatever a body raises
         if artifacts_uri:
@@ -205,6 +221,19 @@ def work(entry: str, payload: Mapping[str, JSON]) -> dict[str, JSON]:
             body_seconds=_ZERO,
         )
         return failed.to_json()
+    finally:
+        _LEAVE.reset(held)
+
+
+def leave(result: WorkResult) -> None:
+    """Leave a report that counts if this worker is lost: of the last one left, if any is kept.
+
+    Args:
+        result: A failed report; its receipts must cover all that may run before the next one.
+    """
+    keep = _LEAVE.get()
+    if keep is not None:
+        keep(result.to_json())
 
 
 def scrubbed(step: str, error: BaseException) -> str:

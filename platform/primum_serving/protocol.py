@@ -11,7 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from primum_serving.registry import ServedModel
+from primum_pipelines.datasets.table import LabelTask
+from primum_serving.registry import Answers, ModelSpec, ServedModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
 INPUT_NAME = "features"
 LABEL_NAME = "label"
 PROBABILITY_NAME = "probability"
+REASON_NAME = "reason"
+ABSTAIN = "abstain"
 BODY_BYTES_MAX = 16 * 2**20  # Some 1,000 rows of 28 x 28 pixels as JSON text.
 ROWS_MAX = 1024
 VALUES_MAX = 2_000_000
 _DEPTH_MAX = 8
+_THRESHOLD = 0.5
 _ID_LENGTH_MAX = 128
 _NUMERIC = frozenset(
     (
@@ -112,32 +116,38 @@ def answer(request: Mapping[str, Any], served: ServedModel) -> dict[str, Any]:
         served: The model.
 
     Returns:
-        The protocol's response object: ``label`` as BYTES ``(n)``, ``probability`` as FP32 ``(n,
-        classes)``.
+        The protocol's response object: ``label`` as BYTES ``(n)``, of several labels as BOOL ``(n,
+        classes)``, of masks as UINT8 class numbers ``(n, ...)``; ``probability`` as FP32 ``(n,
+        classes, ...)``. A model that abstains where its members disagree also has ``reason`` as
+        BYTES ``(n)``, empty where it answers; elsewhere its label is ``abstain`` and its
+        probabilities are 0, so that nobody takes an arbitrary answer for one.
 
     Raises:
         BadRequest: If the request breaks a rule.
     """
-    wanted = _wanted(request.get("outputs"))
-    features = rows(request, served)
-    probabilities = served.model.predict_proba(features)
-    classes = served.model.spec.classes
-    labels = [classes[int(index)] for index in probabilities.argmax(axis=1)]
+    spec = served.model.spec
+    wanted = _wanted(request.get("outputs"), abstains=bool(spec.agreement))
+    answers = served.model.answer(rows(request, served))
     outputs: list[dict[str, Any]] = []
     if LABEL_NAME in wanted:
-        outputs.append(
-            {"name": LABEL_NAME, "datatype": "BYTES", "shape": [len(labels)], "data": labels}
-        )
+        outputs.append({"name": LABEL_NAME, **_labels(answers, spec)})
     if PROBABILITY_NAME in wanted:
+        probabilities = _probabilities(answers)
         flat = [round(float(value), 7) for value in probabilities.ravel()]
         outputs.append(
             {
                 "name": PROBABILITY_NAME,
                 "datatype": "FP32",
-                "shape": [len(labels), len(classes)],
+                "shape": list(probabilities.shape),
                 "data": flat,
-                "parameters": {"classes": ",".join(classes)},
+                "parameters": {"classes": ",".join(spec.classes)},
             }
+        )
+    if REASON_NAME in wanted:
+        why = f"fewer than {spec.agreement} of the ensemble's members say the same"
+        reasons = ["" if given else why for given in answers.answered]
+        outputs.append(
+            {"name": REASON_NAME, "datatype": "BYTES", "shape": [len(reasons)], "data": reasons}
         )
     found: dict[str, Any] = {
         "model_name": served.name,
@@ -150,18 +160,53 @@ def answer(request: Mapping[str, Any], served: ServedModel) -> dict[str, Any]:
     return found
 
 
+def _labels(answers: Answers, spec: ModelSpec) -> dict[str, Any]:
+    """The answers without their probabilities; a label applies from one half on."""
+    probabilities = answers.probabilities
+    if spec.task == LabelTask.MULTI_LABEL:
+        applies = probabilities >= _THRESHOLD
+        return {"datatype": "BOOL", "shape": list(applies.shape), "data": applies.ravel().tolist()}
+    chosen = probabilities.argmax(axis=1)
+    if spec.task == LabelTask.SEGMENTATION:
+        return {"datatype": "UINT8", "shape": list(chosen.shape), "data": chosen.ravel().tolist()}
+    names = [
+        spec.classes[int(index)] if given else ABSTAIN
+        for index, given in zip(chosen, answers.answered, strict=True)
+    ]
+    return {"datatype": "BYTES", "shape": [len(names)], "data": names}
+
+
+def _probabilities(answers: Answers) -> np.ndarray:
+    """Of an abstention nothing is told."""
+    probabilities = answers.probabilities.copy()
+    probabilities[~answers.answered] = 0
+    return probabilities
+
+
 def metadata(served: ServedModel) -> dict[str, Any]:
     """The protocol's description of a model, with the claim that its certificate makes."""
     spec = served.model.spec
+    pixels = list(spec.input_shape[1:]) if spec.task == LabelTask.SEGMENTATION else []
+    label = {
+        LabelTask.MULTI_LABEL.value: ("BOOL", [-1, len(spec.classes)]),
+        LabelTask.SEGMENTATION.value: ("UINT8", [-1, *pixels]),
+    }.get(spec.task, ("BYTES", [-1]))
+    outputs = [
+        {"name": LABEL_NAME, "datatype": label[0], "shape": label[1]},
+        {
+            "name": PROBABILITY_NAME,
+            "datatype": "FP32",
+            "shape": [-1, len(spec.classes), *pixels],
+        },
+    ]
+    if spec.agreement:
+        outputs.append({"name": REASON_NAME, "datatype": "BYTES", "shape": [-1]})
     return {
         "name": served.name,
         "versions": [served.version],
         "platform": f"primum_{spec.model}",
         "inputs": [{"name": INPUT_NAME, "datatype": "FP32", "shape": [-1, *spec.input_shape]}],
-        "outputs": [
-            {"name": LABEL_NAME, "datatype": "BYTES", "shape": [-1]},
-            {"name": PROBABILITY_NAME, "datatype": "FP32", "shape": [-1, len(spec.classes)]},
-        ],
+        "outputs": outputs,
         "parameters": {
             "classes": list(spec.classes),
             "artifactDigest": served.digest,
@@ -203,15 +248,15 @@ def _number(item: float) -> float:
         raise BadRequest("inputs[0].data must be finite") from None
 
 
-def _wanted(value: object) -> frozenset[str]:
-    known = frozenset((LABEL_NAME, PROBABILITY_NAME))
+def _wanted(value: object, *, abstains: bool) -> frozenset[str]:
+    known = frozenset((LABEL_NAME, PROBABILITY_NAME, *((REASON_NAME,) if abstains else ())))
     if value is None:
         return known
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise BadRequest("outputs must list objects with a name")
     names = frozenset(str(item.get("name")) for item in value)
     if not names or names - known:
-        raise BadRequest(f"outputs must name {LABEL_NAME} or {PROBABILITY_NAME}")
+        raise BadRequest(f"outputs must name {' or '.join(sorted(known))}")
     return names
 
 

@@ -58,6 +58,26 @@ class ModelSpec(Protocol):
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the outputs."""
 
+    @property
+    def task(self) -> str:
+        """What it says of a row, as ``LabelTask`` has it."""
+
+    @property
+    def agreement(self) -> str:
+        """Least share of members behind an answer; empty for a model that never abstains."""
+
+
+class Answers(Protocol):
+    """What a model answers for some rows."""
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """``(n, classes, ...)``; pixels of masks."""
+
+    @property
+    def answered(self) -> np.ndarray:
+        """``(n,)``, false where the model abstains."""
+
 
 class Model(Protocol):
     """A loaded model."""
@@ -66,8 +86,8 @@ class Model(Protocol):
     def spec(self) -> ModelSpec:
         """Its description."""
 
-    def predict_proba(self, features: np.ndarray) -> np.ndarray:
-        """Probabilities ``(n, classes)`` for rows ``(n, *input_shape)``."""
+    def answer(self, features: np.ndarray) -> Answers:
+        """Answers for rows ``(n, *input_shape)``."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

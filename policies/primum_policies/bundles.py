@@ -19,6 +19,7 @@ API_VERSION = "primum.dev/v1alpha1"
 EXTENDS_DEPTH_MAX = 4  # Nobody can say what a longer chain allows.
 
 
+@functools.cache
 def bundle_names() -> tuple[str, ...]:
     """Names of the built-in bundles, sorted."""
     folder = resources.files("primum_policies") / "bundles"

@@ -22,8 +22,14 @@ SHADOWED = {
     "LabelOnly",
     "ShadowClassifier",
 }
-SAMPLED = {"DOMIAS", "SampleDistance", "Copies"}
-INVERTING = {"GradientInversion", "Imprint", "ModelInversion", "PrivacySusceptibility"}
+SAMPLED = {"DOMIAS", "SampleDistance", "Copies", "GeneratorLoss", "MeanEmbedding"}
+INVERTING = {
+    "GradientInversion",
+    "DiffusionPrior",
+    "Imprint",
+    "ModelInversion",
+    "PrivacySusceptibility",
+}
 BUILT_IN = {"MechanismSelfTest", "OneRunCanary"} | INVERTING | SHADOWED | SAMPLED
 KINDS = {EvidenceKind.MEMBERSHIP, EvidenceKind.RECONSTRUCTION, EvidenceKind.SELF_TEST}
 

@@ -37,7 +37,12 @@ from primum_policies import cel
 
 ROOT = Path(__file__).parents[2]
 GROUP = "primum.dev"
-RENDERINGS = {"default": helm.default, "full": helm.full, "trial": helm.trial}
+RENDERINGS = {
+    "default": helm.default,
+    "full": helm.full,
+    "trial": helm.trial,
+    "shared": helm.shared,
+}
 PEOPLE = ("reader", "scientist", "steward", "compliance", "auditor", "submitter")
 WRITES = {"create", "update", "patch", "delete", "deletecollection"}
 READS = {"get", "list", "watch"}
@@ -689,8 +694,7 @@ def test_runs_reach_the_ledger_api_and_never_the_database(rendering: str) -> Non
     own = operator_settings.from_environment(environment(container(manifests, "operator")))
     service = named(manifests, "Service", "primum-api")
     port = service["spec"]["ports"][0]["port"]
-    scheme = "https" if rendering == "full" else "http"
-    assert own.cluster.jobs.ledger_url == f"{scheme}://primum-api.{NAMESPACE}.svc:{port}"
+    assert own.cluster.jobs.ledger_url == f"https://primum-api.{NAMESPACE}.svc:{port}"
     egress = policies_in(manifests, "oncology")["primum-steps"]["egress"]
     ports = [port for rule in egress for port in rule.get("ports", ())]
     assert {"protocol": "TCP", "port": 8399} in ports
@@ -724,8 +728,8 @@ def test_processes_understand_their_arguments() -> None:
 
 
 def test_server_of_releases_reads_what_the_operator_publishes_and_no_more() -> None:
-    operator = named(helm.full(), "Deployment", "primum-operator")["spec"]["template"]["spec"]
-    served = named(helm.full(), "Deployment", "primum-serving")["spec"]["template"]["spec"]
+    operator = named(helm.shared(), "Deployment", "primum-operator")["spec"]["template"]["spec"]
+    served = named(helm.shared(), "Deployment", "primum-serving")["spec"]["template"]["spec"]
     claims = [
         {volume["name"]: volume for volume in pod["volumes"]}["serving"]["persistentVolumeClaim"]
         for pod in (operator, served)
@@ -735,19 +739,47 @@ def test_server_of_releases_reads_what_the_operator_publishes_and_no_more() -> N
     mounts = {item["name"]: item for item in server["volumeMounts"]}
     assert set(mounts) == {"tmp", "serving", "key"}, "not the home, and not the key that signs"
     assert mounts["serving"]["readOnly"] is True
-    settings = platform_settings.from_environment(environment(container(helm.full(), "operator")))
+    told = container(helm.shared(), "operator")
+    settings = platform_settings.from_environment(environment(told))
+    artifacts = {item["name"]: item for item in told["volumeMounts"]}["artifacts"]
+    assert bootstrap.artifacts_uri(settings) == f"file://{artifacts['mountPath']}"
+    assert artifacts["readOnly"] is True
+    assert operator_settings.from_environment(environment(told)).cluster.endpoints is None
     assert f"--registry={bootstrap.serving_registry(settings)}" in server["args"]
-    service = named(helm.full(), "Service", "primum-serving")
+    service = named(helm.shared(), "Service", "primum-serving")
     assert settings.host == f"{service['metadata']['name']}.{NAMESPACE}.svc"
     assert settings.serving_port == service["spec"]["ports"][0]["port"]
-    assert policies_in(helm.full(), NAMESPACE)["primum-serving"]["egress"] == []
+    assert policies_in(helm.shared(), NAMESPACE)["primum-serving"]["egress"] == []
+
+
+def test_releases_are_served_in_their_own_namespaces_unless_one_server_is_asked_for() -> None:
+    digest = f"sha256:{'4' * 64}"
+    manifests = helm.rendered(
+        *("--set", "governed.namespaces={oncology}"),
+        *("--set", f"images.worker.digest=sha256:{'5' * 64},images.serving.digest={digest}"),
+    )
+    found = operator_settings.from_environment(environment(container(manifests, "operator")))
+    endpoints = found.cluster.endpoints
+    assert endpoints is not None
+    assert (endpoints.form.kind, endpoints.replicas) == ("Deployment", 2)
+    assert endpoints.image.endswith(digest)
+    rules = rules_of(manifests, "operator-governed")
+    made = {"create", "get", "list", "patch", "delete"}
+    (deployments,) = [set(r["verbs"]) for r in rules if r["resources"] == ["deployments"]]
+    (services,) = [set(r["verbs"]) for r in rules if r["resources"] == ["services"]]
+    assert (deployments, services) == (made | {"watch"}, made)
+    assert not any(i["metadata"]["name"] == "primum-serving" for i in manifests)
+    shared = rules_of(helm.shared(), "operator-governed")
+    assert not any(set(r["resources"]) & {"deployments", "configmaps"} for r in shared)
+    done = helm.template("--set", "serving.mode=Shared")
+    assert "serving.artifactsClaim must name a claim" in done.stderr
 
 
 def test_public_key_is_made_from_the_private_one(tmp_path: Path) -> None:
     """The container's own program runs here; the inference server believes what it made."""
     from primum import signing
 
-    served = named(helm.default(), "Deployment", "primum-serving")["spec"]["template"]["spec"]
+    served = named(helm.shared(), "Deployment", "primum-serving")["spec"]["template"]["spec"]
     private, public = signing.generate()
     (tmp_path / "signing.pem").write_text(private)
     program = served["initContainers"][0]["command"][1:3]
@@ -791,7 +823,11 @@ def test_operator_does_not_start_before_it_could_run_anything() -> None:
     assert replicas() == 0
     assert replicas(*digest) == 0
     assert replicas(*governed) == 0
-    assert replicas(*digest, *governed) == 2
+    assert replicas(*digest, *governed) == 0, "it could serve no Release"
+    served = ("--set", f"images.serving.digest=sha256:{'4' * 64}")
+    assert replicas(*digest, *governed, *served) == 2
+    shared = ("--set", "serving.mode=Shared,serving.artifactsClaim=share")
+    assert replicas(*digest, *governed, *shared) == 2
 
 
 def test_key_is_copied_with_the_mode_that_the_platform_insists_on(tmp_path: Path) -> None:
@@ -838,7 +874,7 @@ def test_tests_ask_services_that_are_there() -> None:
 
 
 def test_home_that_one_node_mounts_keeps_its_users_together() -> None:
-    for component in ("operator", "api", "serving"):
+    for component in ("operator", "api"):
         pod = named(helm.trial(), "Deployment", f"primum-{component}")["spec"]["template"]
         (term,) = pod["spec"]["affinity"]["podAffinity"][
             "requiredDuringSchedulingIgnoredDuringExecution"
@@ -853,7 +889,9 @@ def test_home_that_one_node_mounts_keeps_its_users_together() -> None:
 
 def test_replicas_are_spread_and_kept_up() -> None:
     budgets = {item["metadata"]["name"] for item in of_kind(helm.default(), "PodDisruptionBudget")}
-    assert budgets == {"primum-operator", "primum-api", "primum-webhook", "primum-serving"}
+    assert budgets == {"primum-operator", "primum-api", "primum-webhook"}
+    more = {item["metadata"]["name"] for item in of_kind(helm.shared(), "PodDisruptionBudget")}
+    assert more == budgets | {"primum-serving"}
     assert not of_kind(helm.trial(), "PodDisruptionBudget"), "one replica could never be moved"
 
 
@@ -997,6 +1035,7 @@ def test_notes_say_what_is_still_missing() -> None:
         "create secret generic primum-database",
         "create secret generic primum-signing-key",
         "images.worker.digest is not set",
+        "images.serving.digest is not set",
         "No namespace is governed",
         "make sure that yours does",
     ):
@@ -1004,6 +1043,7 @@ def test_notes_say_what_is_still_missing() -> None:
     assert "TRIAL" in notes("--values", str(helm.TRIAL))
     everything = notes(
         *("--set", f"images.worker.digest=sha256:{'5' * 64}"),
+        *("--set", f"images.serving.digest=sha256:{'4' * 64}"),
         *("--set", "governed.namespaces={oncology}"),
     )
     assert "is not set" not in everything

@@ -211,7 +211,7 @@ spec:
   study: anything
   audit: {kind: Membership, attack: Lira}
 """,
-        "spec.audit.attack must be one of Copies, DOMIAS, GradientInversion",
+        "spec.audit.attack must be one of Copies, DOMIAS, DiffusionPrior, GeneratorLoss",
         "found Lira. Did you mean LiRA?",
     ),
 }
@@ -625,6 +625,57 @@ def test_a_quote_says_how_long_individual_filters_let_a_training_run(apply, prim
     done = primum("quote", "-f", file)
     assert done.code == 0, done
     assert "20 epochs (individual filters, run for 60)" in " ".join(done.out.split())
+
+
+def test_a_quote_shows_a_search_beside_one_training_and_as_many_in_full(apply, primum):
+    before = state(primum)
+    done = primum("quote", "-f", EXAMPLES / "breast-cancer" / "searched.yaml")
+    assert done.code == 0, done
+    said = " ".join(done.out.split())
+    assert "search with random stopping, 6.35 trials expected (one training: epsilon" in said
+    assert "as many in full:" in said
+    assert state(primum) == before
+
+
+def test_a_plan_says_what_it_means_for_a_patient_and_spends_nothing(apply, primum, tmp_path):
+    before = state(primum)
+    picture = tmp_path / "corridor.svg"
+    study_file = EXAMPLES / "breast-cancer" / "study.yaml"
+    done = primum("bounds", "plan", "-f", study_file, "--picture", picture, "-o", "json")
+    assert done.code == 0, done
+    told = done.json()[0]["budgets"]["wisconsin"]
+    assert told["exact"] == "yes"
+    assert told["curve"] == "LossDistribution"
+    assert 0.5 < float(told["membership"]["bestGuessRight"]) < 0.953
+    named = [float(told["identification"][count]) for count in ("2", "10", "100", "1000")]
+    assert named == sorted(named, reverse=True)
+    assert named[2] > 0.01
+    assert told["fromScratch"]["dimension"] == 30
+    assert "in the data? The best possible test is right at most" in told["sentences"][0]
+    assert "patient" in told["sentences"][0]
+    assert picture.read_text().startswith("<?xml")
+    said = primum("bounds", "plan", "-f", study_file, "--prior", "0.1")
+    assert "10 percent sure that a patient was in the data" in said.out
+    assert "exact, for all that the plan charges to it" in said.out
+    assert state(primum) == before
+
+
+BAD_PLANS = {
+    ("--prior", "1"): (2, "--prior must be above 0 and below 1; found 1."),
+    ("--picture", "corridor.pdf"): (2, "--picture must end in .svg or .png; found corridor.pdf."),
+}
+
+
+@pytest.mark.parametrize(("words", "expected"), BAD_PLANS.items())
+def test_a_meaning_that_was_asked_for_wrongly(primum, words, expected):
+    done = primum("bounds", "plan", "-f", EXAMPLES / "breast-cancer" / "study.yaml", *words)
+    assert (done.code, expected[1] in done.err) == (expected[0], True), done
+
+
+def test_a_study_without_a_mechanism_means_nothing(primum):
+    done = primum("bounds", "plan", "-f", EXAMPLES / "breast-cancer" / "non-private.yaml")
+    assert done.code == 3
+    assert "NoMechanism" in done.err
 
 
 def test_a_quote_needs_a_study(primum):

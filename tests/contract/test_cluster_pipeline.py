@@ -33,6 +33,8 @@ FORM = {
     "step_labels": {"primum.dev/reservation": "h"},
     "step_annotations": {"primum.dev/reservations": "h,i"},
     "environment": {"PRIMUM_HOME": "/var/lib/primum"},
+    "variables": {"AWS_ACCESS_KEY_ID": ("primum-dataset-login", "id")},
+    "secrets": {"/var/run/secrets/primum-data": "primum-dataset-login"},
     "claims": {
         "/var/lib/primum/artifacts": "primum-artifacts",
         "/var/lib/primum-data": "primum-dataset-scans",
@@ -88,6 +90,10 @@ def by_kfp(steps):
         for key, value in FORM["step_annotations"].items():
             kubernetes.add_pod_annotation(task, key, value)
         kubernetes.use_secret_as_volume(task, "primum-r", FOLDER)
+        for path, name in FORM["secrets"].items():
+            kubernetes.use_secret_as_volume(task, name, path)
+        for variable, (name, key) in FORM["variables"].items():
+            kubernetes.use_secret_as_env(task, name, {key: variable})
         for path, name in FORM["claims"].items():
             kubernetes.mount_pvc(task, name, path)
         for path, name in FORM["config_maps"].items():
@@ -195,7 +201,7 @@ def test_a_step_reads_its_context_from_the_runs_secret(made, pods):
         given = chain[step]["inputs"]["parameters"]["context"]
         path = f"{FOLDER}/{number:03d}-{step}.json"
         assert given == {"runtimeValue": {"constant": path}}
-        (mounted,) = pods[f"exec-{step}"]["secretAsVolume"]
+        (mounted, _) = pods[f"exec-{step}"]["secretAsVolume"]
         assert (mounted["secretName"], mounted["mountPath"]) == ("primum-r", FOLDER)
     assert "inputDefinitions" not in made["pipeline_spec"]["root"]
 

@@ -350,6 +350,11 @@ WARDS = {"by": "Cohort", "column": "ward", "values": ["icu", "surgery"]}
 ENDING = {**MONTHS, "end": "2026-07-01"}
 ROUNDS = {"rule": "Rounds", "days": "30", "rounds": 12}
 
+RATES = {"parameter": "learningRate", "values": ["0.1", "1"]}
+TRIALS = {"space": [RATES], "trials": 4, "score": "Public"}
+RANDOM = {"space": [RATES], "randomStopping": {"distribution": "Poisson", "mean": "5"}}
+GEOMETRIC = {"distribution": "TruncatedNegativeBinomial", "shape": "1", "gamma": "0.1"}
+
 WRONG = [
     ("PrivacyBudget", "metadata.name", "Ward.7"),
     ("PrivacyBudget", "spec.guarantee.epsilon", "0"),
@@ -421,6 +426,38 @@ WRONG = [
     ("Study", "spec.job.train.individualFilter", {"epochs": 20}),
     ("Study", "spec.job.train.individualFilter", {}),
     ("Study", "spec.job.train.individualFilter", {"epochs": 30, "rate": 1}),
+    ("Study", "spec.job.train.search", {}),
+    ("Study", "spec.job.train.search", {"space": [], "trials": 4, "score": "Public"}),
+    ("Study", "spec.job.train.search", {**TRIALS, "trials": 1}),
+    ("Study", "spec.job.train.search", {**TRIALS, "trials": 201}),
+    ("Study", "spec.job.train.search", {**TRIALS, "seed": 1}),
+    ("Study", "spec.job.train.search", {**TRIALS, "score": "HeldOut"}),
+    ("Study", "spec.job.train.search", {**TRIALS, "noiseMultiplier": "5"}),
+    ("Study", "spec.job.train.search", {**TRIALS, "randomStopping": GEOMETRIC}),
+    ("Study", "spec.job.train.search", {**RANDOM, "score": "Training"}),
+    ("Study", "spec.job.train.search", {**TRIALS, "space": [{"parameter": "learningRate"}]}),
+    ("Study", "spec.job.train.search", {**TRIALS, "space": [{**RATES, "low": "1", "high": "2"}]}),
+    ("Study", "spec.job.train.search", {**TRIALS, "space": [{**RATES, "parameter": "seed"}]}),
+    ("Study", "spec.job.train.search", {**TRIALS, "space": [{**RATES, "scale": "Log"}]}),
+    (
+        "Study",
+        "spec.job.train.search",
+        {**TRIALS, "space": [{"parameter": "epochs", "low": "9", "high": "3"}]},
+    ),
+    *(
+        ("Study", "spec.job.train.search", {**RANDOM, "score": "Public", "randomStopping": law})
+        for law in (
+            {"distribution": "Geometric"},
+            {"distribution": "Poisson"},
+            {"distribution": "Poisson", "mean": "0"},
+            {**GEOMETRIC, "mean": "5"},
+            {**GEOMETRIC, "gamma": "1.5"},
+            {**GEOMETRIC, "shape": None},
+        )
+    ),
+    ("Study", "spec.job.train.loss", "BatchDice"),
+    ("Study", "spec.job.train.answers", {"abstainBelow": "0.9"}),
+    ("Study", "spec.job.train.answers", {"temperature": "Private"}),
     ("Study", "spec.job.train.maxGradNorm", "0"),
     ("Study", "spec.job.train.momentum", "1"),
     ("Study", "spec.job.train.optimizer", "LBFGS"),

@@ -152,6 +152,39 @@ def test_a_dossier_is_everything_about_one_generation(evidence):
     assert evidence.dossier("study-1", 2, facts={}).plan is None
 
 
+def test_a_process_that_has_not_seen_the_plan_reads_the_same_dossier(stores):
+    from primum.domain import names
+
+    if stores.kind == "memory":
+        pytest.skip("memory is one process")
+    wrote, facts = stores.evidence, {"Note": "study-1/1"}
+    wrote.put_plan(make_plan())
+    wrote.put_fact("Note", "study-1/1", {"n": 1})
+    for step in ("validate", "job"):
+        outcome_id = names.outcome_id("study-1", 1, step)
+        outcome = make_outcome(outcome_id=outcome_id, step=step)
+        record(wrote, outcome, records=[make_evidence(step)])
+    later = type(wrote)(stores.database, clock=stores.clock)
+    found = later.dossier("study-1", 1, facts=facts)
+    assert list(found.outcomes) == ["validate", "job"]
+    assert [item.name for item in found.evidence] == ["validate", "job"]
+    assert found == wrote.dossier("study-1", 1, facts=facts)
+    assert found == later.dossier("study-1", 1, facts=facts)
+
+
+def test_a_fact_that_was_read_is_remembered_and_one_that_was_changed_is_never_read(stores):
+    if stores.kind == "memory":
+        pytest.skip("memory has no second door")
+    store = stores.evidence
+    store.put_fact("Note", "a", {"n": "1"})
+    assert store.fact("Note", "a") == {"n": "1"}
+    change = "UPDATE facts SET body = replace(body, '1', '2')"
+    stores.database.write(lambda connection: connection.exec_driver_sql(change))
+    assert store.fact("Note", "a") == {"n": "1"}
+    with pytest.raises(Tampered, match="digest"):
+        type(store)(stores.database, clock=stores.clock).fact("Note", "a")
+
+
 def test_another_fact_under_the_same_key_is_a_conflict(evidence):
     evidence.put_fact("Note", "a", {"n": 1})
     with pytest.raises(Conflict, match="Note a"):

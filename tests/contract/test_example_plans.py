@@ -33,7 +33,7 @@ UNITS = {  # as registering the datasets counts them
     "csv://admissions.csv": (1200, 983),  # of the three months of winter.yaml
 }
 REFUSED = {"as-usual"}
-VOID = {"void-biopsies", "laundered", "filtered-xrays"}
+VOID = {"void-biopsies", "laundered", "filtered-xrays", "unprotected"}
 PLUGIN = {"leaky": "LeakySGD"}
 
 

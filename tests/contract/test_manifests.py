@@ -153,6 +153,47 @@ def test_gpus_are_workers_times_gpus_per_worker() -> None:
     assert group["template"]["spec"]["tolerations"]
 
 
+def worker_group(group: rayjob.WorkerGroup) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A group's spec and its container's resources."""
+    spec: Any = rayjob.ray_job(replace(REQUEST, groups=(group,)))["spec"]
+    (made,) = spec["rayClusterSpec"]["workerGroupSpecs"]
+    return made, made["template"]["spec"]["containers"][0]["resources"]
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_each_worker_has_a_pod(workers: int) -> None:
+    """The number is fixed: an elastic one would change the sampling rate behind epsilon."""
+    made, _ = worker_group(replace(WORKERS, workers=workers))
+    assert made["replicas"] == made["minReplicas"] == made["maxReplicas"] == workers
+    assert made["rayStartParams"] == {}
+
+
+def test_workers_that_share_a_gpu_share_a_pod() -> None:
+    """Kueue sees one GPU for each pod, and CPU and memory of both workers in it."""
+    shared = replace(WORKERS, workers=6, workers_per_gpu=2, ray_cpus=2)
+    made, resources = worker_group(shared)
+    assert made["replicas"] == made["minReplicas"] == made["maxReplicas"] == 3
+    assert made["rayStartParams"] == {"num-cpus": "2"}
+    own = REQUEST.sizes.worker
+    assert resources["limits"]["nvidia.com/gpu"] == 1
+    assert (own.cpu, own.memory, own.cpu_limit) == ("4", "16Gi", "8")
+    assert resources["requests"] == {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": 1}
+    assert resources["limits"]["cpu"] == "16"
+    assert rayjob.gpus(replace(REQUEST, groups=(shared,))) == 3
+
+
+def test_cpus_of_a_worker_are_asked_for_and_no_more_used() -> None:
+    _, resources = worker_group(replace(WORKERS, gpus_per_worker=0, cpus_per_worker=6))
+    assert resources["requests"]["cpu"] == resources["limits"]["cpu"] == "6"
+    _, given = worker_group(replace(WORKERS, workers=1))
+    assert given["limits"]["cpu"] == "8"
+
+
+def test_a_size_is_multiplied_in_its_own_unit() -> None:
+    assert Size("500m", "3Gi", "1").times(4) == Size("2000m", "12Gi", "4")
+    assert Size("2", "3Gi").times(2) == Size("4", "6Gi")
+
+
 def test_ray_version_is_that_of_the_worker_image() -> None:
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert f"ray=={rayjob.RAY_VERSION}" in pins
@@ -265,6 +306,8 @@ def test_names_are_short_labels_and_deterministic(study: str, step: str) -> None
         ({"groups": (WORKERS, WORKERS)}, "groups"),
         ({"groups": (replace(WORKERS, workers=0),)}, "workers"),
         ({"groups": (replace(WORKERS, gpus_per_worker=-1),)}, "workers"),
+        ({"groups": (replace(WORKERS, workers=3, workers_per_gpu=2),)}, "share one GPU"),
+        ({"groups": (replace(WORKERS, gpus_per_worker=2, workers_per_gpu=2),)}, "share one GPU"),
         ({"groups": (replace(WORKERS, reservation=""),)}, "reservation"),
         ({"groups": (replace(WORKERS, inspection=RUN),)}, "inspection"),
         ({"groups": (replace(WORKERS, name="Workers"),)}, "name"),

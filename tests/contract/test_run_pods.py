@@ -115,6 +115,34 @@ def test_ray_job_has_what_its_study_asks_for() -> None:
     assert mounts["artifacts"] == "/var/lib/primum/artifacts"
 
 
+@pytest.mark.parametrize(
+    ("step", "resources", "pods", "counted"),
+    [
+        ("job", {"workers": 3, "gpusPerWorker": 2}, 3, {"num-cpus": "1"}),
+        ("job", {"workers": 3, "gpusPerWorker": 0, "cpusPerWorker": 2}, 3, {"num-cpus": "2"}),
+        (
+            "job",
+            {"workers": 6, "gpusPerWorker": 1, "workersPerGpu": 2, "cpusPerWorker": 3},
+            3,
+            {"num-cpus": "6"},
+        ),
+        ("job", {"workers": 1, "gpusPerWorker": 1}, 1, {}),
+        ("audit", {"workers": 3, "gpusPerWorker": 0}, 3, {}),
+        ("audit", {"workers": 4, "gpusPerWorker": 1, "workersPerGpu": 2}, 1, {}),
+        ("evaluate", {"workers": 3, "gpusPerWorker": 1}, 1, {}),
+    ],
+)
+def test_pods_of_a_step_are_those_that_it_can_use(
+    step: str, resources: dict[str, int], pods: int, counted: dict[str, str]
+) -> None:
+    """Ray counts room for a pod's own workers alone: else it would pack all into the first."""
+    (group,) = made(context(step, resources=resources))["spec"]["rayClusterSpec"][
+        "workerGroupSpecs"
+    ]
+    assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == pods
+    assert group["rayStartParams"] == counted
+
+
 def test_step_without_data_mounts_none() -> None:
     manifest = made(context(tickets={}))
     assert "primum-dataset-files" not in str(manifest)

@@ -187,6 +187,26 @@ def test_a_lost_connection_leaves_balances_as_they_were(database):
     opened.close()
 
 
+def test_a_question_is_asked_again_where_the_connection_was_lost(database):
+    if database.startswith("sqlite"):
+        pytest.skip("a file has no connection to lose")
+    opened = Database(database)
+    backend = opened.ask(lambda c: c.exec_driver_sql("SELECT pg_backend_pid()").scalar())
+    opened.write(lambda c: c.exec_driver_sql(f"SELECT pg_terminate_backend({backend})"))
+    assert opened.ask(lambda c: c.execute(sa.select(tables.counters.c.value)).scalar()) == 0
+    opened.close()
+
+
+def test_a_question_cannot_write(database):
+    if database.startswith("sqlite"):
+        pytest.skip("SQLite's transactions do not say what they are for")
+    opened = Database(database)
+    with pytest.raises(Unavailable, match="read-only"):
+        opened.ask(lambda c: c.execute(sa.update(tables.counters).values(value=99)))
+    assert opened.read(lambda c: c.execute(sa.select(tables.counters.c.value)).scalar()) == 0
+    opened.close()
+
+
 def test_a_full_disk_is_unavailable_and_changes_nothing(fast_folder):
     url = f"sqlite:///{fast_folder}/primum.db"
     migrate(url)

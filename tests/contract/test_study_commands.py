@@ -77,7 +77,9 @@ class Ward:
         kept = artifacts.store(
             f"{bootstrap.artifacts_uri(self.settings)}/{stored.uid}",
             "predictions-wisconsin.npz",
-            predictions.to_bytes(predictions.of(scored, dataset="a")),
+            predictions.to_bytes(
+                predictions.of(scored, dataset="a", readers={"ada": scored.labels})
+            ),
             kind=predictions.ARTIFACT_KIND,
         )
         measured = {n: figure.to_json() for n, figure in utility(scored).items()}
@@ -140,6 +142,9 @@ def test_models_are_tested_on_the_same_units(say):
         item["study"]: item for item in say("good", "fair", "poor", "-o", "json").json()["tests"]
     }
     assert set(tests) == {"oncology/fair", "oncology/poor"}
+    with_ada = tests["oncology/poor"]["readers"]["ada"]  # She is always right.
+    poorer, better = (float(with_ada[side]["kappa"]["estimate"]) for side in ("this", "other"))
+    assert poorer < better
     poor, fair = tests["oncology/poor"], tests["oncology/fair"]
     assert poor["rows"] == ROWS
     assert float(poor["mcnemar"]["adjustedP"]) < 0.001
@@ -173,6 +178,8 @@ def test_a_table_for_people(say):
     assert lines[0].split()[:4] == ["STUDY", "MODEL", "EPSILON", "SPENT"]
     assert lines[1].startswith("oncology/good   Logistic DPSGD   8")
     assert "McNemar p" in done.out
+    assert "kappa with reader ada" in done.out
+    assert "kappa with reader" not in say("good", "poor", PRIMUM_TOKEN="nobody").out
     assert "P-1" not in done.out
 
 

@@ -131,6 +131,29 @@ def chart_with(api, namespace):
         yield lambda *further: stack.enter_context(applied_chart(api, namespace, *further))
 
 
+@pytest.fixture
+def operators_kubeconfig(control_plane, api, namespace):
+    """A function that gives the operator's own rights, which the chart gave before.
+
+    Besides, a clinic keeps its Lease where its Studies are.
+    """
+
+    def made():
+        group, name = "rbac.authorization.k8s.io", "lease-of-this-test"
+        where = f"/apis/{group}/v1/namespaces/{namespace}"
+        rule = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["*"]}
+        head = {"apiVersion": f"{group}/v1", "metadata": {"name": name}}
+        api.post(f"{where}/roles", {**head, "kind": "Role", "rules": [rule]})
+        who = {"kind": "ServiceAccount", "name": "primum-operator", "namespace": helm.NAMESPACE}
+        reference = {"apiGroup": group, "kind": "Role", "name": name}
+        binding = {**head, "kind": "RoleBinding", "roleRef": reference, "subjects": [who]}
+        api.post(f"{where}/rolebindings", binding)
+        token = control_plane.token(helm.NAMESPACE, "primum-operator")
+        return control_plane.kubeconfig_of(f"operator-{namespace}", token)
+
+    return made
+
+
 @pytest.fixture(scope="session")
 def with_chart():
     """``applied_chart``, for fixtures of a module."""

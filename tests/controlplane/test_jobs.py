@@ -105,7 +105,7 @@ def set_status(api, namespace, control_plane, kind):
     api.merge(f"{pods}/{name}/status", {"status": {"phase": phase}})
 
 
-def wait(holds, seconds=30):
+def wait(holds, seconds=120):
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it never came"
@@ -128,6 +128,14 @@ def test_a_run_is_one_job_of_its_study(runner, api, namespace, study):
     assert job["spec"]["backoffLimit"] == 0
     assert job["spec"]["activeDeadlineSeconds"] == JOBS.deadline_seconds
     assert runner.owners() == [(RUN, namespace, study)]
+
+
+def test_the_answer_to_a_launch_is_how_the_run_stands_once(runner, api, namespace, study):
+    launch(runner, namespace, study)
+    api.delete(f"{jobs(namespace)}/primum-{RUN}")
+    wait(lambda: not api.get(jobs(namespace))["items"])
+    assert runner.status(RUN) is RunStatus.RUNNING
+    assert runner.status(RUN) is RunStatus.UNKNOWN
 
 
 def test_its_pod_is_restricted(runner, api, namespace, study):

@@ -6,11 +6,13 @@ as from a laptop. What it tells about was made by an operator before.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import os
 import pathlib
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -27,14 +29,14 @@ from primum.adapters.kube.api import KubeApi
 from primum.adapters.kube.resources import KubeResourceStore
 from primum.adapters.sql import open_stores
 from primum.adapters.system import SystemClock
-from primum.application import budgets
+from primum.application import audit_history, budgets
 from primum.application.observing import CERTIFICATE
 from primum.domain.budget.entries import ReserveRequest
 from primum.domain.names import ResourceKey
 from primum.entrypoints import bootstrap, settings
 from primum.entrypoints.cli.exits import Exit
 
-ACCOUNTS = ("scientist", "auditor", "nobody")
+ACCOUNTS = ("scientist", "auditor", "compliance", "nobody")
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 # Connections of the operator that ended are closed by nobody.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -77,7 +79,9 @@ def hospital(control_plane, folder, with_chart):
     _register(control_plane, namespace, folder)
     (folder / "public.pem").write_text(clinic.platform.signer.public_key(), encoding="utf-8")
     _keep(clinic, uid, f"sqlite:///{folder / 'primum.db'}")
-    with with_chart(api, namespace, "--set", "kubectl.enabled=true") as manifests:
+    values = "kubectl.enabled=true,api.tls.hosts={localhost}"
+    with with_chart(api, namespace, "--set", values) as manifests:
+        _keep_certificate(manifests, folder)
         for item in manifests:
             if item["kind"] == "ConfigMap" and item["metadata"]["name"] == "primum-ledger-api":
                 where = f"/api/v1/namespaces/{helm.NAMESPACE}/configmaps"
@@ -86,12 +90,20 @@ def hospital(control_plane, folder, with_chart):
         for name in ACCOUNTS:
             account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
             api.post(f"/api/v1/namespaces/{namespace}/serviceaccounts", account)
-        for name in ("scientist", "auditor"):
+        for name in ("scientist", "auditor", "compliance"):
             _bind(api, namespace, name, f"primum-{name}")
             _bind(api, "", name, f"primum-api-{name}", subject=namespace)
         yield clinic
-        for name in ("scientist", "auditor"):
+        for name in ("scientist", "auditor", "compliance"):
             api.delete(f"{RBAC}/clusterrolebindings/plugin-{name}")
+
+
+def _keep_certificate(manifests, folder):
+    """The certificate that the chart made, as the API's pod finds it, and its authority."""
+    (secret,) = (i for i in manifests if i["metadata"]["name"] == "primum-api-tls")
+    (folder / "tls").mkdir()
+    for name, text in secret["data"].items():
+        (folder / "tls" / name).write_bytes(base64.b64decode(text))
 
 
 def _register(control_plane, namespace, folder):
@@ -178,6 +190,7 @@ def ledger_api(control_plane, hospital, folder):
     }
     config = control_plane.kubeconfig_of("plugin-api", token)
     command = [sys.executable, "-m", "primum.entrypoints.api", "--cluster"]
+    command.append(f"--certificates={folder / 'tls'}")
     (folder / "keys").mkdir(exist_ok=True)
     with (folder / "api.log").open("wb") as log:
         process = subprocess.Popen(
@@ -190,12 +203,12 @@ def ledger_api(control_plane, hospital, folder):
     _lead_to(api, services, host, port)
     try:
         end = time.monotonic() + 120
-        while not _answers(f"http://{host}:{port}/readyz"):
+        while not _answers(f"https://localhost:{port}/readyz", folder / "tls" / "ca.crt"):
             said = (folder / "api.log").read_text(errors="replace")
             assert process.poll() is None, said
             assert time.monotonic() < end, said
             time.sleep(0.2)
-        yield f"http://{host}:{port}"
+        yield f"https://localhost:{port}"
     finally:
         process.terminate()
         process.wait(60)
@@ -215,9 +228,10 @@ def _lead_to(api, where, host, port):
     api.post(f"{where}/endpoints", {"metadata": named, "subsets": [subset]})
 
 
-def _answers(url):
+def _answers(url, authority):
+    context = ssl.create_default_context(cafile=authority)
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=5, context=context) as answer:
             return answer.status == 200
     except OSError:
         return False
@@ -391,6 +405,89 @@ def test_an_audit_is_declared_by_who_may(ask, hospital):
     assert ask("auditor", *wrong)[0] == Exit.INVALID
 
 
+def test_what_audits_found_is_told_as_far_as_a_role_reaches(ask, hospital, folder):
+    subject = audit_history.release_subject(hospital.namespace, "risk")
+    told = {
+        "uid": "audit-uid",
+        "generation": 1,
+        "run": "again",
+        "attack": "LiRA",
+        "settings": "sha256:0",
+        "causes": [],
+        "verdict": "Pass",
+        "reason": "AuditsPassed",
+        "comparison": "FirstRun",
+        "before": "",
+        "model": "",
+        "seconds": "1",
+        "at": "2026-03-01T00:00:00.000000Z",
+    }
+    stores = open_stores(f"sqlite:///{folder / 'primum.db'}", SystemClock())
+    stores.evidence.put_fact(f"AuditResult {subject}", "audit-uid/1", told)
+    stores.close()
+    said = good(ask("scientist", "audit", "history", "release/risk"))
+    assert said.splitlines()[1].split() == [
+        *("2026-03-01", "00:00", "UTC", "LiRA", "asked", "for", "Pass", "FirstRun", "again"),
+    ]
+    assert "FIGURE" in good(ask("auditor", "audit", "history", "risk"))
+    assert good(ask("scientist", "audit", "history", "risk", "-o", "name")) == (
+        "auditrun.primum.dev/again\n"
+    )
+    found = json.loads(good(ask("scientist", "audit", "history", "risk", "-o", "json")))
+    assert found["audits"][0]["figure"] is None
+    assert ask("scientist", "audit", "history", "none")[0] == Exit.NOT_FOUND
+
+
+def test_names_are_printed_as_kubectl_prints_them(ask, hospital):
+    assert good(ask("scientist", "explain", "study", "one", "-o", "name")) == (
+        "study.primum.dev/one\n"
+    )
+    ids = good(ask("auditor", "ledger", "accounts", "-o", "name")).split()
+    assert len(ids) == len(set(ids)) == 2
+    assert "block whole" in good(ask("auditor", "ledger", "forecast", ids[0]))
+    assert good(ask("auditor", "ledger", "reservations", "scans", "-o", "name")) == ""
+    run = ("audit", "run", "one", "--attack", "LiRA", "--timeout", "0", "-o", "name")
+    said = good(ask("auditor", *run)).strip()
+    assert hospital.get("AuditRun", said.removeprefix("auditrun.primum.dev/"))
+    made = json.loads(good(ask("auditor", *run[:-1], "json")))
+    assert made["kind"] == "AuditRun"
+
+
+def test_only_compliance_takes_a_release_back_and_sees_it_stop(ask, hospital):
+    spec = hospital.get("Release", "risk")["spec"]
+    spec |= {"endpoint": "old"} if "endpoint" in spec else {}
+    hospital.api.post(path("Release", hospital.namespace), manifest("Release", "old", spec))
+    revoke = ("revoke", "release/old", "--reason", "a complaint")
+    code, _, complaints = ask("scientist", *revoke)
+    assert code == Exit.REFUSED
+    assert "cannot patch resource" in complaints
+    assert not hospital.get("Release", "old")["spec"].get("revocation")
+    assert ask("compliance", *revoke[:-1], " ")[0] == Exit.INVALID
+    code, said, _ = ask("compliance", *revoke, "--timeout", "1")
+    assert code == Exit.TIMED_OUT
+    assert "was not seen to have stopped" in said
+    ready = {
+        "type": "Ready",
+        "status": "False",
+        "reason": "Revoked",
+        "message": "a complaint",
+        "observedGeneration": 2,
+        "lastTransitionTime": "2026-03-01T00:00:00Z",
+    }
+    where = path("Release", hospital.namespace, "old")
+    ending = {**ready, "message": "Not down yet: it is being taken down. a complaint"}
+    hospital.api.merge(f"{where}/status", {"status": {"conditions": [ending]}})
+    code, said, _ = ask("compliance", *revoke, "--timeout", "1")
+    assert code == Exit.TIMED_OUT
+    assert "was not seen to have stopped" in said
+    hospital.api.merge(f"{where}/status", {"status": {"conditions": [ready]}})
+    said = good(ask("compliance", "revoke", "old", "--reason", "another reason"))
+    assert said == (
+        "release.primum.dev/old is revoked for good and not served any more: a complaint\n"
+    )
+    assert good(ask("compliance", *revoke, "-o", "name")) == "release.primum.dev/old\n"
+
+
 def test_a_user_with_a_certificate_asks_as_an_account_whose_tokens_they_may_create(ask):
     code, _, complaints = ask("admin", "ledger", "accounts")
     assert code == Exit.REFUSED
@@ -452,10 +549,32 @@ def test_the_contexts_own_namespace_is_the_default_one(plugin, ledger_api, contr
     assert plugin("/nowhere", "explain", "release/risk", *by_option)[0] == 0
 
 
-def test_an_address_of_its_own_is_asked_directly(ask, ledger_api):
-    assert "sim://scans" in good(ask("auditor", "ledger", "accounts", "--ledger", ledger_api))
-    by_variable = ask("auditor", "ledger", "accounts", PRIMUM_LEDGER_URL=ledger_api)
-    assert "sim://scans" in good(by_variable)
+def test_an_address_of_its_own_is_asked_directly_and_checked(ask, ledger_api, folder):
+    authority, asked = str(folder / "tls" / "ca.crt"), ("ledger", "accounts")
+    by_option = ("--ledger", ledger_api, "--ledger-ca", authority)
+    assert "sim://scans" in good(ask("auditor", *asked, *by_option))
+    told = {"PRIMUM_LEDGER_URL": ledger_api, "PRIMUM_LEDGER_CA": authority}
+    assert "sim://scans" in good(ask("auditor", *asked, **told))
+    code, _, complaints = ask("auditor", *asked, "--ledger", ledger_api)
+    assert code == Exit.UNAVAILABLE
+    assert "did not answer" in complaints
+
+
+def test_the_chart_says_where_the_api_is_and_whom_to_believe(
+    ask, ledger_api, folder, control_plane
+):
+    where = f"/api/v1/namespaces/{helm.NAMESPACE}/configmaps/primum-ledger-api"
+    said = control_plane.api.get(where)["data"]
+    authority = (folder / "tls" / "ca.crt").read_text(encoding="utf-8")
+    control_plane.api.merge(where, {"data": {"url": ledger_api, "ca.crt": authority}})
+    try:
+        assert "sim://scans" in good(ask("auditor", "ledger", "accounts"))
+    finally:
+        control_plane.api.merge(where, {"data": {"url": None, "ca.crt": None}})
+    assert control_plane.api.get(where)["data"] == said
+
+
+def test_a_dead_address_is_named(ask):
     code, _, complaints = ask("auditor", "ledger", "accounts", "--ledger", "http://127.0.0.1:9")
     assert code == Exit.UNAVAILABLE
     assert "did not answer" in complaints

@@ -6,12 +6,14 @@ no others; the pods of runs know nothing but the address and what their run's Se
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
 import pathlib
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -49,7 +51,13 @@ class Deployment:
 
     def __init__(self, control_plane, chart, folder, namespace):
         self.plane, self.folder, self.namespace = control_plane, folder, namespace
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.url = f"https://localhost:{free_port()}"
+        self._certificates = folder / "tls"
+        self._certificates.mkdir()
+        (secret,) = (item for item in chart if item["metadata"]["name"] == "primum-api-tls")
+        for name, text in secret["data"].items():
+            (self._certificates / name).write_bytes(base64.b64decode(text))
+        self._authority = str(self._certificates / "ca.crt")
         self.database = f"sqlite:///{folder / 'api' / 'primum.db'}"
         (deployment,) = (
             item
@@ -65,6 +73,7 @@ class Deployment:
         self.shared = {
             "PRIMUM_HOME": str(folder / "home"),
             "PRIMUM_LEDGER_URL": self.url,
+            "PRIMUM_LEDGER_CA": self._authority,
             "PRIMUM_WORKERS": "1",
         }
         self.running: dict[str, subprocess.Popen] = {}
@@ -88,6 +97,7 @@ class Deployment:
             "PRIMUM_API_PORT": self.url.rpartition(":")[2],
         }
         command = ["primum.entrypoints.api", "--cluster", f"--kubeconfig={config}"]
+        command.append(f"--certificates={self._certificates}")
         self._start("api", command, environment)
         end = time.monotonic() + START_SECONDS
         while not self._ready():
@@ -130,7 +140,10 @@ class Deployment:
 
     def client(self, token=None):
         return LedgerApiClient(
-            self.url, lambda: token or self._token.read_text(), patience_seconds=30.0
+            self.url,
+            lambda: token or self._token.read_text(),
+            ca_file=self._authority,
+            patience_seconds=30.0,
         )
 
     def end(self, name, with_signal=signal.SIGTERM):
@@ -151,15 +164,20 @@ class Deployment:
         bootstrap.stop_compute(platform_settings.from_environment(self.shared))
 
     def _ready(self):
+        context = ssl.create_default_context(cafile=self._authority)
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=10) as answer:
+            with urllib.request.urlopen(
+                f"{self.url}/readyz", timeout=10, context=context
+            ) as answer:
                 return answer.status == 200
         except OSError:
             return False
 
 
 @pytest.fixture
-def deployment(control_plane, chart, namespace):
+def deployment(control_plane, chart_with, namespace):
+    """The API speaks TLS, with the certificate that the chart made."""
+    chart = chart_with("--set", "api.tls.hosts={localhost}")
     with tempfile.TemporaryDirectory(prefix="primum-", ignore_cleanup_errors=True) as folder:
         made = Deployment(control_plane, chart, pathlib.Path(folder), namespace)
         try:
@@ -239,9 +257,7 @@ def test_a_study_is_released_while_the_api_alone_holds_ledger_and_key(
     assert deployment.end("operator") == 0
 
 
-def test_the_ledger_is_for_the_operators_own_account_alone(
-    control_plane, deployment, chart, namespace
-):
+def test_the_ledger_is_for_the_operators_own_account_alone(control_plane, deployment, namespace):
     client = deployment.client()
     signer = RemoteSigner(client)
     assert remote_stores(client).ledger.head() == (0, "0" * 64)

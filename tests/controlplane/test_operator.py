@@ -13,11 +13,15 @@ from manifests import manifest, path
 from simulated.jobs import ATTACK
 
 from primum.adapters.kube.api import Verb
+from primum.adapters.kube_manifests.names import RUN
+from primum.application.access import RUN_ENDED
 
 WRITES = (Verb.CREATE, Verb.UPDATE, Verb.PATCH, Verb.DELETE)
 # Connections that a dying API server cut are closed by nobody.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-WRITES_PER_STUDY_MAX = 25  # Start to end, with its share of budget and Release.
+# Start to end, with its Release and what its budget then shows, where each stage is seen by itself.
+# Of a quick run several are one write, and `make bench` holds that to its target.
+WRITES_PER_STUDY_MAX = 30
 
 
 @pytest.fixture
@@ -57,15 +61,15 @@ def test_a_study_goes_from_apply_to_a_served_release(clinic):
 def test_a_study_costs_few_writes_and_a_quiet_cluster_none(clinic):
     with clinic.working():
         clinic.budget()
+        clinic.wait(lambda: clinic.shown("PrivacyBudget", "scans", "Ready").startswith("True"))
+        clinic.requests.clear()
         clinic.study()
         clinic.wait_ended("one")
         clinic.wait(lambda: clinic.shown("Release", "risk", "Ready") == "True Serving")
         time.sleep(2)
-        leases = 8  # Lease renewals until here are no writes of the Study.
-        assert len(writes(clinic)) <= WRITES_PER_STUDY_MAX + leases
-        clinic.requests.clear()
-        time.sleep(7)  # More than a resync.
-        assert {verb for verb, _ in writes(clinic)} <= {Verb.UPDATE}  # The Lease's alone.
+        written = [verb for verb, _ in writes(clinic) if verb is not Verb.UPDATE]
+        assert len(written) <= WRITES_PER_STUDY_MAX  # Updates are the Lease's alone.
+        clinic.wait_quiet()
 
 
 def test_each_transition_is_one_event(clinic):
@@ -169,7 +173,7 @@ def test_the_api_server_may_go_away_in_the_middle(clinic):
     back = threading.Event()
 
     def container(steps):
-        assert back.wait(60)
+        assert back.wait(120)
         return clinic.container(steps)
 
     clinic.kubelet._body = container
@@ -311,4 +315,10 @@ def test_a_run_without_its_study_is_swept(clinic):
     clinic.delete("Study", "one")
     with clinic.working("replica-b") as (operator,):
         clinic.wait(lambda: clinic.api.get(jobs)["items"] == [])
-        assert "primum_operator_orphans_removed_total 1.0" in page(operator, "metrics")
+        clinic.wait(
+            lambda: "primum_operator_orphans_removed_total 1.0" in page(operator, "metrics")
+        )
+    run = job["metadata"]["labels"][RUN]
+    assert clinic.evidence.fact(RUN_ENDED, run) is not None, "its credentials are still good"
+    secret = f"/api/v1/namespaces/{clinic.namespace}/secrets/{job['metadata']['name']}"
+    assert clinic.api.get(secret) is None

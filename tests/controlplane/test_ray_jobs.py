@@ -167,7 +167,7 @@ def often(monkeypatch):
     monkeypatch.setattr(rayjobs, "WATCH_SECONDS", 1)
 
 
-def wait(holds, seconds=60):
+def wait(holds, seconds=120):
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it never came"
@@ -403,7 +403,7 @@ def test_an_api_server_that_is_killed_and_comes_back_changes_nothing(
         return ward.record(driver)
 
     def restart():
-        assert going.wait(60)
+        assert going.wait(120)
         control_plane.end("kube-apiserver", signal.SIGKILL)
         time.sleep(2)
         control_plane.start_api()

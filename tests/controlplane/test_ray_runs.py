@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 
-import helm
 import pytest
 from manifests import manifest, path
 from ray_clinic import RayClinic
@@ -37,19 +36,9 @@ def clinic(control_plane, ray_definitions, chart_with, namespace):
 
 
 @pytest.fixture
-def operator_config(clinic, control_plane, api, namespace):
-    """The operator's own rights; besides, the clinic keeps its Lease where its Studies are."""
-    group, name = "rbac.authorization.k8s.io", "lease-of-this-test"
-    where = f"/apis/{group}/v1/namespaces/{namespace}"
-    rule = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["*"]}
-    head = {"apiVersion": f"{group}/v1", "metadata": {"name": name}}
-    api.post(f"{where}/roles", {**head, "kind": "Role", "rules": [rule]})
-    who = {"kind": "ServiceAccount", "name": "primum-operator", "namespace": helm.NAMESPACE}
-    reference = {"apiGroup": group, "kind": "Role", "name": name}
-    binding = {**head, "kind": "RoleBinding", "roleRef": reference, "subjects": [who]}
-    api.post(f"{where}/rolebindings", binding)
-    token = control_plane.token(helm.NAMESPACE, "primum-operator")
-    return control_plane.kubeconfig_of(f"operator-{namespace}", token)
+def operator_config(clinic, operators_kubeconfig):
+    """The operator's own rights, which the clinic's chart gave."""
+    return operators_kubeconfig()
 
 
 def spent(clinic):
@@ -91,7 +80,7 @@ def test_an_api_server_killed_in_the_middle_changes_nothing(clinic, control_plan
     with clinic.working():
         clinic.budget()
         uid = clinic.study()
-        assert reached.wait(60)
+        assert reached.wait(120)
         control_plane.end("kube-apiserver", signal.SIGKILL)
         time.sleep(2)
         control_plane.start_api()
@@ -142,7 +131,7 @@ def test_deleting_the_study_ends_its_ray_job_and_charges_what_was_opened(clinic)
     with clinic.working():
         clinic.budget()
         uid = clinic.study()
-        assert reached.wait(60)
+        assert reached.wait(120)
         clinic.delete("Study", "one")
         clinic.wait(lambda: clinic.get("Study", "one") is None)
         clinic.wait(lambda: clinic.kuberay.jobs() == [])
@@ -199,7 +188,7 @@ def test_a_ray_job_is_left_alone_while_nobody_says_that_its_run_ended(clinic, mo
     with clinic.working() as (operator,):
         clinic.budget()
         clinic.study()
-        assert reached.wait(60)
+        assert reached.wait(120)
         monkeypatch.setattr(operator._upkeep._cluster.runner, "status", away)
         clinic.wait(asked.is_set)
         time.sleep(2)

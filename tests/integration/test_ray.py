@@ -51,6 +51,26 @@ def leaking(request):
     raise ValueError("patient 42 is 63 years old")
 
 
+def part(shared, item):
+    if item == "leaks":
+        raise ValueError(shared.decode())
+    return f"{shared.decode()} {item} {os.getpid()}".encode()
+
+
+def fanning(request):
+    from primum_pipelines import fan_out
+
+    helpers = fan_out.current()
+    told = helpers.map("trial.bodies:part", b"patient 42", ["one", "two"])
+    return _said(f"{helpers.workers()}; " + "; ".join(text.decode() for text in told))
+
+
+def fanning_badly(request):
+    from primum_pipelines import fan_out
+
+    fan_out.current().map("trial.bodies:part", b"patient 42", ["one", "leaks"])
+
+
 def lingering(request):
     Path(request.artifacts_uri, "lingering").write_text(str(os.getpid()))
     time.sleep(60)
@@ -119,6 +139,23 @@ def test_a_body_s_exception_stays_in_the_zone(compute, tmp_path):
     assert "patient 42" in (tmp_path / "restricted" / "job.log").read_text()
     ray_log = (compute.home / "ray.log").read_text()
     assert "patient 42" not in ray_log
+
+
+def test_a_body_s_parts_are_done_by_other_processes_in_order(compute, tmp_path):
+    told = str(compute.call("trial.bodies:fanning", make_payload(tmp_path))["message"])
+    workers, *parts = told.split("; ")
+
+    assert int(workers) >= 1
+    assert [part.split()[2] for part in parts] == ["one", "two"]
+    assert str(pid_of(compute, tmp_path)) not in {part.split()[3] for part in parts}
+
+
+def test_what_a_part_said_when_it_failed_stays_in_the_zone(compute, tmp_path):
+    report = compute.call("trial.bodies:fanning_badly", make_payload(tmp_path))
+
+    assert "a part of the work was lost or failed" in str(report["message"])
+    assert "patient 42" not in str(report)
+    assert "patient 42" not in (compute.home / "ray.log").read_text()
 
 
 def test_a_killed_worker_is_unavailable_once_and_replaced(compute, tmp_path):

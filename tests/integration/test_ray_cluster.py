@@ -49,10 +49,12 @@ cluster = Cluster(initialize_head=True, head_node_args=head)
 cluster.add_node(**own, num_cpus=2, num_gpus=2)
 
 from primum.adapters.ray.attached import AttachedRay
+from primum.adapters.ray.group import GroupSize
 from primum.domain.errors import Unavailable
 
 folder = sys.argv[1]
-compute = AttachedRay(gpus_per_worker=2, address=cluster.address, start_seconds=240.0)
+size = GroupSize(gpus_per_worker=2)
+compute = AttachedRay(size=size, address=cluster.address, start_seconds=240.0)
 context = {"step": "job", "runId": "r"}
 payload = {"context": context, "tokens": {}, "public_key": "", "artifacts_uri": folder}
 payload |= {"data_dirs": [], "inputs": {}}

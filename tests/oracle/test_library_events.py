@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from primum.domain.accounting import rdp
+from primum.domain.accounting import library_costs, rdp
 from primum.domain.accounting.events import (
     Event,
     Gaussian,
@@ -94,7 +94,10 @@ RENYI = {
 }
 
 
-@pytest.mark.parametrize("name", RENYI)
+SELECTIONS = [name for name in RENYI if name.startswith("RepeatAndSelect")]
+
+
+@pytest.mark.parametrize("name", sorted(set(RENYI) - set(SELECTIONS)))
 @pytest.mark.parametrize("orders", [ORDERS, rdp.DENSE_ORDERS], ids=["ledger", "dense"])
 def test_renyi_epsilons_are_the_librarys_and_never_below(name, orders):
     from dp_accounting.rdp import rdp_privacy_accountant
@@ -109,6 +112,22 @@ def test_renyi_epsilons_are_the_librarys_and_never_below(name, orders):
     curve = rdp.rdp_curve(Repeated(event, STEPS), orders, ADD)
     for mine, exact in zip(curve, reference.rdp, strict=True):
         assert mine >= exact * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_a_selection_is_bounded_by_the_best_of_many_orders_whatever_grid_a_budget_has(name):
+    from dp_accounting.rdp import rdp_privacy_accountant
+
+    event, make = RENYI[name]
+    grid = sorted({*ORDERS, *library_costs._SELECTION_ORDERS})
+    reference = dict(
+        zip(grid, theirs(rdp_privacy_accountant.RdpAccountant(grid), make).rdp, strict=True)
+    )
+    coarse = theirs(rdp_privacy_accountant.RdpAccountant(ORDERS), make).rdp
+    found = rdp.rdp_curve(Repeated(event, STEPS), ORDERS, ADD)
+    for mine, order, loose in zip(found, ORDERS, coarse, strict=True):
+        assert reference[order] <= mine <= reference[order] * (1 + ABOVE)
+        assert mine <= loose * (1 + ABOVE)
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ class Ignoring:
 
     name = "Ignoring"
     reviewed = False
-    filters_individually = True
+    reads = frozenset({"individualFilter"})
 
     def fit(self, task):
         told = task.mechanism.individual

@@ -20,7 +20,7 @@ from manifests import manifest, path
 from simulated.jobs import ATTACK, KIND
 from simulated.world import BUDGETS, World
 
-from primum.adapters.kube.api import KubeApi
+from primum.adapters.kube.api import KubeApi, Verb
 from primum.adapters.kube.compute import PodCompute
 from primum.adapters.kube.events import EventRecorder
 from primum.adapters.kube.jobs import KubeJobRunner
@@ -38,6 +38,7 @@ from primum_operators.settings import OperatorSettings
 
 IMAGE = "registry.example.org/primum/worker@sha256:" + "0" * 64
 LEDGER = "https://primum-api.primum-system.svc:8399"
+WAIT_SECONDS = 120.0  # A second or two on a quiet machine.
 JOBS = JobSettings(image=IMAGE, ledger_url=LEDGER, cpu="100m", memory="64Mi")
 
 
@@ -191,7 +192,7 @@ class Clinic(World):
         """Ask for the deletion of an object."""
         self.api.delete(path(kind, self.namespace, name))
 
-    def wait(self, holds, *, seconds: float = 60.0, message: str = "") -> None:
+    def wait(self, holds, *, seconds: float = WAIT_SECONDS, message: str = "") -> None:
         """Wait until something holds."""
         end = time.monotonic() + seconds
         while True:
@@ -202,7 +203,7 @@ class Clinic(World):
                 raise AssertionError(message or f"it never came: {self.state()}")
             time.sleep(0.1)
 
-    def wait_ended(self, *names: str, seconds: float = 60.0) -> None:
+    def wait_ended(self, *names: str, seconds: float = WAIT_SECONDS) -> None:
         """Wait until Studies have ended."""
         for name in names:
             self.wait(
@@ -211,6 +212,20 @@ class Clinic(World):
                 ),
                 seconds=seconds,
             )
+
+    def wait_quiet(self, *, seconds: float = 7.0) -> None:
+        """Wait for a time, longer than a resync, in which nothing but the Lease is written.
+
+        What is written at every resync never lets it get quiet.
+        """
+        end = time.monotonic() + WAIT_SECONDS
+        while True:
+            self.requests.clear()
+            time.sleep(seconds)
+            seen = {verb for verb, _ in tuple(self.requests)}
+            if seen <= {Verb.GET, Verb.LIST, Verb.UPDATE}:
+                return
+            assert time.monotonic() < end, f"it never got quiet: {seen}"
 
     def state(self) -> list[str]:
         """Every condition of every Study, the Jobs and the pods, for a failing test."""

@@ -75,3 +75,12 @@ def full() -> tuple[dict[str, Any], ...]:
 def trial() -> tuple[dict[str, Any], ...]:
     """With the values of a first look."""
     return rendered("--values", str(TRIAL), "--set", f"images.worker.digest=sha256:{'5' * 64}")
+
+
+def shared() -> tuple[dict[str, Any], ...]:
+    """With one inference server for every Release, over a share of a file server."""
+    return rendered(
+        *("--set", "serving.mode=Shared,serving.artifactsClaim=artifacts-of-all"),
+        *("--set", "governed.namespaces={oncology}"),
+        *("--set", f"images.worker.digest=sha256:{'5' * 64}"),
+    )

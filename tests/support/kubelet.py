@@ -75,7 +75,6 @@ class Kubelet:
         steps = self._mounts(item) if uid not in self._seen and self._is_new(item) else None
         if steps is not None and self.admits(item):
             self._seen.add(uid)
-            self.started.append(item["metadata"]["labels"][RUN])
             self._start(self._run, item, steps)
 
     def _path(self) -> str:
@@ -103,7 +102,8 @@ class Kubelet:
 
     def _run(self, item: dict, steps: list[StepContext]) -> None:
         if self._tell(item, "Running") is None:
-            return
+            return  # It was gone before it began.
+        self.started.append(item["metadata"]["labels"][RUN])
         try:
             went_well = self._body(steps)
         except BaseException as fault:  # Told to the test, which must not see it pass.

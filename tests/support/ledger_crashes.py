@@ -44,6 +44,9 @@ class CrashingRows:
     def read(self, work):
         return self._rows.read(work)
 
+    def ask(self, work):
+        return self._rows.ask(work)
+
     def write(self, work, **how):
         left = self._left
 
@@ -64,6 +67,9 @@ class InterruptedRows:
 
     def read(self, work):
         return self._rows.read(work)
+
+    def ask(self, work):
+        return self._rows.ask(work)
 
     def write(self, work, **how):
         act, self._meanwhile = self._meanwhile, None

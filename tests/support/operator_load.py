@@ -7,6 +7,7 @@ operator shares nothing with the load but the machine.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -24,9 +25,15 @@ import urllib.request
 from control_plane import ControlPlane
 from manifests import manifest, path
 
+from primum.adapters.kube.objects import stored_resource
 from primum.adapters.kube_manifests import names
+from primum.application import budgets
+from primum.entrypoints import bootstrap
+from primum.entrypoints.settings import from_environment
+from primum.resources import conversion
 
 IMAGE = "registry.example.org/primum/worker@sha256:" + "0" * 64
+BUDGET = "wisconsin"
 WRITES = ("create", "patch", "delete")  # Without the Lease, which is renewed by PUT.
 READS = ("get", "list")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -228,17 +235,31 @@ class Launches:
             time.sleep(0.05)
 
 
-def declare_budget(plane: ControlPlane, namespace: str) -> None:
-    """A budget with room for every Study of a benchmark."""
+def declare_budget(plane: ControlPlane, namespace: str, *, home: pathlib.Path, database: str):
+    """A budget with room for every Study of a benchmark, whose dataset is registered.
+
+    No run can do that here, because no pod runs.
+    """
+    told = from_environment({"PRIMUM_HOME": str(home), "PRIMUM_DATABASE_URL": database})
+    bootstrap.prepare_home(told)
     spec = {
         "dataset": {"uri": "sklearn://breast_cancer", "unit": "Patient"},
         "guarantee": {"epsilon": "10000", "delta": "1e-4"},
         "accounting": {"policy": "RDP"},
     }
-    plane.api.post(path("PrivacyBudget", namespace), manifest("PrivacyBudget", "wisconsin", spec))
+    body = manifest("PrivacyBudget", BUDGET, spec)
+    made = plane.api.post(path("PrivacyBudget", namespace), body)
+    declared = conversion.budget_spec(stored_resource(made))
+    with contextlib.closing(bootstrap.stores(told)) as opened:
+        platform = dataclasses.replace(bootstrap.platform(told), evidence=opened.evidence)
+        budgets.registered_dataset(platform, declared)
+
+
+def wait_for_budget(plane: ControlPlane, namespace: str) -> None:
+    """Wait until it is ready."""
     end = time.monotonic() + 120
     while True:
-        found = plane.api.get(path("PrivacyBudget", namespace, "wisconsin"))
+        found = plane.api.get(path("PrivacyBudget", namespace, BUDGET))
         listed = found.get("status", {}).get("conditions", ())
         if any(c["type"] == "Ready" and c["status"] == "True" for c in listed):
             return
@@ -250,7 +271,7 @@ def study(number: int, *, endpoint: str = "") -> dict:
     """A Study; the recipes of ten take turns, as those of a group of people do."""
     spec = {
         "purpose": "Tell malignant from benign in fine-needle aspirates",
-        "data": [{"role": "Private", "budget": "wisconsin"}],
+        "data": [{"role": "Private", "budget": BUDGET}],
         "privacy": {"epsilon": "1.0", "delta": "1e-5"},
         "job": {
             "kind": "Train",

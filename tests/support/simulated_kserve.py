@@ -87,7 +87,10 @@ class SimulatedKServe:
         if metadata.get("deletionTimestamp"):
             self.serving.discard(metadata["name"])
             left = [name for name in finalizers if name != FINALIZER]
-            self._api.merge(path, {"metadata": {"finalizers": left or None}})
+            same = metadata["resourceVersion"]  # Others of it come and go meanwhile.
+            if FINALIZER in finalizers:
+                body = {"resourceVersion": same, "finalizers": left or None}
+                self._api.merge(path, {"metadata": body})
             return
         if FINALIZER not in finalizers:
             self._api.merge(path, {"metadata": {"finalizers": [*finalizers, FINALIZER]}})

@@ -57,7 +57,52 @@ system:serviceaccount:{{ .root.Release.Namespace }}:{{ include "primum.fullname"
 
 {{- /* Where the ledger API answers. */ -}}
 {{- define "primum.apiUrl" -}}
-{{ ternary "https" "http" (ne .Values.api.tlsSecret "") }}://{{ include "primum.fullname" . }}-api.{{ .Release.Namespace }}.svc:8399
+{{ include "primum.apiScheme" . }}://{{ include "primum.apiHost" . }}:8399
+{{- end }}
+
+{{- define "primum.apiScheme" -}}
+{{ ternary "http" "https" (eq .Values.api.tls.source "None") }}
+{{- end }}
+
+{{- define "primum.apiHost" -}}
+{{ include "primum.fullname" . }}-api.{{ .Release.Namespace }}.svc
+{{- end }}
+
+{{- define "primum.apiTlsSecret" -}}
+{{- if eq .Values.api.tls.source "Secret" }}{{ .Values.api.tls.secret }}
+{{- else }}{{ include "primum.fullname" . }}-api-tls
+{{- end }}
+{{- end }}
+
+{{- /* ConfigMap with the authority of the API's certificate; empty for those of the images. */ -}}
+{{- define "primum.ledgerCa" -}}
+{{- if .Values.governed.ledgerCa }}{{ .Values.governed.ledgerCa }}
+{{- else if eq .Values.api.tls.source "Generated" }}{{ include "primum.fullname" . }}-ledger-ca
+{{- end }}
+{{- end }}
+
+{{- /* A certificate of the chart's own, kept over upgrades, as JSON: ca, crt and key in base64.
+       Takes root, name (of the Secret), and hosts. Remembered, since each call would make another. */ -}}
+{{- define "primum.madeCertificate" -}}
+{{- $made := index .root.Values "made" | default dict }}
+{{- if not (hasKey $made .name) }}
+{{- $standing := lookup "v1" "Secret" .root.Release.Namespace .name }}
+{{- if and $standing (hasKey $standing.data "ca.crt") }}
+{{- $_ := set $made .name (dict "ca" (index $standing.data "ca.crt") "crt" (index $standing.data "tls.crt") "key" (index $standing.data "tls.key")) }}
+{{- else }}
+{{- $authority := genCA .name 3650 }}
+{{- $pair := genSignedCert (first .hosts) nil .hosts 3650 $authority }}
+{{- $_ := set $made .name (dict "ca" ($authority.Cert | b64enc) "crt" ($pair.Cert | b64enc) "key" ($pair.Key | b64enc)) }}
+{{- end }}
+{{- $_ := set .root.Values "made" $made }}
+{{- end }}
+{{- index $made .name | toJson }}
+{{- end }}
+
+{{- define "primum.apiCertificate" -}}
+{{- $host := include "primum.apiHost" . }}
+{{- $hosts := concat (list $host (printf "%s.cluster.local" $host) (printf "%s-api" (include "primum.fullname" .))) .Values.api.tls.hosts }}
+{{- include "primum.madeCertificate" (dict "root" . "name" (include "primum.apiTlsSecret" .) "hosts" $hosts) }}
 {{- end }}
 
 {{- define "primum.homeClaim" -}}
@@ -68,6 +113,11 @@ system:serviceaccount:{{ .root.Release.Namespace }}:{{ include "primum.fullname"
 {{- if eq .Values.webhook.tls.source "Secret" }}{{ .Values.webhook.tls.secret }}
 {{- else }}{{ include "primum.fullname" . }}-webhook-tls
 {{- end }}
+{{- end }}
+
+{{- /* Whether one inference server serves every Release. */ -}}
+{{- define "primum.sharedServing" -}}
+{{- and (eq .Values.serving.mode "Shared") (not .Values.integrations.kserve.enabled) }}
 {{- end }}
 
 {{- /* User names that make pods and clusters out of what the operator made, as a JSON list. */ -}}
@@ -169,6 +219,18 @@ topologySpreadConstraints:
       key: {{ include "primum.databaseKey" . }}
 {{- end }}
 
+{{- /* The same for who only reads the database. */ -}}
+{{- define "primum.readerEnvironment" -}}
+{{ include "primum.plainEnvironment" . }}
+- name: PRIMUM_ANCHOR
+  value: /var/lib/primum/anchor/anchor.json
+- name: PRIMUM_DATABASE_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.database.readerSecret | default (include "primum.databaseSecret" .) }}
+      key: {{ include "primum.databaseKey" . }}
+{{- end }}
+
 {{- /* Settings of a process of ours that asks the ledger API: it has neither database nor key. */ -}}
 {{- define "primum.remoteEnvironment" -}}
 {{ include "primum.plainEnvironment" . }}
@@ -176,7 +238,7 @@ topologySpreadConstraints:
   value: {{ include "primum.apiUrl" . }}
 - name: PRIMUM_TOKEN_FILE
   value: /var/run/secrets/primum/token
-{{- if .Values.governed.ledgerCa }}
+{{- if include "primum.ledgerCa" . }}
 - name: PRIMUM_LEDGER_CA
   value: /etc/primum/ledger-ca/ca.crt
 {{- end }}
@@ -192,6 +254,10 @@ topologySpreadConstraints:
 {{- with .Values.lineage.url }}
 - name: PRIMUM_LINEAGE_URL
   value: {{ . | quote }}
+{{- end }}
+{{- with .Values.governed.publicData }}
+- name: PRIMUM_PUBLIC_DATA
+  value: {{ join "," . | quote }}
 {{- end }}
 {{- end }}
 
@@ -222,7 +288,7 @@ topologySpreadConstraints:
     defaultMode: 0440
     sources:
       - serviceAccountToken: {path: token, audience: primum-ledger, expirationSeconds: 3600}
-{{- with .Values.governed.ledgerCa }}
+{{- with include "primum.ledgerCa" . }}
 - name: ledger-ca
   configMap: {name: {{ . }}}
 {{- end }}
@@ -236,7 +302,7 @@ topologySpreadConstraints:
 - name: ledger-token
   mountPath: /var/run/secrets/primum
   readOnly: true
-{{- if .Values.governed.ledgerCa }}
+{{- if include "primum.ledgerCa" . }}
 - name: ledger-ca
   mountPath: /etc/primum/ledger-ca
   readOnly: true

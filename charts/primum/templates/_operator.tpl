@@ -5,11 +5,12 @@
 
 {{- /* How many operators run: none before there is what they need. */ -}}
 {{- define "primum.operatorReplicas" -}}
-{{- if and .Values.images.worker.digest .Values.governed.namespaces }}{{ .Values.operator.replicas }}{{ else }}0{{ end }}
+{{- $served := or (ne .Values.serving.mode "PerRelease") .Values.integrations.kserve.enabled .Values.images.serving.digest }}
+{{- if and .Values.images.worker.digest .Values.governed.namespaces $served }}{{ .Values.operator.replicas }}{{ else }}0{{ end }}
 {{- end }}
 
 {{- define "primum.operatorEnvironment" -}}
-{{- if .Values.serving.enabled }}
+{{- if eq (include "primum.sharedServing" .) "true" }}
 - name: PRIMUM_HOST # where what it publishes is served; it listens to nobody there itself
   value: {{ include "primum.fullname" . }}-serving.{{ .Release.Namespace }}.svc
 - name: PRIMUM_SERVING_PORT
@@ -36,7 +37,7 @@
   value: primum-worker
 - name: PRIMUM_OPERATOR_JOB_LEDGER_URL
   value: {{ include "primum.apiUrl" . }}
-{{- with .Values.governed.ledgerCa }}
+{{- with include "primum.ledgerCa" . }}
 - name: PRIMUM_OPERATOR_JOB_LEDGER_CA
   value: {{ . }}
 {{- end }}
@@ -45,6 +46,10 @@
 {{- with .Values.governed.datasetClaim }}
 - name: PRIMUM_OPERATOR_JOB_DATA_CLAIM
   value: {{ . }}
+{{- end }}
+{{- if .Values.governed.dataAccess.secret }}
+- name: PRIMUM_OPERATOR_JOB_DATA_ACCESS
+  value: {{ toJson .Values.governed.dataAccess | quote }}
 {{- end }}
 - name: PRIMUM_OPERATOR_JOB_CPU
   value: {{ .Values.runs.cpu | quote }}
@@ -108,17 +113,19 @@
   value: {{ .scratch | quote }}
 {{- end }}
 {{- end }}
-{{- if .Values.integrations.kserve.enabled }}
+{{- $kserve := .Values.integrations.kserve }}
+{{- if or $kserve.enabled (and (eq .Values.serving.mode "PerRelease") .Values.images.serving.digest) }}
+{{- $served := ternary $kserve .Values.serving $kserve.enabled }}
 - name: PRIMUM_OPERATOR_SERVING
-  value: kserve
+  value: {{ ternary "kserve" "deployments" $kserve.enabled }}
 - name: PRIMUM_OPERATOR_SERVING_IMAGE
   value: {{ include "primum.image" (dict "root" . "image" .Values.images.serving) }}
 - name: PRIMUM_OPERATOR_SERVING_REPLICAS
-  value: {{ .Values.integrations.kserve.replicas | int | quote }}
+  value: {{ $served.replicas | int | quote }}
 - name: PRIMUM_OPERATOR_SERVING_CPU
-  value: {{ .Values.integrations.kserve.cpu | quote }}
+  value: {{ $served.cpu | quote }}
 - name: PRIMUM_OPERATOR_SERVING_MEMORY
-  value: {{ .Values.integrations.kserve.memory | quote }}
+  value: {{ $served.memory | quote }}
 {{- end }}
 {{- end }}
 

@@ -9,11 +9,12 @@ favors the adversary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from primum_pipelines.attacks.local_updates import Caused
 
 _DECAYS = (3 / 8, 5 / 8, 7 / 8)
 _DECAY = 0.1
@@ -37,18 +38,8 @@ class InversionEffort:
     total_variation: float = 0.0
 
 
-def clipped_gradients(
-    module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, *, max_grad_norm: float
-) -> torch.Tensor:
-    """The flattened per-record gradients as a mechanism would clip them, ``(n, parameters)``."""
-    gradients = _gradients_of(module)(inputs, labels)
-    norms = gradients.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    clipped: torch.Tensor = gradients * (max_grad_norm / norms).clamp_max(1.0)
-    return clipped.detach()
-
-
 def invert(
-    module: nn.Module,
+    caused: Caused,
     observed: torch.Tensor,
     labels: torch.Tensor,
     *,
@@ -56,11 +47,11 @@ def invert(
     effort: InversionEffort,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Reconstruct the inputs behind observed gradients.
+    """Reconstruct the inputs behind observed gradients, or updates of several local steps.
 
     Args:
-        module: The model at the moment of the observation.
-        observed: One (noisy) gradient per target, ``(n, parameters)``; its scale does not matter.
+        caused: What a record would have caused (``local_updates.caused_by``); differentiable.
+        observed: One (noisy) update per target, ``(n, parameters)``; its scale does not matter.
         labels: ``(n,)``, known to the adversary.
         input_shape: Shape of one input, scaled to [-1, 1].
         effort: How hard to try.
@@ -76,50 +67,29 @@ def invert(
     optimizer = torch.optim.Adam([guess], lr=effort.step)
     milestones = [int(effort.iterations * share) for share in _DECAYS]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=_DECAY)
-    gradients = _gradients_of(module)
     with torch.enable_grad():
         for _ in range(effort.iterations):
             optimizer.zero_grad()
-            objective = _objective(gradients, guess, known, targets, effort.total_variation)
+            objective = _objective(caused, guess, known, targets, effort.total_variation)
             (derivative,) = torch.autograd.grad(objective.sum(), guess)
             guess.grad = derivative.sign()
             optimizer.step()
             schedule.step()
             with torch.no_grad():
                 guess.clamp_(-1.0, 1.0)
-    final = _objective(gradients, guess, known, targets, effort.total_variation).detach()
+    final = _objective(caused, guess, known, targets, effort.total_variation).detach()
     best = final.view(n, r).argmin(dim=1) + torch.arange(n) * r
     return guess.detach()[best]
 
 
-def _gradients_of(module: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """A differentiable function from records and labels to flattened per-record gradients."""
-    names = [name for name, _ in module.named_parameters()]
-    parameters = {name: value.detach() for name, value in module.named_parameters()}
-
-    def loss(
-        current: dict[str, torch.Tensor], record: torch.Tensor, label: torch.Tensor
-    ) -> torch.Tensor:
-        logits = torch.func.functional_call(module, current, (record[None],))
-        return nn.functional.cross_entropy(logits, label[None])
-
-    per_record = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
-
-    def flattened(inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        found = per_record(parameters, inputs, labels)
-        return torch.cat([found[name].flatten(1) for name in names], dim=1)
-
-    return flattened
-
-
 def _objective(
-    gradients: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    caused: Caused,
     guess: torch.Tensor,
     labels: torch.Tensor,
     targets: torch.Tensor,
     total_variation: float,
 ) -> torch.Tensor:
-    found = nn.functional.normalize(gradients(guess, labels), dim=1)
+    found = nn.functional.normalize(caused(guess, labels), dim=1)
     objective: torch.Tensor = 1 - (found * targets).sum(dim=1)
     if total_variation and guess.dim() == _IMAGE_AXES + 1:
         across = (guess[..., 1:] - guess[..., :-1]).abs().mean(dim=(1, 2, 3))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from primum_pipelines.models.artifact import ModelSpec
 
 _DATA_RANGE = 2.0  # Inputs are scaled to [-1, 1] by public bounds.
+_SMALL_STEP = 1e-4  # The layer's weights are about 1e-3, of which float32 keeps seven digits.
 RECOVERED_DECIBELS = 30.0  # People cannot tell such a picture from its record.
 
 
@@ -40,13 +41,15 @@ class ImprintEffort:
         batch: Records of one step.
         bins: Rows of the imprint layer.
         candidates: Records the adversary chooses among, the target being one of them.
-        trials: Steps that are attacked.
+        trials: Updates that are attacked.
+        local_steps: Steps that an update adds up; the whole batch takes part in each.
     """
 
     batch: int
     bins: int
     candidates: int
     trials: int
+    local_steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,9 @@ def imprint_attack(
         rest = order[candidates : candidates + batch - 1]
         records = own.inputs[np.concatenate([order[:1], rest])].flatten(1)
         layer = imprint.Imprint(begins, dimension=records.shape[1])
-        found = imprint.recover(*_step(layer, records, mechanism, algorithm))
+        found = imprint.recover(
+            *_update(layer, records, mechanism, algorithm, steps=effort.local_steps)
+        )
         truth = records.double().numpy()
         noisy.append(_recovered(found, truth))
         exact = imprint.gradient_sum(
@@ -127,13 +132,20 @@ def imprint_attack(
     )
 
 
-def _step(
+def _update(
     layer: imprint.Imprint,
     records: torch.Tensor,
     mechanism: PlannedMechanism,
     algorithm: TrainingAlgorithm,
+    *,
+    steps: int,
 ) -> tuple[Array, Array]:
-    """The noisy clipped sums of one step, read off the parameters."""
+    """The noisy clipped sums of all steps together, read off the parameters.
+
+    Of several steps each is small, so that the layer measures at the last as at the first: the
+    server chooses how far a step goes.
+    """
+    size = 1.0 if steps == 1 else _SMALL_STEP
     before = [value.detach().double().clone() for value in layer.parameters()]
     algorithm.fit(
         TrainingTask(
@@ -144,14 +156,14 @@ def _step(
             mechanism=MechanismParameters(
                 noise_multiplier=mechanism.noise_multiplier,
                 sample_rate=1.0,
-                steps=1,
+                steps=steps,
                 max_grad_norm=mechanism.max_grad_norm,
             ),
-            learning_rate=float(len(records)),  # The step divides by the batch: sums come back.
+            learning_rate=size * len(records),  # The step divides by the batch: sums come back.
         )
     )
     moved = [
-        (old - value.detach().double()).numpy()
+        ((old - value.detach().double()) / size).numpy()
         for old, value in zip(before, layer.parameters(), strict=True)
     ]
     with torch.no_grad():

@@ -1,15 +1,15 @@
-"""A membership attack as a whole: pool, stacked shadows, queries, scores. Heavy.
+"""A membership attack as a whole: pool, shadows, queries, scores. Heavy.
 
-Shadows are trained, asked once about the whole pool, and dropped, unless the steward keeps them in
-the zone. What comes back is numbers about the attack, never a record, a score of a record, or a
-model.
+Shadows are trained as far as the planned looks want them, asked once about the whole pool, and
+dropped with the step, unless the steward keeps them in the zone; audits of one step share them.
+What comes back is numbers about the attack, never a record, a score of a record, or a model.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,19 +20,22 @@ from primum_pipelines.attacks import figures, scorings, shadows, signals
 from primum_pipelines.attacks.figures import Array
 from primum_pipelines.attacks.pool import Pool, pool_of
 from primum_pipelines.attacks.queries import queries_of
-from primum_pipelines.attacks.shadow_cache import KeptShadows, ShadowCache
+from primum_pipelines.attacks.shadow_cache import KeptShadows, ShadowCache, key_of
+from primum_pipelines.attacks.shadow_groups import Groups
+from primum_pipelines.attacks.shadow_program import Architecture
 from primum_pipelines.attacks.signals import Asked, Scoring
-from primum_pipelines.models.registry import build
+from primum_pipelines.fan_out import Alone, FanOut
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from primum_pipelines.attacks.shadows import Recipe
+    from primum_pipelines.attacks.shadow_program import Program
     from primum_pipelines.datasets.table import UnitTable
     from primum_pipelines.models.artifact import LoadedModel, ModelSpec
 
 _POPULATION_SHARE = 3  # One held-out record in three is compared with instead of attacked.
 _OTHER = {"hidden": 64, "layers": 1}
+_SEED_BITS = 62
 
 
 class Shadowing(enum.StrEnum):
@@ -73,6 +76,7 @@ class MembershipScores:
         loss_auc: AUC of the plain loss attack, for comparison.
         task_accuracy: The model's accuracy on the non-members.
         groups: Group number of each member and of each non-member, by subgroup attribute.
+        shadows: How many shadows the attack used.
     """
 
     present: Array
@@ -82,112 +86,167 @@ class MembershipScores:
     loss_auc: float
     task_accuracy: float
     groups: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
+    shadows: int = 0
+
+
+@dataclass(slots=True, repr=False)
+class ShadowSet:
+    """The shadows of one step that have one recipe, for all of its audits.
+
+    Args:
+        groups: What is trained of them.
+        chosen: Numbers of their records in the whole pool, ``(n,)``.
+        population: Which of those no model has, booleans ``(n,)``.
+    """
+
+    groups: Groups
+    chosen: torch.Tensor
+    population: torch.Tensor
+
+    def kept(self) -> KeptShadows:
+        """As a steward may keep them."""
+        groups = self.groups
+        return KeptShadows(
+            groups.stack or {}, groups.members, self.chosen, self.population, groups.seed
+        )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Shop:
+    """Where an attack finds shadows, and who may help to train them.
+
+    Args:
+        sets: Those that earlier audits of this step have trained, by key; grows.
+        cache: Where a steward may keep some; ``None`` for nowhere.
+        fan_out: Who may help.
+    """
+
+    sets: dict[str, ShadowSet] = field(default_factory=dict)
+    cache: ShadowCache | None = None
+    fan_out: FanOut = field(default_factory=Alone)
 
 
 def attack(
     model: LoadedModel,
     table: UnitTable,
     *,
-    recipe: Recipe,
+    program: Program,
     effort: Effort,
     scoring: Scoring,
-    cache: ShadowCache | None = None,
-) -> MembershipScores:
-    """Attack the Study's own model.
+    looks: Sequence[int] = (),
+    shop: Shop | None = None,
+) -> Iterator[MembershipScores]:
+    """Attack the Study's own model, with more shadows at each look.
 
     Members are its training units, non-members the held-out ones of the same split rule.
 
     Args:
         model: The attacked model.
         table: The private table.
-        recipe: The Study's recipe; the shadows' too.
+        program: How the Study trains; the shadows' too.
         effort: How hard to try.
         scoring: The attack.
-        cache: Where shadows may be kept, if the steward keeps any.
+        looks: Numbers of shadows, rising, at which scores are wanted; all of them by default. Who
+            does not ask for the next look does not train for it.
+        shop: Where shadows are found, and who helps; by default nowhere and nobody.
 
-    Returns:
+    Yields:
         Scores of the records that are not the population.
 
     Raises:
-        InvalidValue: If there is no member or no non-member.
+        InvalidValue: If there is no member or no non-member, or a shadow's weights are not finite.
     """
+    shop = shop or Shop()
     generator = torch.Generator()
     generator.seed()  # Which records are tried must not be predictable.
     whole = pool_of(table, model.spec)
     if bool(whole.members.all()) or not bool(whole.members.any()):
         raise InvalidValue("audit data", "must have members and non-members", "one of them only")
-    kept = _shadows(model, whole, recipe, effort, generator=generator, cache=cache)
-    pool = whole.only(kept.chosen)
-    asked = _ask(model, pool, kept, effort, generator)
+    key = key_of(whole, program, effort=effort)
+    found = _shadow_set(key, whole, program, effort, generator=generator, shop=shop)
+    pool = found.groups.pool
+    queries = queries_of(pool.inputs, effort.queries, generator=generator)
+    with torch.no_grad():
+        own = torch.stack([model.module(query) for query in queries]).double().numpy()
+    answers: list[torch.Tensor] = []
+    for count in looks or (effort.shadows,):
+        known = sum(len(part) for part in answers)
+        before = found.groups.trained
+        stack = found.groups.train(count, fan_out=shop.fan_out)
+        if shop.cache and found.groups.trained > before:
+            shop.cache.store(key, found.kept())
+        fresh = {name: value[known:count] for name, value in stack.items()}
+        if count > known:
+            told = [program.answers(fresh, query) for query in queries]
+            answers.append(torch.stack(told, dim=1))
+        asked = Asked(
+            target=own,
+            shadows=torch.cat(answers).double().numpy(),
+            had=found.groups.members[:count].numpy(),
+            labels=pool.labels.numpy(),
+            population=found.population.numpy(),
+        )
+        yield _scores(asked, pool, table, scoring)
+
+
+def _scores(asked: Asked, pool: Pool, table: UnitTable, scoring: Scoring) -> MembershipScores:
     scores = scoring(asked)
-    threshold = signals.calibrated_threshold(asked, scoring)
-    member = pool.members.numpy()
-    tried = ~asked.population
+    member, tried = pool.members.numpy(), ~asked.population
     present, absent = member & tried, ~member & tried
     loss = scorings.loss(asked)
     right = asked.target[0].argmax(axis=-1) == asked.labels
-    groups = {
-        name: (numbers[pool.rows][present], numbers[pool.rows][absent])
-        for name, numbers in table.subgroups.items()
-    }
     return MembershipScores(
         present=scores[present],
         absent=scores[absent],
-        threshold=threshold,
+        threshold=signals.calibrated_threshold(asked, scoring),
         duplicates=pool.duplicates,
         loss_auc=figures.auc(loss[present], loss[absent]),
         task_accuracy=float(right[absent].mean()),
-        groups=groups,
+        groups={
+            name: (numbers[pool.rows][present], numbers[pool.rows][absent])
+            for name, numbers in table.subgroups.items()
+        },
+        shadows=len(asked.shadows),
     )
 
 
-def _shadows(
-    model: LoadedModel,
+def _shadow_set(
+    key: str,
     whole: Pool,
-    recipe: Recipe,
+    program: Program,
     effort: Effort,
     *,
     generator: torch.Generator,
-    cache: ShadowCache | None,
-) -> KeptShadows:
-    """Shadows of a sample of the pool: kept ones, or trained now."""
-    key = cache.key(whole, model.spec, recipe=recipe, effort=effort) if cache else ""
-    known = cache.load(key) if cache else None
+    shop: Shop,
+) -> ShadowSet:
+    """The shadows of a sample of the pool: some that there are, or a plan for new ones."""
+    if key in shop.sets:
+        return shop.sets[key]
+    known = shop.cache.load(key) if shop.cache else None
     if known is not None:
-        return known
+        stack = dict(known.stack)
+        groups = Groups(program, whole.only(known.chosen), known.had, known.seed, stack)
+        found = ShadowSet(groups, known.chosen, known.population)
+    else:
+        found = _planned(whole, program, effort, generator)
+    shop.sets[key] = found
+    return found
+
+
+def _planned(
+    whole: Pool, program: Program, effort: Effort, generator: torch.Generator
+) -> ShadowSet:
     chosen = _sampled(whole, effort.pool, generator)
     pool = whole.only(chosen)
     if bool(pool.members.all()) or not bool(pool.members.any()):
         raise InvalidValue("audit data", "must have members and non-members", "one of them only")
-    population = _population(pool, effort, generator)
-    tried = torch.from_numpy(~population)
+    population = torch.from_numpy(_population(pool, effort, generator))
     had = torch.zeros((effort.shadows, len(pool.labels)), dtype=torch.bool)
-    had[:, tried] = shadows.complementary_halves(
-        effort.shadows, int(tried.sum()), generator=generator
+    had[:, ~population] = shadows.complementary_halves(
+        effort.shadows, int((~population).sum()), generator=generator
     )
-    fresh = builder(model.spec, effort.shadowing)
-    stack = shadows.train_stacked(fresh, pool, had, recipe, generator=generator)
-    trained = KeptShadows(stack, had, chosen, torch.from_numpy(population))
-    if cache:
-        cache.store(key, trained)
-    return trained
-
-
-def _ask(
-    model: LoadedModel, pool: Pool, kept: KeptShadows, effort: Effort, generator: torch.Generator
-) -> Asked:
-    queries = queries_of(pool.inputs, effort.queries, generator=generator)
-    skeleton = builder(model.spec, effort.shadowing)()
-    answers = [shadows.logits_of(skeleton, kept.stack, query) for query in queries]
-    with torch.no_grad():
-        own = torch.stack([model.module(query) for query in queries])
-    return Asked(
-        target=own.double().numpy(),
-        shadows=torch.stack(answers, dim=1).double().numpy(),
-        had=kept.had.numpy(),
-        labels=pool.labels.numpy(),
-        population=kept.population.numpy(),
-    )
+    seed = int(torch.randint(1 << _SEED_BITS, (), generator=generator))
+    return ShadowSet(Groups(program, pool, had, seed), chosen, population)
 
 
 def _population(pool: Pool, effort: Effort, generator: torch.Generator) -> NDArray[np.bool_]:
@@ -201,16 +260,12 @@ def _population(pool: Pool, effort: Effort, generator: torch.Generator) -> NDArr
     return found
 
 
-def builder(spec: ModelSpec, shadowing: Shadowing) -> Callable[[], torch.nn.Module]:
-    """What makes a fresh shadow, as far as the attacker knows the target."""
+def architecture_of(spec: ModelSpec, shadowing: Shadowing) -> Architecture:
+    """What a shadow is, as far as the attacker knows the target."""
     name, parameters = spec.model, spec.parameters
     if shadowing is Shadowing.BLACK_BOX:
         name, parameters = ("Logistic", {}) if name == "MLP" else ("MLP", _OTHER)
-
-    def fresh() -> torch.nn.Module:
-        return build(name, parameters, input_shape=spec.input_shape, classes=len(spec.classes))
-
-    return fresh
+    return Architecture(name, parameters, spec.input_shape, len(spec.classes))
 
 
 def _sampled(pool: Pool, most: int, generator: torch.Generator) -> torch.Tensor:

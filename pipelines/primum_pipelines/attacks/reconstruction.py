@@ -1,13 +1,14 @@
 """Reconstruction from one update of the Study's own training algorithm, on the Study's model.
 
-Each trial lets the algorithm take one step on one record that certainly takes part, and reads the
-noisy gradient off the parameters, so the noise is what the code really adds. Nothing measured here
-leaves the worker but means.
+Each trial lets the algorithm take a step, or a site's several local steps, on one record that
+certainly takes part, and reads the noisy update off the parameters, so the noise is what the code
+really adds. Nothing measured here leaves the worker but means.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,11 @@ from torch import nn
 
 from primum.domain.errors import InvalidValue
 from primum_pipelines.attacks import analytic_inversion, gradient_inversion
-from primum_pipelines.attacks.figures import Array, ncc, psnr, ssim
-from primum_pipelines.attacks.gradient_inversion import InversionEffort, clipped_gradients
+from primum_pipelines.attacks.figures import Array, ncc
+from primum_pipelines.attacks.gradient_inversion import InversionEffort
+from primum_pipelines.attacks.likeness import Likeness, Rebuilt, likeness, side_by_side
 from primum_pipelines.attacks.linear_prior import LinearPrior
+from primum_pipelines.attacks.local_updates import LocalSteps, caused_by
 from primum_pipelines.attacks.pool import Pool, pool_of
 from primum_pipelines.optimization.algorithm import (
     MechanismParameters,
@@ -33,9 +36,6 @@ if TYPE_CHECKING:
     from primum_pipelines.models.artifact import LoadedModel
 
 _TOTAL_VARIATION = 0.2  # The published weight for images.
-_DATA_RANGE = 2.0  # Inputs are scaled to [-1, 1] by public bounds.
-RECOGNIZABLE = 0.5  # NCC from which people see the resemblance.
-_PICTURES_MAX = 8
 _GRADIENT_NUMBERS_MAX = 2**25  # Candidates' gradients held at once: 128 MB of float32.
 
 
@@ -49,6 +49,8 @@ class ReconstructionEffort:
         targets: Records that the optimization attacks, at most ``trials``.
         iterations: Of the optimization.
         restarts: Of the optimization.
+        local_steps: Steps that an update adds up.
+        step_size: Of each, per unit of the sum of gradients; without effect for one step.
     """
 
     candidates: int
@@ -56,43 +58,12 @@ class ReconstructionEffort:
     targets: int
     iterations: int
     restarts: int
+    local_steps: int = 1
+    step_size: float = 0.0
 
-
-@dataclass(frozen=True, slots=True)
-class OptimizedFigures:
-    """What the optimization attack reached, on average over its targets. Restricted.
-
-    Args:
-        identified: Targets whose reconstruction is nearer to them than to any other candidate.
-        ncc_mean: Correlation with the record, under the Study's noise.
-        ncc_worst: The largest of them.
-        ncc_without_noise: Without the noise: how well the attack works at all.
-        ncc_baseline: Of the best guess without the update, the candidates' mean.
-        psnr_mean: Peak signal-to-noise ratio in dB; likewise for the others.
-        mse_mean: Mean squared error with records scaled to [0, 1]; likewise.
-        ssim_mean: Structural similarity; likewise. ``None`` for tables.
-        feature_distance: One minus the cosine between what the model's last hidden layer sees in
-            record and reconstruction.
-        recognizable: Share of targets with an NCC of at least 0.5.
-    """
-
-    identified: int
-    ncc_mean: float
-    ncc_worst: float
-    ncc_without_noise: float
-    ncc_baseline: float
-    psnr_mean: float
-    psnr_without_noise: float
-    psnr_baseline: float
-    mse_mean: float
-    mse_baseline: float
-    ssim_mean: float | None
-    ssim_without_noise: float | None
-    ssim_baseline: float | None
-    feature_distance: float
-    feature_distance_baseline: float
-    recognizable: float
-    recognizable_baseline: float
+    def local(self, max_grad_norm: float) -> LocalSteps:
+        """How an update comes about under a clipping bound."""
+        return LocalSteps(max_grad_norm, self.local_steps, self.step_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +89,7 @@ class Reconstruction:
     targets: int
     dimension: int
     identified_by_gradient: int
-    optimized: OptimizedFigures
+    optimized: Likeness
     ncc_analytic: float
     ncc_linear_prior: float | None
     gradient_norm_mean: float
@@ -153,9 +124,19 @@ def reconstruct(
     if len(pool.labels) < 2:  # noqa: PLR2004 - one candidate cannot be told from itself
         raise InvalidValue("audit data", "must have at least 2 training units", len(pool.labels))
     generator = np.random.default_rng()  # Which records are tried must not be predictable.
-    trials = _draw(len(pool.labels), effort, model.module, generator)
+    trials = draw_trials(
+        len(pool.labels),
+        candidates=effort.candidates,
+        trials=effort.trials,
+        numbers=sum(parameter.numel() for parameter in model.module.parameters()),
+        generator=generator,
+    )
     module = copy.deepcopy(model.module)
-    seen = [_identified(module, pool, chosen, mechanism, algorithm) for chosen in trials]
+    local = effort.local(mechanism.max_grad_norm)
+    seen = [
+        _identified(module, pool, chosen, mechanism=mechanism, algorithm=algorithm, local=local)
+        for chosen in trials
+    ]
     targets = min(effort.targets, len(trials))
     figures, picture = _by_optimization(
         module,
@@ -163,7 +144,7 @@ def reconstruct(
         pool.labels,
         trials=trials[:targets],
         observed=torch.stack([item.noisy for item in seen[:targets]]),
-        mechanism=mechanism,
+        local=local,
         effort=effort,
     )
     records = _flat(pool.inputs[[int(chosen[0]) for chosen in trials]])
@@ -216,15 +197,17 @@ def _identified(
     module: nn.Module,
     pool: Pool,
     chosen: np.ndarray,
+    *,
     mechanism: PlannedMechanism,
     algorithm: TrainingAlgorithm,
+    local: LocalSteps,
 ) -> _Seen:
-    """Let the algorithm take a step on the first of the candidates, and guess it."""
+    """Let the algorithm take its steps on the first of the candidates, and guess it."""
     inputs, labels = pool.inputs[chosen], pool.labels[chosen]
-    noisy = observed_update(module, inputs[:1], labels[:1], mechanism, algorithm)
-    gradients = clipped_gradients(module, inputs, labels, max_grad_norm=mechanism.max_grad_norm)
-    right = first_is_best(log_likelihoods(noisy, gradients).numpy())
-    return _Seen(noisy, right, float(gradients[0].norm()))
+    noisy = observed_update(module, inputs[:1], labels[:1], mechanism, algorithm, local=local)
+    updates = caused_by(module, local)(inputs, labels).detach()
+    right = first_is_best(log_likelihoods(noisy, updates).numpy())
+    return _Seen(noisy, right, float(updates[0].norm()))
 
 
 def observed_update(
@@ -233,21 +216,24 @@ def observed_update(
     labels: torch.Tensor,
     mechanism: PlannedMechanism,
     algorithm: TrainingAlgorithm,
+    *,
+    local: LocalSteps,
 ) -> torch.Tensor:
-    """One noisy clipped gradient of one record, as the Study's algorithm really makes it.
+    """One noisy update of one record, as the Study's algorithm really makes it.
 
     Args:
         module: The model; left as it was.
         inputs: ``(1, ...)``.
         labels: ``(1,)``.
         mechanism: Noise multiplier and clipping bound; the record takes part for certain.
-        algorithm: What takes the step.
+        algorithm: What takes the steps.
+        local: How many, and how far each moves the parameters.
 
     Returns:
-        ``(parameters,)``: clipped gradient plus noise.
+        ``(parameters,)``: clipped gradients along the steps plus the noise of each.
     """
     stepped = copy.deepcopy(module).train()
-    before = _parameters(stepped)
+    before, size = _parameters(stepped), local.step_size if local.steps > 1 else 1.0
     algorithm.fit(
         TrainingTask(
             module=stepped,
@@ -257,13 +243,14 @@ def observed_update(
             mechanism=MechanismParameters(
                 noise_multiplier=mechanism.noise_multiplier,
                 sample_rate=1.0,
-                steps=1,
+                steps=local.steps,
                 max_grad_norm=mechanism.max_grad_norm,
+                clipping=mechanism.clipping,
             ),
-            learning_rate=1.0,
+            learning_rate=size,
         )
     )
-    return before - _parameters(stepped)
+    return (before - _parameters(stepped)) / size
 
 
 def log_likelihoods(noisy: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
@@ -287,9 +274,9 @@ def _by_optimization(
     *,
     trials: list[np.ndarray],
     observed: torch.Tensor,
-    mechanism: PlannedMechanism,
+    local: LocalSteps,
     effort: ReconstructionEffort,
-) -> tuple[OptimizedFigures, bytes]:
+) -> tuple[Likeness, bytes]:
     """The optimization attack with and without the noise, and the best guess without any update."""
     first = [int(chosen[0]) for chosen in trials]
     shape = tuple(inputs.shape[1:])
@@ -298,113 +285,48 @@ def _by_optimization(
         restarts=effort.restarts,
         total_variation=_TOTAL_VARIATION if len(shape) > 1 else 0.0,
     )
-    clean = clipped_gradients(
-        module, inputs[first], labels[first], max_grad_norm=mechanism.max_grad_norm
-    )
+    caused = caused_by(module, local)
+    clean = caused(inputs[first], labels[first]).detach()
     both = gradient_inversion.invert(
-        module,
+        caused,
         torch.cat([observed, clean]),
         labels[first].repeat(2),
         input_shape=shape,
         effort=how,
-        generator=_fresh_generator(),
+        generator=fresh_generator(),
     )
     n, truth = len(first), _flat(inputs[first])
     found, without_noise = _flat(both[:n]), _flat(both[n:])
     # Without the update, the best guess is the mean of the candidates.
     guess = np.stack([_flat(inputs[chosen]).mean(axis=0) for chosen in trials])
-    nearest = [
-        first_is_best(ncc(np.repeat(row[None], len(chosen), axis=0), _flat(inputs[chosen])))
-        for row, chosen in zip(found, trials, strict=True)
-    ]
-    parts = _Parts(truth, found, without_noise, guess)
-    return _figures(module, parts, shape, identified=sum(nearest)), _picture(parts, shape)
+    named = times_named(found, [_flat(inputs[chosen]) for chosen in trials])
+    parts = Rebuilt(truth, found, without_noise, guess)
+    return likeness(module, parts, shape, identified=named), side_by_side(parts, shape)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class _Parts:
-    """Records, what was made of their updates with and without noise, and the guess without one."""
-
-    truth: Array
-    found: Array
-    clean: Array
-    guess: Array
-
-
-def _figures(
-    module: nn.Module, parts: _Parts, shape: tuple[int, ...], *, identified: int
-) -> OptimizedFigures:
-    def similarity(values: Array) -> float | None:
-        if len(shape) == 1:
-            return None
-        return float(ssim(values, parts.truth, shape=shape, data_range=_DATA_RANGE).mean())
-
-    def loudness(values: Array) -> float:
-        return float(psnr(values, parts.truth, data_range=_DATA_RANGE).mean())
-
-    def error(values: Array) -> float:
-        return float((((values - parts.truth) / _DATA_RANGE) ** 2).mean())
-
-    with_noise, alone = ncc(parts.found, parts.truth), ncc(parts.guess, parts.truth)
-    return OptimizedFigures(
-        identified=identified,
-        ncc_mean=float(with_noise.mean()),
-        ncc_worst=float(with_noise.max()),
-        ncc_without_noise=float(ncc(parts.clean, parts.truth).mean()),
-        ncc_baseline=float(alone.mean()),
-        psnr_mean=loudness(parts.found),
-        psnr_without_noise=loudness(parts.clean),
-        psnr_baseline=loudness(parts.guess),
-        mse_mean=error(parts.found),
-        mse_baseline=error(parts.guess),
-        ssim_mean=similarity(parts.found),
-        ssim_without_noise=similarity(parts.clean),
-        ssim_baseline=similarity(parts.guess),
-        feature_distance=_apart(module, parts.found, parts.truth, shape),
-        feature_distance_baseline=_apart(module, parts.guess, parts.truth, shape),
-        recognizable=float((with_noise >= RECOGNIZABLE).mean()),
-        recognizable_baseline=float((alone >= RECOGNIZABLE).mean()),
+def times_named(found: Array, candidates: Sequence[Array]) -> int:
+    """How many reconstructions correlate best with the first of their candidates, the record."""
+    return sum(
+        first_is_best(ncc(np.repeat(row[None], len(rows), axis=0), rows))
+        for row, rows in zip(found, candidates, strict=True)
     )
 
 
-def _apart(module: nn.Module, found: Array, truth: Array, shape: tuple[int, ...]) -> float:
-    """Mean distance of features: what enters the module's last linear layer."""
-    last = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1:]
-    seen: list[torch.Tensor] = []
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, told: seen.append(told[0])) for layer in last
-    ]
-    try:
-        with torch.no_grad():
-            for values in (found, truth):
-                module(torch.from_numpy(values.astype(np.float32)).reshape(-1, *shape))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not last:
-        return float("nan")
-    left, right = (part.reshape(len(found), -1).double() for part in seen)
-    return float((1 - nn.functional.cosine_similarity(left, right, dim=1)).mean())
-
-
-def _picture(parts: _Parts, shape: tuple[int, ...]) -> bytes:
-    if len(shape) == 1:
-        return b""
-    from primum_pipelines.evaluation import plots
-
-    rows = {"record": parts.truth, "attack": parts.found, "no noise": parts.clean}
-    few = {name: values[:_PICTURES_MAX] for name, values in rows.items()}
-    return plots.contact_sheet(few, shape=shape, low=-1, high=1)
-
-
-def _draw(
-    units: int, effort: ReconstructionEffort, module: nn.Module, generator: np.random.Generator
+def draw_trials(
+    units: int, *, candidates: int, trials: int, numbers: int, generator: np.random.Generator
 ) -> list[np.ndarray]:
-    """Candidates of each trial, distinct, the target first: a uniform choice among them."""
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    affordable = max(2, _GRADIENT_NUMBERS_MAX // max(1, parameters))
-    count = min(units, effort.candidates, affordable)
-    return [generator.permutation(units)[:count] for _ in range(effort.trials)]
+    """Candidates of each trial, distinct, the target first: a uniform choice among them.
+
+    Args:
+        units: Records there are.
+        candidates: Of a trial, at most: fewer where their observations would not fit into memory.
+        trials: How many.
+        numbers: In one observation.
+        generator: Draws them.
+    """
+    affordable = max(2, _GRADIENT_NUMBERS_MAX // max(1, numbers))
+    count = min(units, candidates, affordable)
+    return [generator.permutation(units)[:count] for _ in range(trials)]
 
 
 def _cross_entropy(module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -420,7 +342,8 @@ def _flat(rows: torch.Tensor) -> Array:
     return result
 
 
-def _fresh_generator() -> torch.Generator:
+def fresh_generator() -> torch.Generator:
+    """A generator that nobody can predict."""
     generator = torch.Generator()
     generator.seed()
     return generator

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from primum_pipelines.attacks.pool import Pool
+from primum_pipelines.attacks.shadow_groups import group_of
 from primum_pipelines.attacks.shadows import Recipe, complementary_halves, logits_of, train_stacked
 from primum_pipelines.optimization.algorithm import (
     MechanismParameters,
@@ -58,7 +59,7 @@ def compare_shadows(
     sequential_models: int,
     seed: int,
 ) -> ShadowTimes:
-    """Train shadows both ways and time them.
+    """Train shadows both ways and time them; stacked ones in the groups that audits train.
 
     Args:
         build: Makes a fresh module.
@@ -72,9 +73,14 @@ def compare_shadows(
     generator = torch.Generator().manual_seed(seed)
     halves = complementary_halves(models, len(pool.labels), generator=generator)
     train_stacked(build, pool, halves[:2], _short(recipe), generator=generator)  # Warm-up.
+    size = group_of(pool.inputs.dim() - 1, pool.inputs.device)
     start = time.process_time()
-    stack = train_stacked(build, pool, halves, recipe, generator=generator)
+    parts = [
+        train_stacked(build, pool, group, recipe, generator=generator)
+        for group in halves.split(size)
+    ]
     stacked = time.process_time() - start
+    stack = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     _train_one(build, pool, halves[0], _short(recipe), algorithm)
     start = time.process_time()
     trained = [

@@ -15,7 +15,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
     from primum_pipelines.attacks.membership import Effort
     from primum_pipelines.attacks.pool import Pool
-    from primum_pipelines.attacks.shadows import Recipe
-    from primum_pipelines.models.artifact import ModelSpec
+    from primum_pipelines.attacks.shadow_program import Program
 
 FOLDER = "shadows"
 LIMIT_FILE = "limit.json"
@@ -45,16 +44,18 @@ class KeptShadows:
     """Trained shadows with what they were trained on.
 
     Args:
-        stack: Stacked parameters by name, each ``(M, ...)``.
-        had: Which records each model had, booleans ``(M, n)``.
+        stack: Stacked parameters by name, each ``(m, ...)``: the first m of the models.
+        had: Which records each model has, booleans ``(M, n)``.
         chosen: Numbers of those records in the whole pool, ``(n,)``.
         population: Which of them no model had, booleans ``(n,)``.
+        seed: Of their training, so that those that are missing can be trained like the others.
     """
 
     stack: Mapping[str, torch.Tensor]
     had: torch.Tensor
     chosen: torch.Tensor
     population: torch.Tensor
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +73,6 @@ class ShadowCache:
     account: str
     study: str
     withdrawn: int
-
-    def key(self, pool: Pool, spec: ModelSpec, *, recipe: Recipe, effort: Effort) -> str:
-        """Digest of everything that the shadows depend on: code, recipe, records, architecture."""
-        import torch
-
-        content = hashlib.sha256()
-        for part in (pool.inputs, pool.labels, pool.members):
-            content.update(part.contiguous().numpy().tobytes())
-        about: dict[str, JSON] = {
-            "code": extensions.fingerprint("primum.audits"),
-            "torch": torch.__version__,
-            "pool": content.hexdigest(),
-            "recipe": {name: str(value) for name, value in asdict(recipe).items()},
-            "architecture": [spec.model, dict(spec.parameters), list(spec.input_shape)],
-            "classes": len(spec.classes),
-            "shadowing": effort.shadowing.value,
-            "shadows": effort.shadows,
-            "most": effort.pool,
-            "population": "yes" if effort.population else "no",
-        }
-        return hashlib.sha256(canonical_json(about)).hexdigest()
 
     def load(self, key: str) -> KeptShadows | None:
         """Kept shadows, or ``None``; what is damaged or of before a withdrawal is let go."""
@@ -141,6 +121,41 @@ class ShadowCache:
             old = time.time() - path.stat().st_mtime > UNUSED_SECONDS_MAX
             if withdrawn != str(self.withdrawn) or old:
                 path.unlink(missing_ok=True)
+
+
+def key_of(pool: Pool, program: Program, *, effort: Effort) -> str:
+    """Digest of everything that shadows depend on: code, recipe, records, architecture.
+
+    Args:
+        pool: All records that they may be drawn from.
+        program: How they are trained, from where.
+        effort: How many, and of how many records.
+    """
+    import torch
+
+    content = hashlib.sha256()
+    tensors = [pool.inputs, pool.labels, pool.members]
+    if pool.contributions is not None:
+        tensors += [pool.contributions.inputs, pool.contributions.owners]
+    for part in (*tensors, *program.weights.values()):
+        content.update(part.contiguous().numpy().tobytes())
+    about: dict[str, JSON] = {
+        "code": extensions.fingerprint("primum.audits"),
+        "torch": torch.__version__,
+        "content": content.hexdigest(),
+        "recipe": dict(program.parameters),
+        "architecture": [
+            program.architecture.model,
+            dict(program.architecture.parameters),
+            list(program.architecture.input_shape),
+        ],
+        "classes": program.architecture.classes,
+        "shadowing": effort.shadowing.value,
+        "shadows": effort.shadows,
+        "most": effort.pool,
+        "population": "yes" if effort.population else "no",
+    }
+    return hashlib.sha256(canonical_json(about)).hexdigest()
 
 
 def forget_account(zone_dir: str, account: str) -> None:
@@ -213,10 +228,12 @@ def _make_room(folder: Path, room: int) -> None:
 
 
 def _written(kept: KeptShadows) -> bytes:
+    import torch
     from safetensors.torch import save
 
     tensors = {f"{_WEIGHT}{name}": value.detach() for name, value in kept.stack.items()}
     tensors |= {"had": kept.had, "chosen": kept.chosen, "population": kept.population}
+    tensors["seed"] = torch.tensor(kept.seed)
     data: bytes = save({name: value.contiguous() for name, value in tensors.items()})
     return data
 
@@ -234,4 +251,5 @@ def _read(payload: bytes) -> KeptShadows:
         had=found["had"],
         chosen=found["chosen"],
         population=found["population"],
+        seed=int(found["seed"]),
     )

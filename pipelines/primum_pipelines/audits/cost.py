@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,9 @@ from primum.domain.canonical import JSON, decimal_text
 from primum.domain.errors import InvalidValue, NotFound
 from primum.domain.study.plan import Plan, plan_from_json
 from primum.domain.study.steps import WorkRequest
-from primum_pipelines.audits.membership import ShadowAudit, recipe_of
-from primum_pipelines.audits.subject import AuditSubject, mechanisms_of
+from primum_pipelines.audits.membership import ShadowAudit
+from primum_pipelines.audits.shadow_recipe import program_of
+from primum_pipelines.audits.subject import AuditSubject, Held, mechanisms_of
 from primum_pipelines.datasets.driver import describe
 from primum_pipelines.steps import records
 
@@ -26,29 +27,37 @@ if TYPE_CHECKING:
     import torch
 
     from primum_pipelines.attacks.membership import Effort
-    from primum_pipelines.attacks.shadows import Recipe
-    from primum_pipelines.models.artifact import LoadedModel
+    from primum_pipelines.attacks.pool import Pool
+    from primum_pipelines.attacks.shadow_program import Program
 
 GROUP = "primum.audits"
 METHOD = "a short run on random numbers of the same shape, CPU seconds, scaled"
+METHOD_GPU = "a short run on random numbers of the same shape, seconds on this GPU, scaled"
 ERROR_FACTOR = 3  # Of measured estimates on one machine; see docs/audits.md.
 _MODELS_TRIED = 8
+_APART_TRIED = 2  # Of models that are trained one after another.
 _STEPS_TRIED = 3
 _RECORDS_TRIED = 2000
+_ROWS_TRIED_MAX = 8000
 _FLOAT_BYTES = 4
 _ROWS_AT_ONCE = 4096  # As the stacked program holds at once.
 _COPIES = 5  # Parameters, gradients, sums, noise, and one slot of the optimizer.
+_LEAST_SHADOWS = 4
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class _PlannedSubject(AuditSubject):
-    """A Study that was not run: its model is an untrained one."""
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What a trial says.
 
-    planned: LoadedModel
+    Args:
+        seconds: Of the whole audit, on the device that it was tried on.
+        memory_bytes: What it would hold at once.
+        way: ``stacked``, or why shadows are trained one after another.
+    """
 
-    def model(self) -> LoadedModel:
-        """The architecture, with random weights."""
-        return self.planned
+    seconds: float
+    memory_bytes: int
+    way: str
 
 
 def estimate(payload: Mapping[str, JSON]) -> list[dict[str, JSON]]:
@@ -56,7 +65,7 @@ def estimate(payload: Mapping[str, JSON]) -> list[dict[str, JSON]]:
 
     Args:
         payload: ``plan``; ``datasets`` by budget with ``uri``, ``options`` and ``units``;
-            ``audits`` with ``kind``, ``attack`` and ``parameters``.
+            ``audits`` with ``kind``, ``attack`` and ``parameters``; ``gpusPerWorker``, default 0.
 
     Returns:
         Per audit ``attack``, ``cpuSeconds``, ``gpuSeconds`` and ``memoryBytes`` as decimal strings,
@@ -70,34 +79,96 @@ def estimate(payload: Mapping[str, JSON]) -> list[dict[str, JSON]]:
 
 
 def _one(plan: Plan, payload: Mapping[str, JSON], asked: Mapping[str, JSON]) -> dict[str, JSON]:
+    import torch
+
     name = str(asked["attack"])
+    on_gpu = float(str(payload.get("gpusPerWorker", 0))) > 0
     try:
         audit = extensions.load(GROUP, name)()
         if not isinstance(audit, ShadowAudit):
             return _unknown(name, "no shadows are trained, and no run of it is on record")
+        if on_gpu and not torch.cuda.is_available():
+            return _unknown(name, "a GPU is asked for, and this machine has none to try it on")
         subject, units = _planned(plan, payload)
-        parameters = records.mapping(asked.get("parameters") or {})
-        effort = audit.attack(subject, parameters).effort
-        recipe = recipe_of(subject)
-        seconds = _seconds(subject, recipe, effort, units=units)
+        effort = audit.attack(subject, records.mapping(asked.get("parameters") or {})).effort
+        found = tried(subject, effort, units=units)
     except (InvalidValue, NotFound) as problem:
         return _unknown(name, str(problem))
+    seconds = decimal_text(round(found.seconds, 1))
+    way = "" if found.way == "stacked" else f"; shadows one after another: {found.way}"
     return {
         "attack": name,
         "shadows": effort.shadows,
-        "cpuSeconds": decimal_text(round(seconds, 1)),
-        "gpuSeconds": "0",
-        "memoryBytes": decimal_text(_memory(subject, recipe, effort, units=units)),
-        "method": METHOD,
+        "cpuSeconds": seconds,  # A core drives the GPU all the time.
+        "gpuSeconds": seconds if on_gpu else "0",
+        "memoryBytes": decimal_text(found.memory_bytes),
+        "method": f"{METHOD_GPU if on_gpu else METHOD}{way}",
         "errorFactor": ERROR_FACTOR,
     }
+
+
+def tried(subject: AuditSubject, effort: Effort, *, units: int) -> Tried:
+    """Try an attack by shadows on random numbers, where it would run.
+
+    Args:
+        subject: The Study; its model says shapes.
+        effort: How hard the attack tries.
+        units: Units of its data.
+
+    Raises:
+        InvalidValue: If the plan does not say how it trains.
+    """
+    program = program_of(subject, effort.shadowing)
+    rows_each = max(1, int(str(subject.plan.parameters.get("unitExamplesMax", 1))))
+    rows = min(effort.pool, units)
+    count = max(_LEAST_SHADOWS, min(rows, _RECORDS_TRIED, _ROWS_TRIED_MAX // rows_each))
+    pool = _noise(program, records=count, rows_each=rows_each)
+    apart = program.apart(pool)
+    seconds = _seconds(program, pool, effort, models=_APART_TRIED if apart else _MODELS_TRIED)
+    memory = _memory(program, effort, rows=rows * rows_each, apart=bool(apart))
+    return Tried(seconds * rows / count, memory, apart or "stacked")
+
+
+def too_long(
+    subject: AuditSubject,
+    audit: ShadowAudit,
+    parameters: Mapping[str, JSON],
+    *,
+    units: int,
+    seconds: float,
+    workers: int,
+) -> str:
+    """Why an audit would not end in time, with a remedy; empty where it would.
+
+    Args:
+        subject: The Study.
+        audit: The audit.
+        parameters: As the Study gives them.
+        units: Units of its data.
+        seconds: How long it may take.
+        workers: How many share the work.
+
+    Raises:
+        InvalidValue: If a parameter breaks its rule.
+    """
+    effort = audit.attack(subject, parameters).effort
+    needed = tried(subject, effort, units=units).seconds / max(1, workers)
+    if needed <= seconds:
+        return ""
+    fewer = int(effort.shadows * seconds / needed) // 2 * 2
+    less = f", or at most {fewer} shadows" if fewer >= _LEAST_SHADOWS else ""
+    return (
+        f"spec.activeDeadlineSeconds must be above the estimated cost; found {seconds:.0f} s for "
+        f"an estimate of {needed:.0f} s. Give it a longer one{less}."
+    )
 
 
 def _unknown(attack: str, why: str) -> dict[str, JSON]:
     return {"attack": attack, "method": f"unknown: {why}"}
 
 
-def _planned(plan: Plan, payload: Mapping[str, JSON]) -> tuple[_PlannedSubject, int]:
+def _planned(plan: Plan, payload: Mapping[str, JSON]) -> tuple[AuditSubject, int]:
+    """A Study that was not run: its model is an untrained one, and nothing else can be opened."""
     from primum_pipelines.models.artifact import LoadedModel, ModelSpec
     from primum_pipelines.models.registry import build
 
@@ -108,11 +179,17 @@ def _planned(plan: Plan, payload: Mapping[str, JSON]) -> tuple[_PlannedSubject, 
     given = records.mapping(plan.parameters.get("modelParameters") or {})
     module = build(name, given, input_shape=shape, classes=len(classes))
     spec = ModelSpec(name, given, shape, classes, classes[-1], (), (), (), study="")
+    resources: dict[str, JSON] = {"gpusPerWorker": payload.get("gpusPerWorker", 0)}
     request = WorkRequest(
-        context={}, tokens={}, public_key="", artifacts_uri="", data_dirs=[], inputs={}
+        context={"resources": resources},
+        tokens={},
+        public_key="",
+        artifacts_uri="",
+        data_dirs=[],
+        inputs={},
     )
-    model = LoadedModel(module.eval(), spec)
-    return _PlannedSubject(request, plan, mechanisms_of(plan), {}, model), units
+    held = Held(model=LoadedModel(module.eval(), spec), others=())
+    return AuditSubject(request, plan, mechanisms_of(plan), {}, held), units
 
 
 def _facts(payload: Mapping[str, JSON]) -> tuple[tuple[int, ...], tuple[str, ...], int]:
@@ -130,49 +207,74 @@ def _facts(payload: Mapping[str, JSON]) -> tuple[tuple[int, ...], tuple[str, ...
     raise NotFound("shape and classes of the records are not known before the data is opened")
 
 
-def _seconds(subject: AuditSubject, recipe: Recipe, effort: Effort, *, units: int) -> float:
+def _noise(program: Program, *, records: int, rows_each: int) -> Pool:
+    """Records of noise, each a unit with as many rows as a unit may have."""
     import torch
 
-    from primum_pipelines.attacks import shadows
-    from primum_pipelines.attacks.membership import builder
-    from primum_pipelines.attacks.pool import Pool
+    from primum_pipelines.attacks.pool import Contributions, Pool
 
-    spec = subject.model().spec
-    rows = min(effort.pool, units)
-    tried, models = min(rows, _RECORDS_TRIED), min(effort.shadows, _MODELS_TRIED)
     generator = torch.Generator().manual_seed(0)
-    pool = Pool(
-        inputs=torch.rand((tried, *spec.input_shape), generator=generator) * 2 - 1,
-        labels=torch.randint(len(spec.classes), (tried,), generator=generator),
-        members=torch.ones(tried, dtype=torch.bool),
+    shape, classes = program.architecture.input_shape, program.architecture.classes
+    count = records * rows_each
+    inputs = torch.rand((count, *shape), generator=generator) * 2 - 1
+    labels = torch.randint(classes, (count,), generator=generator)
+    owners = torch.arange(records).repeat_interleave(rows_each)
+    return Pool(
+        inputs=inputs[::rows_each],
+        labels=labels[::rows_each],
+        members=torch.ones(records, dtype=torch.bool),
         duplicates=0,
+        contributions=Contributions(inputs, labels, owners) if rows_each > 1 else None,
     )
-    fresh = builder(spec, effort.shadowing)
-    had = shadows.complementary_halves(models, tried, generator=generator)
 
-    def trained(steps: int) -> tuple[float, shadows.Stack]:
-        start = time.process_time()
-        short = replace(recipe, steps=steps)
-        stack = shadows.train_stacked(fresh, pool, had, short, generator=generator)
-        return time.process_time() - start, stack
+
+def _seconds(program: Program, pool: Pool, effort: Effort, *, models: int) -> float:
+    """Seconds of the whole attack on that pool."""
+    import torch
+
+    from primum_pipelines.attacks.shadows import complementary_halves
+
+    models = min(models, effort.shadows)
+    generator = torch.Generator().manual_seed(0)
+    had = complementary_halves(models, len(pool.labels), generator=generator)
+    clock = _clock(program)
+
+    def trained(steps: int) -> tuple[float, Mapping[str, torch.Tensor]]:
+        start = clock()
+        short = replace(program, parameters={**program.parameters, "steps": steps})
+        stack = short.train(pool, had, seed=0)
+        return clock() - start, stack
 
     trained(1)  # Warm-up.
     once, _ = trained(1)
     more, stack = trained(1 + _STEPS_TRIED)
     step = max(0.0, more - once) / _STEPS_TRIED
-    start = time.process_time()
-    shadows.logits_of(fresh(), stack, pool.inputs)
-    query = time.process_time() - start
-    scale = effort.shadows / models * rows / tried
-    return scale * (step * recipe.steps + query * effort.queries)
+    start = clock()
+    program.answers(dict(stack), pool.inputs)
+    query = clock() - start
+    steps = int(str(program.parameters["steps"]))
+    return effort.shadows / models * (step * steps + query * effort.queries)
 
 
-def _memory(subject: AuditSubject, recipe: Recipe, effort: Effort, *, units: int) -> int:
-    """Weights of all shadows, what the stacked program holds at once, the pool and its answers."""
+def _clock(program: Program) -> Callable[[], float]:
+    """CPU time, since wall time lies on a busy machine; a GPU's work is waited for."""
     import torch
 
-    spec = subject.model().spec
-    module = subject.model().module
+    if program.device.type == "cpu":
+        return time.process_time
+
+    def waited() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return waited
+
+
+def _memory(program: Program, effort: Effort, *, rows: int, apart: bool) -> int:
+    """Weights of all shadows, what is held at once, the pool and its answers."""
+    import torch
+
+    module, shape = program.fresh(), program.architecture.input_shape
     weights = sum(parameter.numel() for parameter in module.parameters())
     seen: list[int] = []
     hooks = [
@@ -181,15 +283,17 @@ def _memory(subject: AuditSubject, recipe: Recipe, effort: Effort, *, units: int
         if not list(layer.children())
     ]
     with torch.no_grad():
-        module(torch.zeros((1, *spec.input_shape)))
+        module(torch.zeros((1, *shape)))
     for hook in hooks:
         hook.remove()
-    rows = min(effort.pool, units)
-    batch = max(1, math.ceil(recipe.sample_rate * rows / 2))
-    at_once = max(batch, min(effort.shadows * batch, _ROWS_AT_ONCE))
-    answers = effort.shadows * rows * effort.queries * len(spec.classes) * 2
-    pool = rows * math.prod(spec.input_shape) * (1 + effort.queries)
-    held = _COPIES * effort.shadows * weights + 2 * at_once * sum(seen) + answers + pool
+    rate = float(str(program.parameters["sampleRate"]))
+    batch = max(1, math.ceil(rate * rows / 2))
+    together = 1 if apart else effort.shadows
+    at_once = max(batch, min(together * batch, _ROWS_AT_ONCE))
+    answers = effort.shadows * rows * effort.queries * program.architecture.classes * 2
+    pool = rows * math.prod(shape) * (1 + effort.queries)
+    stack = (effort.shadows + (_COPIES - 1) * together) * weights
+    held = stack + 2 * at_once * sum(seen) + answers + pool
     return int(held) * _FLOAT_BYTES
 
 

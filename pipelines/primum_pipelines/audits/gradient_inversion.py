@@ -1,4 +1,6 @@
-"""The reconstruction audit: what one noisy update of the Study gives away of a record.
+"""The reconstruction audit: what a noisy update of the Study gives away of a record.
+
+An update is one step, or in a federated Study what a site sends after several local steps.
 
 Geiping et al. 2020 by optimization, the analytic inversion of methods 7.2 as the upper anchor, and
 identification among candidates, which is what the reconstruction-robustness bound speaks about
@@ -42,6 +44,8 @@ NCC_THRESHOLD = (
     0.5  # Above it people recognize a picture; a probability is published, not a mean alone.
 )
 TRIALS_MIN = 16
+_LOCAL_STEPS_USUAL = 8
+_LOCAL_STEPS_MAX = 32  # Simulating them costs as many times one step.
 _TAIL = float(1 - FAIL_CONFIDENCE) / 2  # Two ways of identification are tried; they share it.
 
 
@@ -51,7 +55,8 @@ class ReconstructionBounds:
 
     Args:
         candidates: Equally likely records the adversary chooses among.
-        gamma_one_update: Most likely success of identification from one update (ReRo, Gaussian).
+        gamma_one_update: Most likely success of identification from one update (ReRo, Gaussian):
+            one step, or several local steps that the record takes part in.
         gamma_all_updates: The same from every update of the training (ReRo, DP-SGD).
         expected_ncc: Of the best unbiased attack without a prior on one update, worst-case record.
         prob_ncc_above: That this attack's NCC is at least ``NCC_THRESHOLD``.
@@ -80,6 +85,7 @@ class GradientInversion:
     """The gradient inversion audit."""
 
     name = "GradientInversion"
+    reads = frozenset({"candidates", "trials", "targets", "iterations", "restarts", "localSteps"})
     kind = EvidenceKind.RECONSTRUCTION
     reviewed = True
     opens_data = True
@@ -90,14 +96,16 @@ class GradientInversion:
         Args:
             subject: The trained model and its plan.
             parameters: ``candidates`` (default 100), ``trials`` (64), ``targets`` of the
-                optimization (8 for tables, 1 for images), ``iterations`` (300), ``restarts`` (2).
+                optimization (8 for tables, 1 for images), ``iterations`` (300), ``restarts`` (2),
+                ``localSteps`` that an update adds up (those of a round for federated Studies, at
+                most 8; else 1).
 
         Returns:
             Fail where identification succeeds more often than the mechanism allows.
         """
         from primum_pipelines.attacks.reconstruction import ReconstructionEffort, reconstruct
 
-        mechanism = subject.released_by()
+        mechanism, steps = subject.released_by(), local_steps(subject, parameters)
         model = subject.model()
         images = len(model.spec.input_shape) > 1
         effort = ReconstructionEffort(
@@ -106,6 +114,8 @@ class GradientInversion:
             targets=whole(parameters, "targets", default=1 if images else 8, low=1, high=64),
             iterations=whole(parameters, "iterations", default=300, low=1, high=24_000),
             restarts=whole(parameters, "restarts", default=2, low=1, high=16),
+            local_steps=steps,
+            step_size=step_size(subject) if steps > 1 else 0.0,
         )
         measured = reconstruct(
             model,
@@ -115,7 +125,10 @@ class GradientInversion:
             effort=effort,
         )
         bounds = reconstruction_bounds(
-            mechanism, candidates=measured.candidates, dimension=measured.dimension
+            mechanism,
+            candidates=measured.candidates,
+            dimension=measured.dimension,
+            local_steps=effort.local_steps,
         )
         verdict, reasons = identification_verdict(
             success_lower=max(
@@ -138,6 +151,7 @@ class GradientInversion:
                 "trials": measured.trials,
                 "targets": measured.targets,
                 "iterations": effort.iterations,
+                "localSteps": effort.local_steps,
                 "bounds": bounds.to_json(),
             },
             restricted=_restricted(measured),
@@ -146,8 +160,61 @@ class GradientInversion:
         )
 
 
+def local_steps(subject: AuditSubject, parameters: Mapping[str, JSON]) -> int:
+    """How many steps one observed update adds up: ``localSteps``, or those of a federated round.
+
+    Raises:
+        InvalidValue: If it is no whole number from 1 to 32.
+    """
+    planned = int(str(_site(subject).get("stepsPerRound", 1)))
+    usual = min(planned, _LOCAL_STEPS_USUAL)
+    return whole(parameters, "localSteps", default=usual, low=1, high=_LOCAL_STEPS_MAX)
+
+
+def step_size(subject: AuditSubject) -> float:
+    """What a step of the plan moves the parameters by, per unit of the sum of clipped gradients.
+
+    Raises:
+        InvalidValue: If the plan does not state learning rate or batch size.
+    """
+    parameters = subject.plan.parameters
+    for name in ("learningRate", "batchSize"):
+        if name not in parameters:
+            raise InvalidValue(f"plan.parameters.{name}", "must be stated for updates", "nothing")
+    return float(str(parameters["learningRate"])) / float(str(parameters["batchSize"]))
+
+
+def _site(subject: AuditSubject) -> Mapping[str, JSON]:
+    """What the plan says of the site whose mechanism reveals most; empty if not federated."""
+    sites = subject.plan.mechanism.get("sites")
+    if not isinstance(sites, Mapping):
+        return {}
+    budget = subject.released_by().budget
+    found = sites.get(budget, next(iter(sites.values()), {}))
+    return found if isinstance(found, Mapping) else {}
+
+
+def one_update_bound(
+    mechanism: PlannedMechanism, *, candidates: int, local_steps: int = 1
+) -> float:
+    """How often at most one update names a record that took part in all its steps (ReRo).
+
+    Args:
+        mechanism: The planned mechanism; without noise nothing is bounded.
+        candidates: Equally likely candidates.
+        local_steps: Steps that the update adds up.
+    """
+    if not mechanism.noise_multiplier:
+        return 1.0
+    return rero.gaussian_composed(
+        psi_per_release=1 / mechanism.noise_multiplier,
+        releases=local_steps,
+        kappa=rero.kappa_uniform_candidates(candidates=candidates),
+    )
+
+
 def reconstruction_bounds(
-    mechanism: PlannedMechanism, *, candidates: int, dimension: int
+    mechanism: PlannedMechanism, *, candidates: int, dimension: int, local_steps: int = 1
 ) -> ReconstructionBounds:
     """The formal bounds for a plan; no data is needed.
 
@@ -155,6 +222,7 @@ def reconstruction_bounds(
         mechanism: The planned mechanism.
         candidates: Equally likely candidates; kappa is one over it.
         dimension: Numbers in a record.
+        local_steps: Steps that one update adds up; the record takes part in all of them.
 
     Returns:
         The bounds. The norm of the record is private, so the worst case is taken: no mean to
@@ -166,12 +234,14 @@ def reconstruction_bounds(
         centered_norm=1.0,
         target_norm=1.0,
         dimension=dimension,
-        releases=1,
+        releases=local_steps,
         ncc_threshold=NCC_THRESHOLD,
     )
     return ReconstructionBounds(
         candidates=candidates,
-        gamma_one_update=rero.gaussian_bound(psi=1 / mechanism.noise_multiplier, kappa=kappa),
+        gamma_one_update=one_update_bound(
+            mechanism, candidates=candidates, local_steps=local_steps
+        ),
         gamma_all_updates=tpr_bounds(mechanism, fprs=[kappa])[0],
         expected_ncc=scratch["expected_ncc"],
         prob_ncc_above=scratch["prob_ncc_above"],
@@ -187,33 +257,17 @@ def _lower(successes: int, trials: int) -> float:
 
 def _restricted(measured: Reconstruction) -> dict[str, JSON]:
     optimized = measured.optimized
-    figures = {
-        "ncc": optimized.ncc_mean,
-        "nccWorst": optimized.ncc_worst,
-        "nccWithoutNoise": optimized.ncc_without_noise,
-        "nccBaseline": optimized.ncc_baseline,
-        "nccAnalytic": measured.ncc_analytic,
-        "nccLinearPrior": measured.ncc_linear_prior,
-        "psnr": optimized.psnr_mean,
-        "psnrWithoutNoise": optimized.psnr_without_noise,
-        "psnrBaseline": optimized.psnr_baseline,
-        "mse": optimized.mse_mean,
-        "mseBaseline": optimized.mse_baseline,
-        "ssim": optimized.ssim_mean,
-        "ssimWithoutNoise": optimized.ssim_without_noise,
-        "ssimBaseline": optimized.ssim_baseline,
-        "featureDistance": optimized.feature_distance,
-        "featureDistanceBaseline": optimized.feature_distance_baseline,
-        "recognizable": optimized.recognizable,
-        "recognizableBaseline": optimized.recognizable_baseline,
-        "meanGradientNorm": measured.gradient_norm_mean,
-    }
-    return {
-        **{name: decimal_text(value) for name, value in figures.items() if value is not None},
+    found: dict[str, JSON] = {
+        **optimized.to_json(),
+        "nccAnalytic": decimal_text(measured.ncc_analytic),
+        "meanGradientNorm": decimal_text(measured.gradient_norm_mean),
         "identifiedByGradient": measured.identified_by_gradient,
-        "identifiedByReconstruction": measured.optimized.identified,
+        "identifiedByReconstruction": optimized.identified,
         "identifiedLowerLimit": decimal_text(
             _lower(measured.identified_by_gradient, measured.trials)
         ),
         "baselineBeaten": "yes" if optimized.ncc_mean > optimized.ncc_baseline else "no",
     }
+    if measured.ncc_linear_prior is not None:
+        found["nccLinearPrior"] = decimal_text(measured.ncc_linear_prior)
+    return found

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Protocol
 
 from primum.domain.accounting import rdp
+from primum.domain.accounting.events import Event
+from primum.domain.quantities import Neighbors
 from primum.domain.risk import gaussian, rero, tradeoff
 from primum.domain.risk.intervals import clopper_pearson_one_sided
 from primum_pipelines.audits.audit import FAIL_CONFIDENCE, LowTail
+from primum_pipelines.audits.subject import PlannedMechanism
 
+_SEARCH_ORDERS = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 20.0, 24.0, 32.0, 48.0, 64.0)
 _AUC_CELLS = 1000  # Upper sums of a rising curve: at most 0.001 too much.
 
 
 def smallest_fpr(
-    *, present: Sequence[float], absent: Sequence[float], mechanism: Subsampled
+    *,
+    present: Sequence[float],
+    absent: Sequence[float],
+    mechanism: Subsampled,
+    share: Decimal = Decimal(1),
 ) -> LowTail | None:
     """The TPR just above the largest score of all that were left out: FPR 0 of n, resolved as 1/n.
 
@@ -26,13 +36,14 @@ def smallest_fpr(
         present: Scores of members, independent of those of non-members.
         absent: Scores of non-members.
         mechanism: What trained the model; gives the bound.
+        share: What this figure may spend of the error probability, where it is one of several.
 
     Returns:
         The figure at ``FAIL_CONFIDENCE``, or ``None`` where one side has no sample.
     """
     if not absent or not present:
         return None
-    tail = float(1 - FAIL_CONFIDENCE) / 2
+    tail = float((1 - FAIL_CONFIDENCE) * share) / 2
     threshold = max(absent)
     limits = clopper_pearson_one_sided(
         successes=sum(score > threshold for score in present),
@@ -72,6 +83,10 @@ def tpr_bounds(mechanism: Subsampled, *, fprs: Sequence[float]) -> list[float]:
         mechanism: The planned mechanism.
         fprs: Each from 0 to 1.
     """
+    if not mechanism.noise_multiplier:
+        return [1.0] * len(fprs)  # Without noise nothing is bounded.
+    if isinstance(mechanism, PlannedMechanism) and mechanism.searched is not None:
+        return _renyi_bounds(_searched_curve(mechanism.searched), fprs)
     if mechanism.filter_orders:
         return _filtered_bounds(mechanism, fprs)
     if mechanism.sample_rate == 1:
@@ -102,6 +117,17 @@ def _filtered_bounds(mechanism: Subsampled, fprs: Sequence[float]) -> list[float
         (order, mechanism.steps * cost)
         for order, cost in zip(mechanism.filter_orders, costs, strict=True)
     ]
+    return _renyi_bounds(curve, fprs)
+
+
+@functools.lru_cache(maxsize=8)
+def _searched_curve(event: Event) -> tuple[tuple[float, float], ...]:
+    """The Renyi curve of a whole search, whatever its trials were selected by."""
+    costs = rdp.rdp_curve(event, _SEARCH_ORDERS, Neighbors.ADD_OR_REMOVE_ONE)
+    return tuple(zip(_SEARCH_ORDERS, costs, strict=True))
+
+
+def _renyi_bounds(curve: Sequence[tuple[float, float]], fprs: Sequence[float]) -> list[float]:
     return [
         min(rero.from_rdp(order=order, rdp=cost, kappa=fpr) for order, cost in curve)
         for fpr in fprs
@@ -110,10 +136,13 @@ def _filtered_bounds(mechanism: Subsampled, fprs: Sequence[float]) -> list[float
 
 def auc_bound(mechanism: Subsampled) -> float:
     """The largest AUC that a planned mechanism allows."""
-    if mechanism.filter_orders:
+    if not mechanism.noise_multiplier:
+        return 1.0
+    searched = isinstance(mechanism, PlannedMechanism) and mechanism.searched is not None
+    if searched or mechanism.filter_orders:
         # The curve rises, so its upper sums are above its area.
         rates = [cell / _AUC_CELLS for cell in range(1, _AUC_CELLS + 1)]
-        return math.fsum(_filtered_bounds(mechanism, rates)) / _AUC_CELLS
+        return math.fsum(tpr_bounds(mechanism, fprs=rates)) / _AUC_CELLS
     if mechanism.sample_rate == 1:
         return gaussian.auc(math.sqrt(mechanism.steps) / mechanism.noise_multiplier)
     return tradeoff.dpsgd_auc(

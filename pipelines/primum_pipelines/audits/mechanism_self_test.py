@@ -39,6 +39,7 @@ class MechanismSelfTest:
     """The mechanism self-test; runs whether a Study asks for it or not."""
 
     name = "MechanismSelfTest"
+    reads: frozenset[str] = frozenset()
     kind = EvidenceKind.SELF_TEST
     reviewed = True
     opens_data = False
@@ -60,7 +61,8 @@ class MechanismSelfTest:
         )
         from primum_pipelines.optimization.algorithm import IndividualFilter, MechanismParameters
 
-        wanted = _distinct(subject.mechanisms)
+        # What was trained without noise claims nothing that a test could contradict.
+        wanted = _distinct(tuple(m for m in subject.mechanisms if m.noise_multiplier))
         algorithm = subject.algorithm()
         tested = [
             _Tested(

@@ -9,8 +9,9 @@ Opens the data through the audit's own access.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, ClassVar
 
 from primum.domain.canonical import JSON, decimal_text
@@ -18,9 +19,11 @@ from primum.domain.errors import InvalidValue
 from primum.domain.governance.evidence import EvidenceKind, Verdict
 from primum.domain.risk import audits
 from primum.domain.risk.intervals import clopper_pearson_one_sided
+from primum.domain.risk.looks import Look, planned_looks
 from primum_pipelines.audits.audit import CONFIDENCE, Finding, ThreatModel, membership_verdict
 from primum_pipelines.audits.low_tail import smallest_fpr, tpr_bounds
-from primum_pipelines.audits.parameters import whole
+from primum_pipelines.audits.parameters import CLASSIFIERS, choice, whole
+from primum_pipelines.audits.shadow_recipe import program_of, unlike
 from primum_pipelines.audits.subject import AuditSubject
 
 if TYPE_CHECKING:
@@ -28,11 +31,12 @@ if TYPE_CHECKING:
 
     from primum_pipelines.attacks.figures import Array
     from primum_pipelines.attacks.membership import Effort, MembershipScores
-    from primum_pipelines.attacks.shadows import Recipe
     from primum_pipelines.attacks.signals import Scoring
 
 FPRS = (0.1, 0.01, 0.001)
 PRIORS = (0.5, 0.1, 0.01)
+SHADOW_PARAMETERS = frozenset({"shadows", "pool", "stopping"})
+STOPPING: Mapping[str, tuple[str, ...]] = {"stopping": ("Certain", "Never")}
 METHOD = "two-sided test at a threshold calibrated on shadows; records of one model"
 SHADOWS_DEFAULT = 64
 POOL_DEFAULT = 2000
@@ -66,6 +70,10 @@ class ShadowAudit:
     kind = EvidenceKind.MEMBERSHIP
     reviewed = True
     opens_data = True
+    without_mechanism = True  # It can attack a model that no mechanism made.
+    attacks = CLASSIFIERS
+    reads: ClassVar[frozenset[str]] = SHADOW_PARAMETERS
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = STOPPING
 
     def attack(self, subject: AuditSubject, parameters: Mapping[str, JSON]) -> Attack:
         """The attack that the parameters ask for.
@@ -76,37 +84,41 @@ class ShadowAudit:
         raise NotImplementedError
 
     def run(self, subject: AuditSubject, parameters: Mapping[str, JSON]) -> Finding:
-        """Train shadows with the Study's recipe and attack its model.
+        """Train shadows with the Study's recipe and attack its model, until the verdict is certain.
 
         Args:
             subject: The trained model and its plan.
             parameters: ``shadows`` (even), ``pool`` (records at most; 2000 by default, 500 for
-                images), and the attack's own.
+                images), ``stopping`` (Certain, the default, or Never), and the attack's own.
 
         Returns:
             The finding. The epsilon bound treats records of one model as independent trials, which
             they are only nearly; it can fail a Study, and says so under ``method``.
 
+        Guarantees:
+            A verdict that the audit stops at is Fail, or what every score at the looks that are
+            left would come to as well. Looks share the audit's error probability
+            (``planned_looks``), so stopping makes no Fail more likely to be wrong.
+
         Raises:
             InvalidValue: If a parameter breaks its rule.
         """
+        from primum_pipelines import fan_out
         from primum_pipelines.attacks import membership
 
         chosen = self.attack(subject, parameters)
-        scores = membership.attack(
+        looks = looks_of(subject, chosen.effort, parameters)
+        shop = membership.Shop(subject.held.shadows, subject.shadow_cache(), fan_out.current())
+        rounds = membership.attack(
             subject.model(),
             subject.table(),
-            recipe=recipe_of(subject),
+            program=program_of(subject, chosen.effort.shadowing),
             effort=chosen.effort,
             scoring=chosen.scoring,
-            cache=subject.shadow_cache(),
+            looks=[look.models for look in looks],
+            shop=shop,
         )
-        found = judged(
-            subject,
-            present=[float(score) for score in scores.present],
-            absent=[float(score) for score in scores.absent],
-            threshold=scores.threshold,
-        )
+        scores, found = until_certain(subject, rounds, looks)
         verdict, reasons = found.verdict, found.reasons
         other = unlike(subject)
         if other and verdict is Verdict.PASS:
@@ -119,12 +131,63 @@ class ShadowAudit:
             public={
                 **planned(subject, chosen.threat, method=METHOD, judgment=found),
                 "shadows": chosen.effort.shadows,
+                "looks": [{"shadows": look.models, "share": str(look.share)} for look in looks],
                 "settings": dict(chosen.settings),
             },
             restricted=_restricted(scores, epsilon_lower=found.epsilon_lower),
             reasons=reasons,
             pictures={_ROC: _picture(self.name, scores, subject)},
         )
+
+
+def looks_of(
+    subject: AuditSubject, effort: Effort, parameters: Mapping[str, JSON]
+) -> tuple[Look, ...]:
+    """At which numbers of shadows an audit looks, fixed before any is trained.
+
+    Raises:
+        InvalidValue: If ``stopping`` is another word.
+    """
+    from primum_pipelines.attacks.shadow_groups import group_of
+    from primum_pipelines.kinds.train.sharing import own_device
+
+    stopping = choice(parameters, "stopping", default="Certain", options=STOPPING["stopping"])
+    if stopping == "Never":
+        return (Look(effort.shadows, Decimal(1)),)
+    axes = len(subject.model().spec.input_shape)
+    group = group_of(axes, own_device(subject.request))
+    return planned_looks(effort.shadows, group=group)
+
+
+def until_certain(
+    subject: AuditSubject, rounds: Iterator[MembershipScores], looks: Sequence[Look]
+) -> tuple[MembershipScores, Judgment]:
+    """Look after look, until no score at a later one could change the verdict."""
+    for number, (look, scores) in enumerate(zip(looks, rounds, strict=True)):
+        found = judged(
+            subject,
+            present=[float(score) for score in scores.present],
+            absent=[float(score) for score in scores.absent],
+            threshold=scores.threshold,
+            share=look.share,
+        )
+        left = looks[number + 1 :]
+        if not left or found.verdict is Verdict.FAIL:
+            break
+        perfect = [
+            judged(
+                subject,
+                present=[1.0] * len(scores.present),
+                absent=[0.0] * len(scores.absent),
+                threshold=0.5,
+                share=later.share,
+            ).verdict
+            for later in left
+        ]
+        # No attack scores better than one without an error; and only the last look can pass.
+        if set(perfect) == {Verdict.INCONCLUSIVE}:
+            break
+    return scores, found
 
 
 def effort_of(
@@ -173,6 +236,7 @@ def judged(
     present: Sequence[float],
     absent: Sequence[float],
     threshold: float,
+    share: Decimal = Decimal(1),
 ) -> Judgment:
     """Judge scores at a threshold that was fixed without them.
 
@@ -181,26 +245,31 @@ def judged(
         present: Scores of members.
         absent: Scores of non-members.
         threshold: Above it a record is called a member.
+        share: What this judgment may spend of the error probabilities, where it is one of several
+            planned looks.
     """
+    confidence = float(1 - (1 - CONFIDENCE) * share)
     bound = audits.epsilon_lower_bound(
         true_positives=sum(score > threshold for score in present),
         members=len(present),
         false_positives=sum(score > threshold for score in absent),
         non_members=len(absent),
         delta=subject.delta,
-        confidence=float(CONFIDENCE),
+        confidence=confidence,
     )["epsilon_lower"]
     certifiable = audits.max_certifiable_two_sided(
         members=len(present),
         non_members=len(absent),
         delta=subject.delta,
-        confidence=float(CONFIDENCE),
+        confidence=confidence,
     )
     verdict, reasons = membership_verdict(
         epsilon_lower=bound,
         claim=subject.claim,
         max_certifiable=certifiable,
-        low_tail=smallest_fpr(present=present, absent=absent, mechanism=subject.released_by()),
+        low_tail=smallest_fpr(
+            present=present, absent=absent, mechanism=subject.released_by(), share=share
+        ),
     )
     if verdict is Verdict.PASS and min(len(present), len(absent)) < MEMBERS_MIN:
         verdict, reasons = Verdict.INCONCLUSIVE, ("there are too few units for this attack",)
@@ -227,53 +296,6 @@ def planned(
     }
 
 
-def recipe_of(subject: AuditSubject) -> Recipe:
-    """How the Study trains, as its plan says: the shadows do the same.
-
-    Raises:
-        InvalidValue: If the plan does not say.
-    """
-    from primum_pipelines.attacks.shadows import Recipe
-
-    mechanism, parameters = subject.released_by(), subject.plan.parameters
-    if "learningRate" not in parameters:
-        raise InvalidValue("plan.parameters.learningRate", "must be stated for shadows", "nothing")
-    return Recipe(
-        noise_multiplier=mechanism.noise_multiplier,
-        sample_rate=mechanism.sample_rate,
-        steps=mechanism.steps,
-        max_grad_norm=mechanism.max_grad_norm,
-        learning_rate=float(str(parameters["learningRate"])),
-        optimizer=str(parameters.get("optimizer", "SGD")),
-        momentum=float(str(parameters.get("momentum", "0"))),
-    )
-
-
-_PLAIN: Mapping[str, tuple[str, ...]] = {
-    "clipping": ("Flat",),
-    "unitExamplesMax": ("1",),
-    "optimizer": ("SGD", "Adam"),
-    "schedule": ("Constant",),
-    "warmUp": ("0",),
-    "averaging": ("0",),
-    "weightDecay": ("0",),
-    "biasAware": ("0",),
-    "trainable": ("All",),
-}
-
-
-def unlike(subject: AuditSubject) -> tuple[str, ...]:
-    """What of the Study's recipe its shadows do not do: an attack by them is weaker than it seems.
-
-    Returns:
-        Names of its parameters, in the Study's words; empty where shadows train as the Study did.
-    """
-    told = subject.plan.parameters
-    found = [name for name, same in _PLAIN.items() if str(told.get(name, same[0])) not in same]
-    found += [name for name in ("augmentation", "publicInputs") if told.get(name)]
-    return (*found, *(("syntheticInputs",) if subject.request.context.get("synthetic") else ()))
-
-
 def _restricted(scores: MembershipScores, *, epsilon_lower: float) -> dict[str, JSON]:
     members, others = len(scores.present), len(scores.absent)
     hits = int((scores.present > scores.threshold).sum())
@@ -284,6 +306,7 @@ def _restricted(scores: MembershipScores, *, epsilon_lower: float) -> dict[str, 
         "lowerBound": decimal_text(epsilon_lower),
         "members": members,
         "nonMembers": others,
+        "shadowsTrained": scores.shadows,
         "duplicatesDropped": scores.duplicates,
         "smallestResolvableFpr": decimal_text(1 / others),
         "auc": area_of(scores.present, scores.absent),

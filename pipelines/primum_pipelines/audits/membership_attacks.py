@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from primum.domain.canonical import JSON
 from primum_pipelines.audits.audit import ThreatModel
-from primum_pipelines.audits.membership import Attack, ShadowAudit, effort_of
+from primum_pipelines.audits.membership import (
+    SHADOW_PARAMETERS,
+    STOPPING,
+    Attack,
+    ShadowAudit,
+    effort_of,
+)
 from primum_pipelines.audits.parameters import choice, whole
 
 if TYPE_CHECKING:
@@ -23,6 +29,7 @@ THREAT = ThreatModel(
 )
 _LABELS = dataclasses.replace(THREAT, access="Label")
 _QUERIES_MAX = 64
+_VARIANTS = {**STOPPING, "variant": ("Online", "Offline")}
 _LABEL_QUERIES = 10
 _RMIA_SHADOWS = 8  # The published attack is strong with few (Zarifzadeh et al. 2024).
 
@@ -35,12 +42,14 @@ class LiRA(ShadowAudit):
     """
 
     name = "LiRA"
+    reads = SHADOW_PARAMETERS | {"variant", "augmentations"}
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = _VARIANTS
 
     def attack(self, subject: AuditSubject, parameters: Mapping[str, JSON]) -> Attack:
         """See the base."""
         from primum_pipelines.attacks import scorings
 
-        variant = choice(parameters, "variant", default="Online", options=("Online", "Offline"))
+        variant = choice(parameters, "variant", default="Online", options=self.words["variant"])
         more = whole(parameters, "augmentations", default=0, low=0, high=_QUERIES_MAX)
         effort = dataclasses.replace(effort_of(subject, parameters), queries=more + 1)
         scoring = scorings.lira_online if variant == "Online" else scorings.lira_offline
@@ -54,12 +63,14 @@ class RMIA(ShadowAudit):
     """
 
     name = "RMIA"
+    reads = SHADOW_PARAMETERS | {"variant"}
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = _VARIANTS
 
     def attack(self, subject: AuditSubject, parameters: Mapping[str, JSON]) -> Attack:
         """See the base."""
         from primum_pipelines.attacks import scorings
 
-        variant = choice(parameters, "variant", default="Online", options=("Online", "Offline"))
+        variant = choice(parameters, "variant", default="Online", options=self.words["variant"])
         effort = effort_of(subject, parameters, shadows=_RMIA_SHADOWS)
         effort = dataclasses.replace(effort, population=True)
         scoring = scorings.rmia_online if variant == "Online" else scorings.rmia_offline
@@ -74,6 +85,12 @@ class Thresholds(ShadowAudit):
     """
 
     name = "Thresholds"
+    reads = SHADOW_PARAMETERS | {"signal", "thresholds"}
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **STOPPING,
+        "signal": ("Loss", "Confidence", "Entropy", "ModifiedEntropy"),
+        "thresholds": ("Global", "PerClass"),
+    }
 
     def attack(self, subject: AuditSubject, parameters: Mapping[str, JSON]) -> Attack:
         """See the base."""
@@ -85,8 +102,10 @@ class Thresholds(ShadowAudit):
             "Entropy": scorings.entropy,
             "ModifiedEntropy": scorings.modified_entropy,
         }
-        signal = choice(parameters, "signal", default="Loss", options=tuple(known))
-        spread = choice(parameters, "thresholds", default="Global", options=("Global", "PerClass"))
+        signal = choice(parameters, "signal", default="Loss", options=self.words["signal"])
+        spread = choice(
+            parameters, "thresholds", default="Global", options=self.words["thresholds"]
+        )
         scoring = known[signal] if spread == "Global" else scorings.per_class(known[signal])
         settings: dict[str, JSON] = {"signal": signal, "thresholds": spread}
         return Attack(scoring, effort_of(subject, parameters), THREAT, settings)
@@ -125,6 +144,7 @@ class LabelOnly(ShadowAudit):
     """
 
     name = "LabelOnly"
+    reads = SHADOW_PARAMETERS | {"augmentations"}
 
     def attack(self, subject: AuditSubject, parameters: Mapping[str, JSON]) -> Attack:
         """See the base."""
@@ -142,13 +162,18 @@ class ShadowClassifier(ShadowAudit):
     """
 
     name = "ShadowClassifier"
+    reads = SHADOW_PARAMETERS | {"architecture"}
+    words: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **STOPPING,
+        "architecture": ("GrayBox", "BlackBox"),
+    }
 
     def attack(self, subject: AuditSubject, parameters: Mapping[str, JSON]) -> Attack:
         """See the base."""
         from primum_pipelines.attacks import scorings
         from primum_pipelines.attacks.membership import Shadowing
 
-        boxes = tuple(box.value for box in Shadowing)
+        boxes = self.words["architecture"]
         box = choice(parameters, "architecture", default=boxes[0], options=boxes)
         effort = dataclasses.replace(effort_of(subject, parameters), shadowing=Shadowing(box))
         threat = dataclasses.replace(THREAT, architecture=box)

@@ -1,14 +1,17 @@
 """The audit in one training run: canaries planted by a sealed coin, guessed from their scores.
 
 Steinke, Nasr & Jagielski, *Privacy Auditing with One (1) Training Run* (2023); methods, section
-6.3. Everything that could be tuned on the answers is fixed before they are seen: every canary is
-guessed, at the midpoint that the plan implies. Never opens patient data; the canaries were declared
-and charged with the training.
+6.3. Everything that could be tuned on the answers is fixed before they are seen: the plan alone
+says how many canaries are guessed and at which midpoint; those furthest from it are, of the others
+the auditor abstains. Never opens patient data; the canaries were declared and charged with the
+training.
 """
 
 from __future__ import annotations
 
+import functools
 import hmac
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -36,6 +39,11 @@ THREAT = ThreatModel(
     sampling="Iid",
 )
 _P_VALUE = float(1 - CONFIDENCE)
+_SHARES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02)
+_GUESSES_MIN = 10  # Fewer show next to nothing, however sure they are.
+_PLANS_CACHED = 64
+_GRID = 4000
+_GRID_DEVIATIONS = 8.0  # Beyond it lies nothing that a float tells from zero.
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,7 @@ class OneRunFigures:
     """Everything measured by a one-run audit. Restricted."""
 
     canaries: int
+    guesses: int
     included: int
     correct: int
     false_alarms: int
@@ -71,12 +80,13 @@ class OneRunCanary:
     """The one-run canary audit."""
 
     name = "OneRunCanary"
+    reads = frozenset({"canaries"})
     kind = EvidenceKind.MEMBERSHIP
     reviewed = True
     opens_data = False
 
     def run(self, subject: AuditSubject, parameters: Mapping[str, JSON]) -> Finding:
-        """Guess every canary at the planned midpoint and bound epsilon from below.
+        """Guess the surest canaries, as many as planned, and bound epsilon from below.
 
         Args:
             subject: The trained model and its plan.
@@ -95,7 +105,7 @@ class OneRunCanary:
         if isinstance(planned, int) and planned != len(canaries.coins):
             return self._without(subject, "the number of canaries is not the planned one")
         figures = measure(canaries, mechanism=mechanism, claim=subject.claim, delta=subject.delta)
-        most = _most(figures.canaries, subject.delta)
+        most = _most(figures.canaries, figures.guesses, subject.delta)
         verdict, reasons = membership_verdict(
             epsilon_lower=figures.epsilon_lower,
             claim=subject.claim,
@@ -109,7 +119,7 @@ class OneRunCanary:
             public={
                 **_public(subject),
                 "canaries": figures.canaries,
-                "guesses": figures.canaries,
+                "guesses": figures.guesses,
                 "maxCertifiable": decimal_text(most),
             },
             restricted=_restricted(figures),
@@ -159,6 +169,62 @@ def midpoint(mechanism: PlannedMechanism) -> float:
     return mechanism.sample_rate * mechanism.steps / 2
 
 
+@functools.lru_cache(maxsize=_PLANS_CACHED)
+def planned_guesses(
+    canaries: int, *, mechanism: PlannedMechanism, claim: float, delta: float
+) -> int:
+    """How many canaries are guessed, from the plan alone.
+
+    Of the numbers that could show the claim, if any could, the one whose bound the planned
+    mechanism lets expect to be the largest: sure guesses are more often right, and fewer show less.
+
+    Args:
+        canaries: Planted.
+        mechanism: The planned training mechanism.
+        claim: The claimed epsilon.
+        delta: Of the claim.
+    """
+    counts = sorted({max(min(canaries, _GUESSES_MIN), int(canaries * s)) for s in _SHARES})
+    able = [count for count in counts if _most(canaries, count, delta) >= claim]
+    expected = dict(zip(counts, _accuracies(counts, canaries, mechanism), strict=True))
+
+    def bound(count: int) -> float:
+        return audits.one_run_epsilon_lower(
+            canaries=canaries,
+            guesses=count,
+            correct=int(count * expected[count]),
+            delta=delta,
+            p_value=_P_VALUE,
+        )
+
+    return max(able or counts, key=lambda count: (bound(count), count))
+
+
+def _accuracies(counts: Sequence[int], canaries: int, mechanism: PlannedMechanism) -> list[float]:
+    """Expected share of right guesses of the canaries furthest from the midpoint, by number.
+
+    In and out are taken as normal with the planned means and variances: this chooses an effort and
+    proves nothing.
+    """
+    import numpy as np
+    from scipy import special
+
+    rate, steps = mechanism.sample_rate, mechanism.steps
+    noise = steps * mechanism.noise_multiplier**2
+    spread = {"in": math.sqrt(noise + rate * (1 - rate) * steps), "out": math.sqrt(noise)}
+    if not spread["out"]:
+        return [1.0] * len(counts)
+    half = midpoint(mechanism)
+    far = np.linspace(0, half + _GRID_DEVIATIONS * spread["in"], _GRID)
+    # Beyond the midpoint by more than ``far``, on the right and on the wrong side.
+    right = [special.ndtr((half - far) / spread[side]) for side in ("in", "out")]
+    wrong = [special.ndtr((-half - far) / spread[side]) for side in ("in", "out")]
+    hit, missed = (right[0] + right[1]) / 2, (wrong[0] + wrong[1]) / 2
+    share = hit + missed  # Falls from 1.
+    at = [int(np.argmin(np.abs(share - count / canaries))) for count in counts]
+    return [float(hit[i] / share[i]) if share[i] > 0 else 1.0 for i in at]
+
+
 def measure(
     canaries: Canaries, *, mechanism: PlannedMechanism, claim: float, delta: float
 ) -> OneRunFigures:
@@ -174,24 +240,27 @@ def measure(
         Every figure of the audit; the p-value and bounds hold at 95 % confidence.
     """
     m, threshold = len(canaries.coins), midpoint(mechanism)
-    guesses = [int(score > threshold) for score in canaries.scores]
-    correct = sum(g == c for g, c in zip(guesses, canaries.coins, strict=True))
-    hits = sum(g and c for g, c in zip(guesses, canaries.coins, strict=True))
+    count = planned_guesses(m, mechanism=mechanism, claim=claim, delta=delta)
+    surest = sorted(range(m), key=lambda at: -abs(canaries.scores[at] - threshold))[:count]
+    pairs = [(canaries.scores[at] > threshold, canaries.coins[at] == 1) for at in surest]
+    correct = sum(guess == coin for guess, coin in pairs)
+    hits = sum(guess and coin for guess, coin in pairs)
     gdp = audits.one_run_gdp_mu_lower(
-        canaries=m, correct=correct, guesses=m, p_value=_P_VALUE, delta=delta
+        canaries=m, correct=correct, guesses=count, p_value=_P_VALUE, delta=delta
     )
     return OneRunFigures(
         canaries=m,
+        guesses=count,
         included=sum(canaries.coins),
         correct=correct,
         hits=hits,
-        false_alarms=sum(guesses) - hits,
+        false_alarms=sum(guess for guess, _ in pairs) - hits,
         epsilon_lower=audits.one_run_epsilon_lower(
-            canaries=m, guesses=m, correct=correct, delta=delta, p_value=_P_VALUE
+            canaries=m, guesses=count, correct=correct, delta=delta, p_value=_P_VALUE
         ),
         epsilon_lower_assuming_gdp=gdp["epsilon_lower"],
         p_value_of_claim=audits.one_run_p_value(
-            canaries=m, guesses=m, correct=correct, epsilon=claim, delta=delta
+            canaries=m, guesses=count, correct=correct, epsilon=claim, delta=delta
         ),
         low_tail=_low_tail(canaries, mechanism),
     )
@@ -206,9 +275,9 @@ def _low_tail(canaries: Canaries, mechanism: PlannedMechanism) -> LowTail | None
     )
 
 
-def _most(canaries: int, delta: float) -> float:
+def _most(canaries: int, guesses: int, delta: float) -> float:
     return audits.max_certifiable_one_run(
-        guesses=canaries, canaries=canaries, delta=delta, p_value=_P_VALUE
+        guesses=guesses, canaries=canaries, delta=delta, p_value=_P_VALUE
     )
 
 
@@ -218,7 +287,7 @@ def _public(subject: AuditSubject) -> dict[str, JSON]:
         "claim": str(subject.plan.epsilon),
         "delta": str(subject.plan.delta),
         "confidence": str(CONFIDENCE),
-        "method": "one training run, every canary guessed at the planned midpoint",
+        "method": "one training run, as many canaries guessed as the plan says",
     }
 
 

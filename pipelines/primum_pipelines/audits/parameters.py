@@ -9,6 +9,40 @@ from primum.domain.errors import InvalidValue
 
 _DIGITS_MAX = 18  # More is out of every range.
 
+CLASSIFIERS = frozenset({"Train", "Federate"})  # Job kinds whose result is asked for a class.
+GENERATORS = frozenset({"Synthesize"})
+
+
+def require_asked(audit: object, given: Mapping[str, JSON], *, kind: str) -> None:
+    """Refuse, while nothing has been spent, what an audit would ignore or could not do.
+
+    An audit says what it reads in ``reads``, which words a parameter may be in ``words``, and which
+    job kinds it can attack in ``attacks``; whatever it does not say is left to its own ``run``.
+
+    Args:
+        audit: The audit, as its entry point gives it.
+        given: The Study's parameters for it.
+        kind: The Study's job kind.
+
+    Raises:
+        InvalidValue: If the audit cannot attack such a job, or a parameter is not one of its own or
+            not one of its words.
+    """
+    name = str(getattr(audit, "name", ""))
+    kinds: frozenset[str] | None = getattr(audit, "attacks", None)
+    if kinds is not None and kind not in kinds:
+        rule = f"must be an attack on what job.kind: {kind} makes"
+        remedy = f"It is for {' and '.join(sorted(kinds))}."
+        raise InvalidValue("spec.audits.attack", rule, name, remedy)
+    known: frozenset[str] | None = getattr(audit, "reads", None)
+    words: Mapping[str, tuple[str, ...]] = getattr(audit, "words", {})
+    for parameter in given:
+        if known is not None and parameter not in known:
+            allowed = f"be one of {', '.join(sorted(known))}" if known else "have no parameters"
+            raise InvalidValue("spec.audits.parameters", f"must {allowed} for {name}", parameter)
+        if parameter in words:
+            choice(given, parameter, default="", options=words[parameter])
+
 
 def whole(parameters: Mapping[str, JSON], name: str, *, default: int, low: int, high: int) -> int:
     """A whole-number parameter of an audit, as a number or as text of one.

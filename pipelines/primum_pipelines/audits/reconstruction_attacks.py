@@ -7,7 +7,6 @@ from decimal import Decimal
 
 from primum.domain.canonical import JSON, decimal_text
 from primum.domain.governance.evidence import EvidenceKind, Verdict
-from primum.domain.risk import rero
 from primum.domain.risk.intervals import clopper_pearson_one_sided
 from primum_pipelines.audits.audit import (
     FAIL_CONFIDENCE,
@@ -15,8 +14,8 @@ from primum_pipelines.audits.audit import (
     ThreatModel,
     identification_verdict,
 )
-from primum_pipelines.audits.gradient_inversion import TRIALS_MIN
-from primum_pipelines.audits.parameters import whole
+from primum_pipelines.audits.gradient_inversion import TRIALS_MIN, local_steps, one_update_bound
+from primum_pipelines.audits.parameters import CLASSIFIERS, whole
 from primum_pipelines.audits.subject import AuditSubject
 
 _TAIL = float(1 - FAIL_CONFIDENCE)
@@ -40,6 +39,7 @@ class Imprint:
     """A server that swaps in an imprint layer (Fowl et al. 2022)."""
 
     name = "Imprint"
+    reads = frozenset({"batch", "bins", "candidates", "trials", "localSteps"})
     kind = EvidenceKind.RECONSTRUCTION
     reviewed = True
     opens_data = True
@@ -49,8 +49,9 @@ class Imprint:
 
         Args:
             subject: The trained model and its plan.
-            parameters: ``candidates`` (default 100), ``trials`` (32), ``batch`` (64) and ``bins``
-                (128).
+            parameters: ``candidates`` (default 100), ``trials`` (32), ``batch`` (64), ``bins``
+                (128), and ``localSteps`` that an update adds up (those of a round for federated
+                Studies, at most 8; else 1).
 
         Returns:
             Fail where identification succeeds more often than the mechanism allows.
@@ -66,6 +67,7 @@ class Imprint:
             bins=whole(parameters, "bins", default=128, low=2, high=4096),
             candidates=whole(parameters, "candidates", default=100, low=2, high=1000),
             trials=whole(parameters, "trials", default=32, low=1, high=1000),
+            local_steps=local_steps(subject, parameters),
         )
         found = imprint_attack(
             subject.table(),
@@ -74,8 +76,9 @@ class Imprint:
             algorithm=subject.algorithm(),
             effort=effort,
         )
-        kappa = rero.kappa_uniform_candidates(candidates=found.candidates)
-        bound = rero.gaussian_bound(psi=1 / mechanism.noise_multiplier, kappa=kappa)
+        bound = one_update_bound(
+            mechanism, candidates=found.candidates, local_steps=effort.local_steps
+        )
         lower = clopper_pearson_one_sided(
             successes=found.identified, trials=found.trials, tail_probability=_TAIL
         )["lower"]
@@ -93,6 +96,7 @@ class Imprint:
                 "confidence": str(FAIL_CONFIDENCE),
                 "batch": found.batch,
                 "bins": effort.bins,
+                "localSteps": effort.local_steps,
                 "trials": found.trials,
                 "bounds": {
                     "candidates": found.candidates,
@@ -115,6 +119,8 @@ class ModelInversion:
     """What the classifier takes for the image of each class (Fredrikson et al. 2015)."""
 
     name = "ModelInversion"
+    attacks = CLASSIFIERS
+    reads = frozenset({"iterations"})
     kind = EvidenceKind.RECONSTRUCTION
     reviewed = True
     opens_data = True

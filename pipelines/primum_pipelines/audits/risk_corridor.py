@@ -36,9 +36,17 @@ _CORRELATIONS = {
     "nccBaseline": "guess",
     "ncc": "optimization",
     "nccAnalytic": "analytic",
-    "nccLinearPrior": "with a prior",
+    "nccLinearPrior": "with a linear prior",
+    "nccDiffusionPrior": "with a learned prior",
 }
-_MEASURED = ("lowerBound", "ncc", "nccAnalytic", "identifiedLowerLimit", "auc")
+_MEASURED = (
+    "lowerBound",
+    "ncc",
+    "nccAnalytic",
+    "nccDiffusionPrior",
+    "identifiedLowerLimit",
+    "auc",
+)
 
 
 def risk_corridor(subject: AuditSubject, *, dimension: int, findings: Sequence[Finding]) -> Finding:

@@ -6,10 +6,11 @@ the worker. Light: torch and numpy are imported where they are used.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -18,16 +19,18 @@ from primum.domain.accounting.events import (
     Gaussian,
     IndividuallyFiltered,
     SubsampledGaussian,
+    event_from_json,
     flatten,
 )
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue, NotFound, Tampered
 from primum.domain.quantities import parse_decimal
 from primum.domain.study.plan import Plan, Treatment, plan_from_json
-from primum_pipelines.optimization.settings import ClippingRule
+from primum_pipelines.optimization.settings import STOPPING_PURPOSE, ClippingRule
 
 if TYPE_CHECKING:
     from primum.domain.study.steps import WorkRequest
+    from primum_pipelines.attacks.membership import ShadowSet
     from primum_pipelines.attacks.shadow_cache import ShadowCache
     from primum_pipelines.datasets.table import UnitTable
     from primum_pipelines.models.artifact import LoadedModel
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 ALGORITHM_GROUP = "primum.training_algorithms"
 ALGORITHM_DEFAULT = "DPSGD"
+SEARCH = "search"  # Where a plan's mechanism says what a search is.
 AUDIT_STEP = "audit"
 JOB_STEP = "job"
 
@@ -52,6 +56,9 @@ class PlannedMechanism:
         filter_orders: Renyi orders of the individual filters; empty without filters. What is
             proved with them is the Renyi curve of the bound at these orders, and no more.
         clipping: How unit gradients are brought to the bound.
+        searched: Of a search what all its trials did together, whatever was selected; the other
+            figures are those of its most costly trial. ``None`` without a search. What is proved of
+            a search is the Renyi curve of this event, and no more.
     """
 
     budget: str
@@ -61,6 +68,24 @@ class PlannedMechanism:
     max_grad_norm: float
     filter_orders: tuple[int, ...] = ()
     clipping: ClippingRule = ClippingRule.FLAT
+    searched: Event | None = None
+
+
+@dataclass(slots=True, repr=False)
+class Held:
+    """What a step has loaded, for all of its audits; goes with the step.
+
+    Args:
+        model: The model under attack.
+        table: The private data that the audits' access opens.
+        others: Public and released inputs.
+        shadows: Shadows that audits of this step have trained, by key.
+    """
+
+    model: LoadedModel | None = None
+    table: UnitTable | None = None
+    others: tuple[UnitTable, ...] | None = None
+    shadows: dict[str, ShadowSet] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -72,12 +97,14 @@ class AuditSubject:
         plan: The Study's plan.
         mechanisms: Its charged mechanisms.
         artifacts: Artifacts of the job by kind: ``{"kind", "uri", "digest"}``.
+        held: What was loaded of it so far.
     """
 
     request: WorkRequest
     plan: Plan
     mechanisms: tuple[PlannedMechanism, ...]
     artifacts: Mapping[str, Mapping[str, JSON]]
+    held: Held = field(default_factory=Held, compare=False)
 
     @property
     def claim(self) -> float:
@@ -107,7 +134,11 @@ class AuditSubject:
             raise InvalidValue("plan", "must have a charged mechanism", self.plan.kind)
         return max(
             self.mechanisms,
-            key=lambda item: item.sample_rate * math.sqrt(item.steps) / item.noise_multiplier,
+            key=lambda item: (
+                item.sample_rate * math.sqrt(item.steps) / item.noise_multiplier
+                if item.noise_multiplier
+                else math.inf
+            ),
         )
 
     def artifact_bytes(self, kind: str) -> bytes:
@@ -149,28 +180,72 @@ class AuditSubject:
         return algorithm
 
     def model(self) -> LoadedModel:
-        """The trained model.
+        """The trained model, loaded once; a copy, so that no audit can spoil the next one's.
 
         Raises:
+            InvalidValue: If the Study made samples or a generator instead.
             NotFound: If the job left none.
             Tampered: If its bytes are not those recorded.
         """
         from primum_pipelines.models.artifact import from_bytes
 
-        return from_bytes(self.artifact_bytes("Model"))
+        if "Model" not in self.artifacts and {"Dataset", "Generator"} & set(self.artifacts):
+            rule = (
+                "must be one of those for samples and generators: the Study trained no classifier"
+            )
+            raise InvalidValue("spec.audits.attack", rule, "one for classifiers")
+        if self.held.model is None:
+            self.held.model = from_bytes(self.artifact_bytes("Model"))
+        return replace(self.held.model, module=copy.deepcopy(self.held.model.module))
+
+    def samples(self) -> UnitTable:
+        """The samples that were released.
+
+        Raises:
+            InvalidValue: If the Study trained a model instead.
+            NotFound: If the job left none.
+            Tampered: If their bytes are not those recorded.
+        """
+        from primum_pipelines.synthesis import archive
+
+        if "Dataset" not in self.artifacts and "Model" in self.artifacts:
+            rule = "must be one of those for models: the Study released no samples"
+            raise InvalidValue("spec.audits.attack", rule, "one for samples")
+        return archive.from_bytes(self.artifact_bytes("Dataset"))
+
+    def other_tables(self) -> tuple[UnitTable, ...]:
+        """The Study's public and released inputs, as its job saw them; opened once.
+
+        Raises:
+            NotFound: If one is nowhere.
+            Tampered: If released data is not what was released.
+        """
+        from primum_pipelines.datasets.access import open_others
+
+        if self.held.others is None:
+            self.held.others = tuple(item.table for item in open_others(self.request))
+        return self.held.others
 
     def table(self) -> UnitTable:
-        """The private data that the audit's access opens.
+        """The private data that the audit's access opens; opened once, and not to be changed.
 
         Of several, the one under the most revealing mechanism: where an attack finds most.
 
         Raises:
             Refused: If there is no valid token for it.
             NotFound: If the plan declares no access for audits.
+            InvalidValue: If its labels are not one class per row.
         """
         from primum_pipelines.datasets.access import open_private
+        from primum_pipelines.datasets.table import LabelTask
 
-        return open_private(self.request, self._access())
+        if self.held.table is None:
+            table = open_private(self.request, self._access())
+            if table.task is not LabelTask.MULTI_CLASS:
+                rule = "must be one class per row for attacks that open data"
+                raise InvalidValue("dataset labels", rule, table.task.value)
+            self.held.table = table
+        return self.held.table
 
     def shadow_cache(self) -> ShadowCache | None:
         """Where shadows of that data may be kept; ``None`` where the process knows no zone.
@@ -231,9 +306,15 @@ def mechanisms_of(plan: Plan) -> tuple[PlannedMechanism, ...]:
     Raises:
         InvalidValue: If the plan trains and does not state its clipping bound.
     """
-    charged = [access for access in plan.accesses if access.treatment is Treatment.CHARGED]
-    if not charged:
-        return _described(plan)
+    charged = [
+        access
+        for access in plan.accesses
+        if access.treatment is Treatment.CHARGED
+        # Looks at held-out units train nothing.
+        and access.name.split("@", 1)[0] != STOPPING_PURPOSE
+    ]
+    if not charged or SEARCH in plan.mechanism:
+        return _described(plan, budget=charged[0].budget if charged else "")
     found = []
     for access in charged:
         for leaf, count, orders in _gaussians(access.event):
@@ -264,24 +345,26 @@ def _gaussians(
             yield leaf, count, ()
 
 
-def _described(plan: Plan) -> tuple[PlannedMechanism, ...]:
+def _described(plan: Plan, *, budget: str = "") -> tuple[PlannedMechanism, ...]:
     sites = plan.mechanism.get("sites")
-    described = dict(sites) if isinstance(sites, Mapping) else {"": plan.mechanism}
+    described = dict(sites) if isinstance(sites, Mapping) else {budget: plan.mechanism}
+    search = _mapping(plan.mechanism.get(SEARCH, {}))
     found = []
-    for budget, value in described.items():
+    for name, value in described.items():
         facts = _mapping(value)
         if not {"noiseMultiplier", "sampleRate", "steps"} <= set(facts):
             continue
         rule = _mapping(facts.get("individualFilter", {}))
         found.append(
             PlannedMechanism(
-                budget=budget,
+                budget=name,
                 noise_multiplier=_number(facts, "noiseMultiplier"),
                 sample_rate=_number(facts, "sampleRate"),
                 steps=int(_number(rule, "boundSteps") if rule else _number(facts, "steps")),
                 max_grad_norm=_clip(plan),
                 filter_orders=_orders(rule),
                 clipping=_clipping(plan),
+                searched=event_from_json(json.loads(str(search["event"]))) if search else None,
             )
         )
     return tuple(found)

@@ -34,6 +34,7 @@ class PrivacySusceptibility:
     """Gradient norms per unit, and which inputs they hang on (PLIS; Mueller et al. 2022)."""
 
     name = "PrivacySusceptibility"
+    reads = frozenset({"pool"})
     kind = EvidenceKind.RECONSTRUCTION
     reviewed = True
     opens_data = True

@@ -1,14 +1,14 @@
-"""Audits of released samples: who was in the data, and who was copied (methods, section 8).
+"""Audits of samples and generators: who was in the data, and who was copied (methods, section 8).
 
-They see the samples alone, and compare with held-out records that the generator never saw.
-Distances to training records never gate on their own: sets that pass them can be open to membership
-attacks (Yao et al. 2025).
+They see the samples, two of them the generator too, and compare with held-out records that it never
+saw. Distances to training records never gate on their own: sets that pass them can be open to
+membership attacks (Yao et al. 2025).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from primum.domain.canonical import JSON, decimal_text
@@ -21,7 +21,7 @@ from primum_pipelines.audits.audit import (
     ThreatModel,
 )
 from primum_pipelines.audits.membership import MEMBERS_MIN, area_of, judged, planned
-from primum_pipelines.audits.parameters import whole
+from primum_pipelines.audits.parameters import GENERATORS, whole
 from primum_pipelines.audits.subject import AuditSubject
 
 if TYPE_CHECKING:
@@ -36,22 +36,33 @@ THREAT = ThreatModel(
     data="Population",
     sampling="Iid",
 )
+WHITE_BOX = replace(THREAT, access="Weights", architecture="GrayBox")
 METHOD = "two-sided test at the 95 % quantile of held-out records set aside for it"
 _ALARMS = 0.05  # Of the records that the threshold is calibrated on.
 _THIRDS = 3
 _MEMBERS_DEFAULT = 2000
+_REBUILT_DEFAULT = 500  # Each is rebuilt by an optimization of its own.
+_EMBEDDED = "DPMERF"
 _SEED = 20250  # Of the records that are compared; it protects nobody.
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class _Sides:
+class Rows:
+    """Records or samples in [0, 1], ``(n, ...)``, with their classes ``(n,)``."""
+
+    values: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Sides:
     """Released samples, members, and three disjoint parts of what the generator never saw."""
 
-    samples: np.ndarray
-    members: np.ndarray
-    reference: np.ndarray
-    calibration: np.ndarray
-    others: np.ndarray
+    samples: Rows
+    members: Rows
+    reference: Rows
+    calibration: Rows
+    others: Rows
 
 
 class SampleAudit:
@@ -61,8 +72,14 @@ class SampleAudit:
     kind = EvidenceKind.MEMBERSHIP
     reviewed = True
     opens_data = True
+    threat: ClassVar[ThreatModel] = THREAT
+    pool_default: ClassVar[int] = _MEMBERS_DEFAULT
+    attacks = GENERATORS
+    reads: ClassVar[frozenset[str]] = frozenset({"pool"})
 
-    def scores(self, records: np.ndarray, sides: _Sides) -> Array:
+    def scores(
+        self, rows: Rows, sides: Sides, subject: AuditSubject, parameters: Mapping[str, JSON]
+    ) -> Array:
         """Scores of records; higher means member."""
         raise NotImplementedError
 
@@ -71,7 +88,7 @@ class SampleAudit:
 
         Args:
             subject: The samples and the plan that they were made by.
-            parameters: ``pool``, members at most, default 2000.
+            parameters: ``pool``, members at most, and the attack's own.
 
         Returns:
             The finding. The threshold is a quantile of held-out records that are used for nothing
@@ -81,22 +98,24 @@ class SampleAudit:
             InvalidValue: If a parameter breaks its rule or there are too few records.
             NotFound: If the Study released no samples.
         """
-        most = whole(parameters, "pool", default=_MEMBERS_DEFAULT, low=20, high=100_000)
+        most = whole(parameters, "pool", default=self.pool_default, low=20, high=100_000)
         sides = _sides(subject, most)
-        present = [float(score) for score in self.scores(sides.members, sides)]
-        absent = [float(score) for score in self.scores(sides.others, sides)]
-        threshold = _quantile([float(s) for s in self.scores(sides.calibration, sides)])
+        present, absent, calibration = (
+            [float(score) for score in self.scores(rows, sides, subject, parameters)]
+            for rows in (sides.members, sides.others, sides.calibration)
+        )
+        threshold = _quantile(calibration)
         found = judged(subject, present=present, absent=absent, threshold=threshold)
         return Finding(
             kind=self.kind,
             name=self.name,
             verdict=found.verdict,
-            public=planned(subject, THREAT, method=METHOD, judgment=found),
+            public=planned(subject, self.threat, method=METHOD, judgment=found),
             restricted={
                 "lowerBound": decimal_text(found.epsilon_lower),
                 "members": len(present),
                 "nonMembers": len(absent),
-                "samples": len(sides.samples),
+                "samples": len(sides.samples.values),
                 "auc": area_of(present, absent),
             },
             reasons=found.reasons,
@@ -108,11 +127,17 @@ class DOMIAS(SampleAudit):
 
     name = "DOMIAS"
 
-    def scores(self, records: np.ndarray, sides: _Sides) -> Array:
+    def scores(
+        self,
+        rows: Rows,
+        sides: Sides,
+        subject: AuditSubject,  # noqa: ARG002 - others ask the generator
+        parameters: Mapping[str, JSON],  # noqa: ARG002
+    ) -> Array:
         """See the base."""
         from primum_pipelines.attacks.synthetic import density_ratio
 
-        return density_ratio(records, sides.samples, sides.reference)
+        return density_ratio(rows.values, sides.samples.values, sides.reference.values)
 
 
 class SampleDistance(SampleAudit):
@@ -120,17 +145,89 @@ class SampleDistance(SampleAudit):
 
     name = "SampleDistance"
 
-    def scores(self, records: np.ndarray, sides: _Sides) -> Array:
+    def scores(
+        self,
+        rows: Rows,
+        sides: Sides,
+        subject: AuditSubject,  # noqa: ARG002 - others ask the generator
+        parameters: Mapping[str, JSON],  # noqa: ARG002
+    ) -> Array:
         """See the base."""
         from primum_pipelines.attacks.synthetic import calibrated_distance
 
-        return calibrated_distance(records, sides.samples, sides.reference)
+        return calibrated_distance(rows.values, sides.samples.values, sides.reference.values)
+
+
+class GeneratorLoss(SampleAudit):
+    """How well the generator itself can rebuild a record (Chen et al. 2020, white box).
+
+    Parameters: ``pool`` (default 500), ``iterations`` on latent vectors (200) and ``restarts`` (2).
+    """
+
+    name = "GeneratorLoss"
+    reads = frozenset({"pool", "iterations", "restarts"})
+    threat = WHITE_BOX
+    pool_default = _REBUILT_DEFAULT
+
+    def scores(
+        self, rows: Rows, sides: Sides, subject: AuditSubject, parameters: Mapping[str, JSON]
+    ) -> Array:
+        """See the base."""
+        from primum_pipelines.attacks.generators import calibrated_loss, generated_distance
+        from primum_pipelines.synthesis.generator import generator_from_bytes
+
+        generator, _ = generator_from_bytes(subject.artifact_bytes("Generator"))
+        found = generated_distance(
+            generator,
+            rows.values,
+            rows.labels,
+            steps=whole(parameters, "iterations", default=200, low=1, high=10_000),
+            restarts=whole(parameters, "restarts", default=2, low=1, high=16),
+        )
+        return calibrated_loss(found, rows.values, sides.reference.values)
+
+
+class MeanEmbedding(SampleAudit):
+    """The likelihood ratio of a record under the released mean that DP-MERF learns from."""
+
+    name = "MeanEmbedding"
+    threat = WHITE_BOX
+
+    def scores(
+        self,
+        rows: Rows,
+        sides: Sides,
+        subject: AuditSubject,
+        parameters: Mapping[str, JSON],  # noqa: ARG002 - it has none
+    ) -> Array:
+        """See the base."""
+        from primum_pipelines.attacks.generators import embedding_shift
+        from primum_pipelines.synthesis.generator import generator_from_bytes
+        from primum_pipelines.synthesis.merf import FourierFeatures
+
+        generator, told = generator_from_bytes(subject.artifact_bytes("Generator"))
+        if told.get("method") != _EMBEDDED or "featureSeed" not in told:
+            rule = f"must be another one for generators that are not made by {_EMBEDDED}"
+            raise InvalidValue("spec.audits.attack", rule, self.name)
+        features = FourierFeatures.draw(
+            features=int(told["features"]),
+            dimension=rows.values[0].size,
+            seed=int(told["featureSeed"]),
+        )
+        return embedding_shift(
+            generator,
+            features,
+            (rows.values, rows.labels),
+            (sides.reference.values, sides.reference.labels),
+        )
 
 
 class Copies:
     """Whether samples are copies of training records, beside records that nobody could copy."""
 
     name = "Copies"
+    attacks = GENERATORS
+    reads = frozenset({"pool"})
     kind = EvidenceKind.RECONSTRUCTION
     reviewed = True
     opens_data = True
@@ -156,8 +253,9 @@ class Copies:
 
         most = whole(parameters, "pool", default=_MEMBERS_DEFAULT, low=20, high=100_000)
         sides = _sides(subject, most)
-        others = np.concatenate([sides.reference, sides.calibration, sides.others])
-        found = copying(sides.samples, sides.members, others, seed=_SEED)
+        parts = (sides.reference, sides.calibration, sides.others)
+        members, others = sides.members.values, np.concatenate([part.values for part in parts])
+        found = copying(sides.samples.values, members, others, seed=_SEED)
         tail = float(1 - FAIL_CONFIDENCE) / 2
         limits = [
             clopper_pearson_one_sided(successes=count, trials=found.samples, tail_probability=tail)
@@ -167,7 +265,7 @@ class Copies:
         if limits[0]["lower"] > limits[1]["upper"]:
             reason = "training records are copied more often than records that were never seen"
             verdict, reasons = Verdict.FAIL, (reason,)
-        elif min(len(sides.members), len(others), found.samples) < MEMBERS_MIN:
+        elif min(len(members), len(others), found.samples) < MEMBERS_MIN:
             verdict, reasons = Verdict.INCONCLUSIVE, ("there are too few records to compare",)
         return Finding(
             kind=self.kind,
@@ -190,13 +288,14 @@ class Copies:
         )
 
 
-def _sides(subject: AuditSubject, most: int) -> _Sides:
+def _sides(subject: AuditSubject, most: int) -> Sides:
     import numpy as np
 
+    from primum_pipelines.attacks.pool import require_sides
     from primum_pipelines.synthesis import archive
 
-    samples = archive.from_bytes(subject.artifact_bytes("Dataset"))
-    table = subject.table()
+    samples, table = subject.samples(), subject.table()
+    require_sides(table.units, table.train)
     values = archive.unit_interval(table)
     _, first = np.unique(table.units, return_index=True)
     one = np.zeros(len(table.units), dtype=bool)
@@ -206,10 +305,11 @@ def _sides(subject: AuditSubject, most: int) -> _Sides:
     others = generator.permutation(np.flatnonzero(~table.train & one))
     if not len(members) or len(others) < _THIRDS:
         raise InvalidValue("audit data", "must have members and three non-members", "fewer")
-    parts = [values[part] for part in np.array_split(others, _THIRDS)]
-    return _Sides(
-        archive.unit_interval(samples),
-        values[generator.permutation(members)[:most]],
+    parts = [Rows(values[part], table.labels[part]) for part in np.array_split(others, _THIRDS)]
+    tried = generator.permutation(members)[:most]
+    return Sides(
+        Rows(archive.unit_interval(samples), samples.labels),
+        Rows(values[tried], table.labels[tried]),
         *parts,
     )
 

@@ -22,7 +22,13 @@ from primum.domain.quantities import PrivacyUnit
 from primum.domain.study.spec import DataRole
 from primum.domain.study.steps import WorkRequest
 from primum_pipelines.datasets import consent
-from primum_pipelines.datasets.driver import driver_for, examples_max, load_blocks
+from primum_pipelines.datasets.driver import (
+    driver_for,
+    examples_max,
+    is_published,
+    load_blocks,
+    parse_uri,
+)
 
 if TYPE_CHECKING:
     from primum_pipelines.datasets.table import UnitTable
@@ -119,6 +125,37 @@ def open_others(request: WorkRequest) -> tuple[OtherInput, ...]:
             data = artifacts.fetch(str(reference["uri"]), digest=str(reference["digest"]))
             found.append(OtherInput(DataRole.SYNTHETIC, name, archive.from_bytes(data)))
     return tuple(found)
+
+
+def open_published(request: WorkRequest, uri: str) -> UnitTable:
+    """A public dataset that an audit names: what an attacker may learn such records from.
+
+    Guarantees:
+        It is a published set that its driver recognizes, or a Public input of the plan, and has the
+        address of none of the Study's protected datasets.
+
+    Args:
+        request: The step's request; no token is needed.
+        uri: Its address.
+
+    Raises:
+        InvalidValue: If it is neither, or is a dataset of the Study.
+        NotFound: If it is nowhere.
+    """
+    own = _mapping(request.context["datasets"])
+    address = parse_uri(uri)
+    if any(parse_uri(str(_mapping(item)["uri"])) == address for item in own.values()):
+        rule = "must not be a dataset that the Study protects"
+        raise InvalidValue("spec.audits.parameters.prior", rule, uri)
+    parameters = _mapping(_mapping(request.context["plan"]).get("parameters", {}))
+    named = parameters.get(PUBLIC_INPUTS, ())
+    for item in named if isinstance(named, list | tuple) else ():
+        if _mapping(item)["uri"] == uri:
+            return _public(uri, _mapping(_mapping(item)["options"]), request.data_dirs)
+    if not is_published(uri):
+        rule = "must be Synthetic, a published set, or a Public input of the Study"
+        raise InvalidValue("spec.audits.parameters.prior", rule, uri)
+    return _public(uri, {}, request.data_dirs)
 
 
 def _public(uri: str, options: Mapping[str, JSON], data_dirs: Sequence[str]) -> UnitTable:

@@ -27,6 +27,7 @@ from primum_pipelines.datasets.declared import (
     Labels,
     Window,
     labels_of,
+    readers_of,
     subgroups_of,
     window_of,
 )
@@ -66,10 +67,12 @@ class ArchiveDriver(PlacedDriver):
         known_options(options, _OPTIONS)
         labels = labels_of(options, column=_LABELS)
         subgroups_of(options)
+        readers_of(options, labels)
         window_of(options)
         return {
             "classes": list(labels.classes),
             "positive": labels.positive,
+            "task": labels.task.value,
             "inputShape": [],
             "featureNames": [],
             "split": "published, or hash of unit, 80/20",

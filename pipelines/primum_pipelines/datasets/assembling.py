@@ -17,7 +17,7 @@ from primum.domain.budget.layout import BlockLayout
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue
 from primum.domain.quantities import PrivacyUnit
-from primum_pipelines.datasets.declared import Labels, Subgroup, subgroups_of
+from primum_pipelines.datasets.declared import Labels, Subgroup, readers_of, subgroups_of
 from primum_pipelines.datasets.driver import in_train_split
 from primum_pipelines.datasets.table import LabelTask, UnitTable
 
@@ -108,6 +108,10 @@ def assemble(sheet: Sheet, reading: Reading) -> UnitTable:
         blocks=blocks,
         task=reading.labels.task,
         subgroup_names={name: item.names for name, item in groups.items()},
+        readers={
+            name: _said(sheet.cells(name), rows, reading.labels.classes, name)
+            for name in readers_of(reading.options, reading.labels)
+        },
     )
 
 
@@ -208,6 +212,19 @@ def _numbers(cells: Sequence[str], rows: NDArray[np.int64], group: Subgroup) -> 
     for row in rows:
         value = _number(cells[row])
         found.append(other if value is None else int(np.searchsorted(cuts, value, side="right")))
+    return np.array(found, dtype=np.int64)
+
+
+def _said(
+    cells: Sequence[str], rows: NDArray[np.int64], classes: Sequence[str], column: str
+) -> NDArray[np.int64]:
+    """What a reader said: class numbers, -1 for nothing. Names come before numbers."""
+    known = {str(number): number for number in range(len(classes))}
+    known |= {name: number for number, name in enumerate(classes)} | {"": -1, "-1": -1}
+    found = [known.get(cells[row].strip()) for row in rows]
+    if None in found:
+        rule = f"must hold one of {', '.join(classes)}, its number, or nothing"
+        raise InvalidValue(f"dataset column {column}", rule, "something else")
     return np.array(found, dtype=np.int64)
 
 

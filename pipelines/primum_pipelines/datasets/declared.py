@@ -16,7 +16,7 @@ from primum.domain.quantities import parse_decimal
 from primum_pipelines.datasets.table import LabelTask
 
 LABEL_OPTIONS = ("label", "labels", "mask", "classes", "positive")
-ROW_OPTIONS = ("unitColumn", "subgroups")
+ROW_OPTIONS = ("unitColumn", "subgroups", "readers")
 _CLASSES_DEFAULT = ("0", "1")
 _CLASSES_MIN = 2  # One class is no task.
 _BOUNDS = 2
@@ -167,6 +167,20 @@ def subgroups_of(options: Mapping[str, JSON]) -> tuple[Subgroup, ...]:
     return tuple(found)
 
 
+def readers_of(options: Mapping[str, JSON], labels: Labels) -> tuple[str, ...]:
+    """The columns of what people said of a row; none where none are declared.
+
+    Raises:
+        InvalidValue: If a name is missing or there twice, or labels are not one class per row.
+    """
+    if "readers" not in options:
+        return ()
+    if labels.task is not LabelTask.MULTI_CLASS:
+        rule = "must be absent unless labels are one class per row"
+        raise InvalidValue("dataset.options.readers", rule, labels.task.value)
+    return _names("readers", options["readers"], least=1)
+
+
 def window_of(options: Mapping[str, JSON]) -> Window | None:
     """The declared gray levels, or ``None``.
 
@@ -212,7 +226,8 @@ def column_named(
 def columns_of(options: Mapping[str, JSON], labels: Labels) -> list[str]:
     """Every column that is read for what a row is, beside its features and its block."""
     units = [str(options["unitColumn"])] if "unitColumn" in options else []
-    return [*labels.columns, *units, *(item.column for item in subgroups_of(options))]
+    groups = [item.column for item in subgroups_of(options)]
+    return [*labels.columns, *units, *groups, *readers_of(options, labels)]
 
 
 def _positive(options: Mapping[str, JSON], classes: Sequence[str], *, default: str) -> str:

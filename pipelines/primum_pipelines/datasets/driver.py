@@ -18,6 +18,7 @@ from primum.domain.budget.layout import BlockLayout
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue, NotFound
 from primum.domain.quantities import PrivacyUnit
+from primum_pipelines.datasets.table import LabelTask
 
 if TYPE_CHECKING:
     from primum_pipelines.datasets.table import UnitTable
@@ -42,6 +43,7 @@ class DatasetDriver(Protocol):
     def describe(self, uri: str, options: Mapping[str, JSON]) -> Mapping[str, JSON]:
         """Public facts: ``classes``, ``positive``, ``inputShape``, ``featureNames``, ``split``.
 
+        And ``task``: what labels say of a row (``LabelTask``), by default one class.
         And ``unitNames``: what names a unit, so that a name means the same unit tomorrow:
         ``column NAME``, ``content``, or ``row`` (its place in the file), which is the default.
         And ``units``: the privacy units that it can tell apart; by default any.
@@ -151,6 +153,11 @@ def driver_for(uri: str) -> DatasetDriver:
 def describe(uri: str, options: Mapping[str, JSON]) -> Mapping[str, JSON]:
     """Public facts of a dataset, without opening it. See ``DatasetDriver.describe``."""
     return driver_for(uri).describe(uri, options)
+
+
+def task_of(uri: str, options: Mapping[str, JSON]) -> LabelTask:
+    """What the labels of a dataset say of a row, without opening it."""
+    return LabelTask(str(describe(uri, options).get("task", LabelTask.MULTI_CLASS)))
 
 
 def is_published(uri: str) -> bool:

@@ -22,6 +22,7 @@ from primum_pipelines.datasets.declared import (
     column_named,
     columns_of,
     labels_of,
+    readers_of,
     shape_of,
     subgroups_of,
     window_of,
@@ -58,6 +59,7 @@ class ImageFolderDriver(PlacedDriver):
             rule = f"must have {many} sides for {self.scheme}"
             raise InvalidValue("dataset.options.shape", rule, len(shape))
         subgroups_of(options)
+        readers_of(options, labels)
         column_named(options, "table", what="the table in the folder")
         column_named(options, "pathColumn", default=_PATH)
         self._require_gray_levels(options)
@@ -66,6 +68,7 @@ class ImageFolderDriver(PlacedDriver):
         return {
             "classes": list(labels.classes),
             "positive": labels.positive,
+            "task": labels.task.value,
             "inputShape": [self._channels(options), *shape] if shape else [],
             "featureNames": [],
             "split": "hash of unit, 80/20",

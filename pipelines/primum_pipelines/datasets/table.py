@@ -52,6 +52,8 @@ class UnitTable:
         task: What the labels say.
         subgroup_names: Public names of the groups by their numbers, for each of ``subgroups``;
             absent where the numbers speak for themselves.
+        readers: Names of columns to the class number that somebody said of each row, ``(n,)``
+            int64; -1 where nobody did.
     """
 
     features: np.ndarray
@@ -66,6 +68,7 @@ class UnitTable:
     blocks: np.ndarray | None = None
     task: LabelTask = LabelTask.MULTI_CLASS
     subgroup_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    readers: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Shape only; a table must not print itself into a log."""
@@ -85,6 +88,7 @@ class UnitTable:
             units=self.units[keep],
             train=self.train[keep],
             subgroups={name: groups[keep] for name, groups in self.subgroups.items()},
+            readers={name: said[keep] for name, said in self.readers.items()},
             blocks=None if self.blocks is None else self.blocks[keep],
         )
 

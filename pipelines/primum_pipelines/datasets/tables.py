@@ -20,6 +20,7 @@ from primum_pipelines.datasets.declared import (
     columns_of,
     features_of,
     labels_of,
+    readers_of,
     subgroups_of,
 )
 from primum_pipelines.datasets.driver import known_options, parse_uri
@@ -53,10 +54,12 @@ class CsvDriver(PlacedDriver):
         if labels.task is LabelTask.SEGMENTATION:
             raise InvalidValue("dataset.options.mask", "must be absent for a table", "mask")
         subgroups_of(options)
+        readers_of(options, labels)
         names = [name for feature in features for name in feature.names]
         return {
             "classes": list(labels.classes),
             "positive": labels.positive,
+            "task": labels.task.value,
             "inputShape": [len(names)],
             "featureNames": names,
             "split": "hash of unit, 80/20",

@@ -13,6 +13,7 @@ import numpy as np
 
 from primum.domain.errors import InvalidValue
 from primum_pipelines.evaluation.figures import Figure, Floats, Ints, Scored, bootstrapped
+from primum_pipelines.evaluation.subgroups import people
 
 BINS = 15  # Equal-width bins of the top label's confidence (Guo et al. 2017).
 _LOG_TEMPERATURE_MAX = 5.0  # exp(5) = 148: everything is a guess long before.
@@ -28,11 +29,13 @@ class Reliability:
         confidence: Mean stated probability of the top label; NaN for an empty bin.
         accuracy: Share of right answers; NaN for an empty bin.
         rows: How many answers fell in.
+        units: Of how many units these are.
     """
 
     confidence: float
     accuracy: float
     rows: int
+    units: int
 
 
 def calibration(scored: Scored) -> Mapping[str, Figure]:
@@ -57,6 +60,7 @@ def reliability(scored: Scored) -> Sequence[Reliability]:
                 confidence=float(confidence[inside].mean()) if rows else float("nan"),
                 accuracy=float(right[inside].mean()) if rows else float("nan"),
                 rows=rows,
+                units=people(scored.units, inside),
             )
         )
     return found

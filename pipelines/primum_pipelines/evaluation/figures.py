@@ -125,7 +125,7 @@ def roc_auc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Flo
     return area
 
 
-def _average_precision(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
+def average_precision(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
     """Weighted area under the precision-recall curve, as a step function; ties are one step."""
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
@@ -148,13 +148,26 @@ def bootstrapped(
         scored: Held-out rows.
         of: Gives ``(b,)`` values by name for ``(b, n)`` weights of the rows.
     """
-    ones = np.ones((1, len(scored.labels)))
-    estimates = {name: float(values[0]) for name, values in of(scored, ones).items()}
+    return over_units(scored.labels, scored.units, lambda weights: of(scored, weights))
+
+
+def over_units(
+    strata: Ints, units: NDArray[np.generic] | None, of: Callable[[Floats], Mapping[str, Floats]]
+) -> Mapping[str, Figure]:
+    """Figures with 95 % percentile intervals over units, every stratum keeping its number of units.
+
+    Args:
+        strata: ``(n,)`` number of each row; zeros for one stratum.
+        units: ``(n,)``, the privacy unit of each row; ``None`` where every row is one.
+        of: Gives ``(b,)`` values by name for ``(b, n)`` weights of the rows.
+    """
+    ones = np.ones((1, len(strata)))
+    estimates = {name: float(values[0]) for name, values in of(ones).items()}
     drawn: dict[str, list[Floats]] = {name: [] for name in estimates}
     generator = np.random.Generator(np.random.PCG64(_SEED))
     for start in range(0, RESAMPLES, _CHUNK):
-        weights = _resamples(scored, min(_CHUNK, RESAMPLES - start), generator)
-        for name, values in of(scored, weights).items():
+        weights = _resamples(strata, units, min(_CHUNK, RESAMPLES - start), generator)
+        for name, values in of(weights).items():
             drawn[name].append(values)
     return {
         name: _interval(estimate, np.concatenate(drawn[name]))
@@ -170,19 +183,21 @@ def _interval(estimate: float, values: Floats) -> Figure:
     return Figure(estimate, float(lower), float(upper))
 
 
-def _resamples(scored: Scored, count: int, generator: np.random.Generator) -> Floats:
-    """How often each row is drawn, ``(count, n)``; a unit is of the class of its first row."""
-    if scored.units is None:
-        first, of_row = np.arange(len(scored.labels)), np.arange(len(scored.labels))
+def _resamples(
+    strata: Ints, units: NDArray[np.generic] | None, count: int, generator: np.random.Generator
+) -> Floats:
+    """How often each row is drawn, ``(count, n)``; a unit is of the stratum of its first row."""
+    if units is None:
+        first, of_row = np.arange(len(strata)), np.arange(len(strata))
     else:
-        _, first, of_row = np.unique(scored.units, return_index=True, return_inverse=True)
-    classes = scored.labels[first]
+        _, first, of_row = np.unique(units, return_index=True, return_inverse=True)
+    classes = strata[first]
     weights = np.zeros((count, len(first)))
     for label in np.unique(classes):
         members = np.flatnonzero(classes == label)
         shares = np.full(len(members), 1 / len(members))
         weights[:, members] = generator.multinomial(len(members), shares, size=count)
-    return weights if scored.units is None else weights[:, of_row]
+    return weights if units is None else weights[:, of_row]
 
 
 def _confusion(scored: Scored, weights: Floats) -> Floats:
@@ -206,7 +221,7 @@ def _utility_of(scored: Scored, weights: Floats) -> Mapping[str, Floats]:
             "sensitivity": recall[:, k],
             "specificity": rejected / (total - actual[:, k]),
             "rocAuc": roc_auc_of(scored, weights),
-            "averagePrecision": _average_precision(
+            "averagePrecision": average_precision(
                 scored.labels == k, scored.probabilities[:, k], weights
             ),
             "mcc": _mcc(total, hits.sum(axis=1), actual, predicted),

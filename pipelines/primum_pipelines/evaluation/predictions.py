@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ class Predictions:
         labels: ``(n,)`` class numbers.
         probabilities: ``(n, classes)``.
         positive: Class number that binary figures are about.
+        readers: What readers said of each row, see ``UnitTable.readers``.
     """
 
     marks: NDArray[np.bytes_]
@@ -37,14 +39,20 @@ class Predictions:
     labels: Ints
     probabilities: Floats
     positive: int
+    readers: Mapping[str, Ints] = field(default_factory=dict)
+
+    def scored(self, rows: Ints) -> Scored:
+        """Some rows as figures are made of them."""
+        return Scored(self.labels[rows], self.probabilities[rows], self.positive, self.owners[rows])
 
 
-def of(scored: Scored, *, dataset: str) -> Predictions:
+def of(scored: Scored, *, dataset: str, readers: Mapping[str, Ints] | None = None) -> Predictions:
     """The answers of a model, each row under a mark of its dataset, its unit and its place there.
 
     Args:
         scored: Held-out rows.
         dataset: What tells this dataset from others: the same for every Study of it.
+        readers: What readers said of each row.
 
     Raises:
         InvalidValue: If the rows have no units.
@@ -64,6 +72,7 @@ def of(scored: Scored, *, dataset: str) -> Predictions:
         scored.labels,
         scored.probabilities,
         scored.positive,
+        dict(readers or {}),
     )
 
 
@@ -77,6 +86,8 @@ def to_bytes(found: Predictions) -> bytes:
         labels=found.labels,
         probabilities=found.probabilities,
         positive=np.array(found.positive),
+        readerNames=np.array(list(found.readers), dtype=str),
+        readers=np.array(list(found.readers.values()), dtype=np.int64),
     )
     return buffer.getvalue()
 
@@ -90,12 +101,14 @@ def from_bytes(data: bytes) -> Predictions:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             marks = np.ascontiguousarray(archive["marks"])
+            names = archive["readerNames"].tolist() if "readerNames" in archive else []
             return Predictions(
                 marks.view(f"V{_MARK_BYTES}").reshape(-1),
                 archive["owners"],
                 archive["labels"],
                 archive["probabilities"],
                 int(archive["positive"]),
+                dict(zip(names, archive["readers"], strict=True)) if names else {},
             )
     except (KeyError, ValueError, OSError) as error:
         raise InvalidValue(

@@ -13,7 +13,7 @@ import numpy as np
 
 from primum.domain.canonical import JSON, decimal_text
 from primum_pipelines import artifacts
-from primum_pipelines.evaluation import comparing, plots, predictions
+from primum_pipelines.evaluation import comparing, plots, predictions, readers
 from primum_pipelines.evaluation.figures import Figure, Floats, Ints
 from primum_pipelines.evaluation.plots import Curve, PictureFormat
 from primum_pipelines.evaluation.predictions import Predictions
@@ -29,8 +29,9 @@ def tests(references: Mapping[str, Mapping[str, JSON]], *, against: str) -> list
         against: The Study that the others are compared with.
 
     Returns:
-        Per other Study: ``rows``, McNemar's counts and p-value, Cohen's kappa with interval, and
-        the difference in ROC-AUC with interval and p-value. P-values are adjusted for the number
+        Per other Study: ``rows``, McNemar's counts and p-value, Cohen's kappa with interval, with
+        each reader the kappa of this and of the other model, and the difference in ROC-AUC with
+        interval and p-value. P-values are adjusted for the number
         of Studies (Holm). Several rows of a unit are averaged first: tests need independent rows.
 
     Raises:
@@ -112,6 +113,7 @@ def _tested(first: Predictions, second: Predictions) -> dict[str, JSON]:
     kappa = comparing.cohen_kappa(said[0], said[1], classes=classes)
     report: dict[str, JSON] = {
         "rows": len(labels),
+        "readers": _with_readers(first, left, second, right),
         "mcnemar": {
             "onlyThisRight": tested.first_only,
             "onlyOtherRight": tested.second_only,
@@ -127,6 +129,23 @@ def _tested(first: Predictions, second: Predictions) -> dict[str, JSON]:
             "p": decimal_text(area.p_value),
         }
     return report
+
+
+def _with_readers(first: Predictions, left: Ints, second: Predictions, right: Ints) -> JSON:
+    """Kappa with each reader on the rows that both models answered, row by row."""
+    if not first.readers:
+        return {}
+    said = {name: numbers[left] for name, numbers in first.readers.items()}
+    ours = readers.agreement(second.scored(right), said)
+    theirs = readers.agreement(first.scored(left), said)
+    return {
+        name: {"this": _part(ours, name), "other": _part(theirs, name)} for name in first.readers
+    }
+
+
+def _part(agreed: Mapping[str, JSON], name: str) -> JSON:
+    with_model = agreed["model"]
+    return with_model[name] if isinstance(with_model, Mapping) else None
 
 
 def _by_unit(

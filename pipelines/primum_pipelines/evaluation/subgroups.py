@@ -2,22 +2,24 @@
 
 The arithmetic of Tayebi Arasteh et al. 2024: a group's figure minus the mean of that figure over
 all other groups, weighted by their sizes. They call the difference in accuracy statistical parity;
-here every difference has its own name. Groups below 30 rows are not measured.
+here every difference has its own name. Groups below 30 units are not measured: thirty slices of one
+patient are that patient.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from primum.domain.canonical import JSON, decimal_text
 from primum_pipelines.evaluation.figures import (
     Floats,
     Ints,
     Scored,
-    bootstrapped,
+    over_units,
     roc_auc_of,
 )
 
@@ -32,11 +34,40 @@ _DIFFERENCES = {
 _MASKED: Mapping[str, JSON] = {"masked": f"fewer than {GROUP_MIN}"}
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Measure:
+    """What is measured in each group.
+
+    Args:
+        strata: ``(n,)``, see ``figures.over_units``.
+        units: ``(n,)``, the unit of each row; ``None`` where every row is one.
+        figures: Names of the figures.
+        differences: Name of a difference to the others, to the figure that it is of.
+        of: The figures ``(b,)`` of the rows of a mask ``(n,)``, for their weights ``(b, rows)``.
+    """
+
+    strata: Ints
+    units: NDArray[np.generic] | None
+    figures: tuple[str, ...]
+    differences: Mapping[str, str]
+    of: Callable[[NDArray[np.bool_], Floats], Mapping[str, Floats]]
+
+
 def fairness(scored: Scored, groups: Mapping[str, Ints]) -> dict[str, JSON]:
+    """Figures of a classifier per group; see ``in_groups``."""
+
+    def of(inside: NDArray[np.bool_], weights: Floats) -> Mapping[str, Floats]:
+        return _rates(scored.where(inside), weights)
+
+    measure = Measure(scored.labels, scored.units, _FIGURES, _DIFFERENCES, of)
+    return in_groups(measure, groups)
+
+
+def in_groups(measure: Measure, groups: Mapping[str, Ints]) -> dict[str, JSON]:
     """Figures per group, differences to the others, and the largest gap of each attribute.
 
     Args:
-        scored: Held-out rows.
+        measure: What is measured on held-out rows.
         groups: Group number of each row, by attribute.
 
     Returns:
@@ -45,51 +76,54 @@ def fairness(scored: Scored, groups: Mapping[str, Ints]) -> dict[str, JSON]:
         differences with intervals. Under ``gap``: the largest minus the smallest of each figure
         over the groups that were measured. A figure of a group that lacks a class is NaN.
     """
-    return {name: _of_attribute(scored, numbers) for name, numbers in groups.items()}
+    return {name: _of_attribute(measure, numbers) for name, numbers in groups.items()}
 
 
-def _of_attribute(scored: Scored, numbers: Ints) -> dict[str, JSON]:
-    present, counts = np.unique(numbers, return_counts=True)
-    measured = [int(n) for n, count in zip(present, counts, strict=True) if count >= GROUP_MIN]
+def people(units: NDArray[np.generic] | None, inside: NDArray[np.bool_]) -> int:
+    """How many units have a row in a mask ``(n,)``."""
+    return int(inside.sum()) if units is None else len(np.unique(units[inside]))
+
+
+def _of_attribute(measure: Measure, numbers: Ints) -> dict[str, JSON]:
+    present = np.unique(numbers)
+    measured = [int(n) for n in present if people(measure.units, numbers == n) >= GROUP_MIN]
     report: dict[str, JSON] = {str(int(number)): dict(_MASKED) for number in present}
     if len(measured) < 2:  # noqa: PLR2004 - nothing to compare with
         return report
     sizes = {number: int((numbers == number).sum()) for number in measured}
-
-    def of(rows: Scored, weights: Floats) -> Mapping[str, Floats]:
-        return _values(rows, weights, numbers, sizes)
-
-    figures = bootstrapped(scored, of)
+    figures = over_units(
+        measure.strata, measure.units, lambda weights: _values(measure, weights, numbers, sizes)
+    )
     others = sum(sizes.values())
     for number in measured:
         entry: dict[str, JSON] = {
             "rows": sizes[number],
             "sampleRatio": decimal_text((others - sizes[number]) / sizes[number]),
         }
-        for name in (*_FIGURES, *_DIFFERENCES):
+        for name in (*measure.figures, *measure.differences):
             entry[name] = figures[f"{number}/{name}"].to_json()
         report[str(number)] = entry
-    report["gap"] = {name: figures[f"gap/{name}"].to_json() for name in _FIGURES}
+    report["gap"] = {name: figures[f"gap/{name}"].to_json() for name in measure.figures}
     return report
 
 
 def _values(
-    scored: Scored, weights: Floats, numbers: Ints, sizes: Mapping[int, int]
+    measure: Measure, weights: Floats, numbers: Ints, sizes: Mapping[int, int]
 ) -> Mapping[str, Floats]:
     by_group = {}
     for number in sizes:
         inside = numbers == number
-        by_group[number] = _rates(scored.where(inside), weights[:, inside])
+        by_group[number] = measure.of(inside, weights[:, inside])
     found: dict[str, Floats] = {}
     for number, own in by_group.items():
         rest = [other for other in sizes if other != number]
         shares = np.array([sizes[other] for other in rest], dtype=np.float64)
-        for name in _FIGURES:
+        for name in measure.figures:
             found[f"{number}/{name}"] = own[name]
-        for name, of in _DIFFERENCES.items():
+        for name, of in measure.differences.items():
             values = np.stack([by_group[other][of] for other in rest])
             found[f"{number}/{name}"] = own[of] - shares @ values / shares.sum()
-    for name in _FIGURES:
+    for name in measure.figures:
         values = np.stack([own[name] for own in by_group.values()])
         found[f"gap/{name}"] = values.max(axis=0) - values.min(axis=0)
     return found
@@ -108,15 +142,3 @@ def _rates(scored: Scored, weights: Floats) -> Mapping[str, Floats]:
             "specificity": weights @ ((1 - predicted) * (1 - actual)) / (weights @ (1 - actual)),
             "rocAuc": roc_auc_of(scored, weights),
         }
-
-
-def widest_gap(report: Mapping[str, JSON], figure: str) -> float:
-    """The largest gap of a figure over all attributes of a report; NaN where none was measured."""
-    gaps = []
-    for attribute in report.values():
-        gap = attribute.get("gap") if isinstance(attribute, Mapping) else None
-        entry = gap.get(figure) if isinstance(gap, Mapping) else None
-        if isinstance(entry, Mapping):
-            gaps.append(float(str(entry["estimate"])))
-    known = [gap for gap in gaps if not math.isnan(gap)]
-    return max(known, default=math.nan)

@@ -27,6 +27,7 @@ from primum_pipelines.optimization.algorithm import (
     TrainingReport,
     TrainingTask,
 )
+from primum_pipelines.optimization.losses import TaskLoss
 
 ARRAYS = "arrays"
 
@@ -136,11 +137,12 @@ class Site:
                 f"site {task.name} must train at most {task.rounds} rounds; found one more."
             )
         try:
+            loss = TaskLoss()
             report = self._algorithm.fit(
                 TrainingTask(
                     module=self._trained,
                     inputs=self._inputs,
-                    loss=_loss if task.sealed is None else canaries.loss_with_canaries,
+                    loss=loss if task.sealed is None else canaries.MarkedLoss(loss),
                     expected_units=task.train_units,
                     mechanism=task.mechanism,
                     learning_rate=task.learning_rate,
@@ -152,7 +154,3 @@ class Site:
             self.failure = problem
             raise
         self._reports.append(report)
-
-
-def _loss(module: nn.Module, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return nn.functional.cross_entropy(module(features), labels, reduction="none")

@@ -20,13 +20,16 @@ from primum.domain.quantities import Disclosure, Neighbors, PrivacyUnit, parse_d
 from primum.domain.study.jobs import PlanningContext
 from primum.domain.study.plan import Access, DatasetFacts, Plan, Treatment
 from primum.domain.study.spec import DataRole, StudySpec
+from primum_pipelines.audits.parameters import require_asked
 from primum_pipelines.datasets.driver import (
     Uri,
     describe,
     examples_max,
     is_published,
     parse_uri,
+    task_of,
 )
+from primum_pipelines.datasets.table import LabelTask
 
 AUDIT_GROUP = "primum.audits"
 ONE_RUN_CANARY = "OneRunCanary"
@@ -38,6 +41,7 @@ WHY_EVALUATE_DISCLOSED = (
     "Utility is measured on held-out units and leaves, as the budget's disclosures allow."
 )
 WHY_EVALUATE_INSPECTED = "Utility is measured on held-out units; no figure of it leaves the zone."
+WHY_SCALED = "Values are scaled by bounds that the steward declared; none is measured."
 WHY_AUDIT = "Attacks are run inside the zone; only their verdict leaves."
 
 
@@ -131,6 +135,37 @@ def require_one_example_per_unit(facts: DatasetFacts, *, job: str) -> None:
         )
 
 
+def require_one_class_per_row(facts: DatasetFacts, *, job: str) -> None:
+    """Refuse a dataset whose labels are not one class per row, for a job that knows no other.
+
+    Args:
+        facts: The dataset.
+        job: Name of the job kind, for the message.
+
+    Raises:
+        InvalidValue: If it declares several labels per row, or masks.
+    """
+    task = task_of(facts.dataset.uri, facts.dataset.options)
+    if task is not LabelTask.MULTI_CLASS:
+        found = f"budget {facts.budget} with labels of kind {task}"
+        raise InvalidValue("spec.data", f"must have one class per example for {job}", found)
+
+
+def require_one_worker(study: StudySpec, *, job: str) -> None:
+    """Refuse several workers for a job that would leave all but one of them idle.
+
+    Args:
+        study: The Study.
+        job: Name of the job kind, for the message.
+
+    Raises:
+        InvalidValue: If it asks for more than one.
+    """
+    if study.workers > 1:
+        rule = f"must be 1 for {job}, which computes with one worker"
+        raise InvalidValue("spec.job.resources.workers", rule, study.workers)
+
+
 def public_inputs(study: StudySpec, context: PlanningContext) -> list[JSON]:
     """The Study's public inputs, for a plan's parameters under ``access.PUBLIC_INPUTS``.
 
@@ -204,7 +239,8 @@ def audits_on_data(study: StudySpec) -> tuple[str, ...]:
     """Names of the Study's audits that open private data; those are declared as accesses.
 
     Raises:
-        InvalidValue: If an audit is not installed.
+        InvalidValue: If an audit is not installed, cannot attack such a job, or would ignore or
+            not understand a parameter.
     """
     known = extensions.names(AUDIT_GROUP)
     for audit in study.audits:
@@ -213,6 +249,8 @@ def audits_on_data(study: StudySpec) -> tuple[str, ...]:
             close = difflib.get_close_matches(audit.attack, known, n=1)
             remedy = f"Did you mean {close[0]}?" if close else "Install the plug-in that brings it."
             raise InvalidValue("spec.audits.attack", rule, audit.attack, remedy)
+        found = extensions.load(AUDIT_GROUP, audit.attack)
+        require_asked(found, audit.parameters, kind=study.job_kind)
     return tuple(
         audit.attack
         for audit in study.audits
@@ -236,10 +274,14 @@ def require_within_claim(plan: Plan, claim: Claim) -> None:
 
 
 def charged(name: str, facts: DatasetFacts, event: Event, *, why: str) -> Access:
-    """The access of the job step that a mechanism answers for."""
-    return Access(
-        access_name(name, facts.budget), "job", facts.budget, Treatment.CHARGED, event, why
-    )
+    """The access of the job step that a mechanism answers for.
+
+    Its reason also says why normalization is no access: drivers scale by declared public bounds, so
+    there is no statistic of private units to charge.
+    """
+    reason = f"{why} {WHY_SCALED}"
+    name = access_name(name, facts.budget)
+    return Access(name, "job", facts.budget, Treatment.CHARGED, event, reason)
 
 
 def standing_accesses(facts: DatasetFacts, *, audited: Sequence[str] = ()) -> tuple[Access, ...]:

@@ -11,8 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from primum.domain.errors import InvalidValue
-from primum_pipelines.models.artifact import LoadedModel, ModelSpec, describe, read_spec
-from primum_pipelines.models.registry import build
+from primum_pipelines.models.artifact import (
+    LoadedModel,
+    ModelSpec,
+    describe,
+    read_spec,
+    with_weights,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,8 +81,4 @@ def predict_members(members: Sequence[LoadedModel], features: np.ndarray) -> np.
 
 
 def _member(state: Mapping[str, torch.Tensor], spec: ModelSpec) -> LoadedModel:
-    module = build(
-        spec.model, spec.parameters, input_shape=spec.input_shape, classes=len(spec.classes)
-    )
-    module.load_state_dict(state, strict=True)
-    return LoadedModel(module=module.eval(), spec=spec)
+    return LoadedModel(module=with_weights(spec, state), spec=spec)

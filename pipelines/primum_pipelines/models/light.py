@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from primum.domain.errors import InvalidValue
-from primum_pipelines.models.artifact import ModelSpec, checked_rows, read_spec, scale
+from primum_pipelines.datasets.table import LabelTask
+from primum_pipelines.models.artifact import (
+    Answers,
+    ModelSpec,
+    checked_rows,
+    read_spec,
+    scale,
+    tempered,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +48,7 @@ class LightModel:
             features: ``(n, *input_shape)`` in raw published units; images in [0, 1].
 
         Returns:
-            float64 ``(n, classes)``; rows sum to 1.
+            float64 ``(n, classes)``; rows sum to 1, but of several labels each is by itself.
 
         Raises:
             InvalidValue: If the shape is wrong or a value is not finite.
@@ -54,9 +62,18 @@ class LightModel:
             if position < len(self.layers) - 1:
                 values = np.tanh(values)
         logits = values.astype(np.float64)
+        if self.spec.task is LabelTask.MULTI_LABEL:
+            each: np.ndarray = 0.5 * (1 + np.tanh(logits / 2))
+            return each
         raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities: np.ndarray = raised / raised.sum(axis=1, keepdims=True)
-        return probabilities
+        return tempered(raised / raised.sum(axis=1, keepdims=True), self.spec)
+
+    def answer(self, features: np.ndarray) -> Answers:
+        """Probabilities; a model by itself answers for every row."""
+        import numpy as np
+
+        probabilities = self.predict_proba(features)
+        return Answers(probabilities, np.ones(len(probabilities), dtype=bool))
 
 
 def light_model(data: bytes) -> LightModel | None:
@@ -75,7 +92,7 @@ def light_model(data: bytes) -> LightModel | None:
     from safetensors.numpy import load
 
     spec = read_spec(data)
-    if spec.model not in LIGHT_MODELS:
+    if spec.model not in LIGHT_MODELS or spec.members or spec.guard:
         return None
     try:
         weights = load(data)

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue
-from primum_pipelines.models.registry import require_parameters, whole_parameter
+from primum_pipelines.models.registry import (
+    require_parameters,
+    share_parameter,
+    whole_parameter,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,11 +61,12 @@ class MLP:
     name = "MLP"
 
     def check(self, parameters: Mapping[str, JSON]) -> Mapping[str, JSON]:
-        """``hidden`` from 1 to 4096, default 32; ``layers`` from 1 to 8, default 1."""
-        require_parameters(parameters, ("hidden", "layers"))
+        """``hidden`` 1 to 4096, default 32; ``layers`` 1 to 8, default 1; ``dropout``, none."""
+        require_parameters(parameters, ("hidden", "layers", "dropout"))
         return {
             "hidden": whole_parameter(parameters, "hidden", default=32, low=1, high=4096),
             "layers": whole_parameter(parameters, "layers", default=1, low=1, high=8),
+            **_dropout_asked(parameters),
         }
 
     def build(
@@ -78,7 +83,7 @@ class MLP:
         parts: list[nn.Module] = [nn.Flatten()]
         width = math.prod(input_shape)
         for _ in range(layers):
-            parts += [nn.Linear(width, hidden), nn.Tanh()]
+            parts += [nn.Linear(width, hidden), nn.Tanh(), *_dropout(parameters)]
             width = hidden
         return nn.Sequential(*parts, nn.Linear(width, classes))
 
@@ -93,14 +98,24 @@ class SmallCNN:
     name = "SmallCNN"
 
     def check(self, parameters: Mapping[str, JSON]) -> Mapping[str, JSON]:
-        """``channels``: 8, 16 or 32, default 16."""
-        require_parameters(parameters, ("channels",))
+        """``channels``: 8, 16 or 32, default 16; ``dropout`` before the last layer, none."""
+        require_parameters(parameters, ("channels", "dropout"))
         channels = whole_parameter(parameters, "channels", default=16, low=8, high=32)
         if channels % _GROUPS:
             raise InvalidValue(
-                "spec.job.modelParameters.channels", f"must be a multiple of {_GROUPS}", channels
+                "modelParameters.channels", f"must be a multiple of {_GROUPS}", channels
             )
-        return {"channels": channels}
+        return {"channels": channels, **_dropout_asked(parameters)}
+
+    def fits(self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int]) -> None:  # noqa: ARG002 - the model protocol
+        """Refuse what it cannot take: images with sides of at least 8."""
+        if len(input_shape) != _IMAGE_AXES or min(input_shape[1:]) < _SIDE_MIN:
+            raise InvalidValue(
+                "spec.job.model",
+                f"must be given images with sides of at least {_SIDE_MIN}",
+                f"SmallCNN on input of shape {tuple(input_shape)}",
+                "Use Logistic or MLP for tables.",
+            )
 
     def build(
         self,
@@ -112,13 +127,6 @@ class SmallCNN:
         """The network, for images ``(c, h, w)`` with sides of at least 8."""
         from torch import nn
 
-        if len(input_shape) != _IMAGE_AXES or min(input_shape[1:]) < _SIDE_MIN:
-            raise InvalidValue(
-                "spec.job.model",
-                f"must be given images with sides of at least {_SIDE_MIN}",
-                f"SmallCNN on input of shape {tuple(input_shape)}",
-                "Use Logistic or MLP for tables.",
-            )
         width = int(str(parameters["channels"]))
         side = [length // 2 // 2 // _POOLED_SIDE for length in input_shape[1:]]
         flat = 2 * width * math.prod(side)
@@ -135,5 +143,19 @@ class SmallCNN:
             nn.Flatten(),
             nn.Linear(flat, 2 * width * 2),
             nn.ReLU(),
+            *_dropout(parameters),
             nn.Linear(2 * width * 2, classes),
         )
+
+
+def _dropout_asked(parameters: Mapping[str, JSON]) -> dict[str, JSON]:
+    """The dropout share, only where there is one: files of models without it stay as they were."""
+    share = share_parameter(parameters, "dropout")
+    return {"dropout": share} if share != "0" else {}
+
+
+def _dropout(parameters: Mapping[str, JSON]) -> list[nn.Module]:
+    from torch import nn
+
+    share = parameters.get("dropout")
+    return [] if share is None else [nn.Dropout(float(str(share)))]

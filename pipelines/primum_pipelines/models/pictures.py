@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue
+from primum_pipelines.datasets.table import LabelTask
 from primum_pipelines.models.registry import (
     choice_parameter,
     require_parameters,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _IMAGE_AXES, _VOLUME_AXES = 3, 4
-_FIELD = "spec.job.modelParameters"
+_FIELD = "modelParameters"
 
 
 class TanhCNN:
@@ -38,6 +39,10 @@ class TanhCNN:
         require_parameters(parameters, ())
         return {}
 
+    def fits(self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int]) -> None:  # noqa: ARG002 - the model protocol
+        """Refuse what it cannot take: images with sides of at least 12."""
+        _require_image(self.name, input_shape, least=12)
+
     def build(
         self,
         parameters: Mapping[str, JSON],  # noqa: ARG002 - the model protocol
@@ -48,7 +53,6 @@ class TanhCNN:
         """The network, for images ``(c, h, w)`` with sides of at least 12."""
         from torch import nn
 
-        _require_image(self.name, input_shape, least=12)
         body = [
             nn.Conv2d(input_shape[0], 16, 8, stride=2, padding=3),
             nn.Tanh(),
@@ -77,13 +81,16 @@ class ResNet9:
         require_parameters(parameters, names)
         return {name: _power(parameters, name, default=32, high=32) for name in names}
 
+    def fits(self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int]) -> None:  # noqa: ARG002 - the model protocol
+        """Refuse what it cannot take: images with sides of at least 16."""
+        _require_image(self.name, input_shape, least=16)
+
     def build(
         self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int], classes: int
     ) -> nn.Module:
         """The network, for images with sides of at least 16."""
         from primum_pipelines.models.architectures.residual import resnet9
 
-        _require_image(self.name, input_shape, least=16)
         groups = [_number(parameters, f"groups{stage}") for stage in range(1, 5)]
         return resnet9(channels=input_shape[0], classes=classes, groups=groups)
 
@@ -98,13 +105,16 @@ class ResNet18:
         require_parameters(parameters, ("groups",))
         return {"groups": _power(parameters, "groups", default=32, high=32)}
 
+    def fits(self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int]) -> None:  # noqa: ARG002 - the model protocol
+        """Refuse what it cannot take: images with sides of at least 16."""
+        _require_image(self.name, input_shape, least=16)
+
     def build(
         self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int], classes: int
     ) -> nn.Module:
         """The network, for images with sides of at least 16."""
         from primum_pipelines.models.architectures.residual import resnet18
 
-        _require_image(self.name, input_shape, least=16)
         groups = _number(parameters, "groups")
         return resnet18(channels=input_shape[0], classes=classes, groups=groups)
 
@@ -125,13 +135,16 @@ class SmoothNet:
             "depth": whole_parameter(parameters, "depth", default=5, low=1, high=10),
         }
 
+    def fits(self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int]) -> None:  # noqa: ARG002 - the model protocol
+        """Refuse what it cannot take: images with sides of at least 8."""
+        _require_image(self.name, input_shape, least=8)
+
     def build(
         self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int], classes: int
     ) -> nn.Module:
         """The network, for images with sides of at least 8."""
         from primum_pipelines.models.architectures.smooth import smoothnet
 
-        _require_image(self.name, input_shape, least=8)
         return smoothnet(
             channels=input_shape[0],
             classes=classes,
@@ -154,19 +167,22 @@ class SmallViT:
             "blocks": whole_parameter(parameters, "blocks", default=2, low=1, high=8),
         }
 
+    def fits(self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int]) -> None:
+        """Refuse what it cannot take: images whose sides are multiples of the patch."""
+        patch = _number(parameters, "patch")
+        _require_image(self.name, input_shape, least=patch)
+        _require_multiples(self.name, input_shape[1:], patch)
+
     def build(
         self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int], classes: int
     ) -> nn.Module:
         """The network, for images whose sides are multiples of the patch."""
         from primum_pipelines.models.architectures.attention import VisionTransformer
 
-        patch = _number(parameters, "patch")
-        _require_image(self.name, input_shape, least=patch)
-        _require_multiples(self.name, input_shape[1:], patch)
         return VisionTransformer(
             (input_shape[0], input_shape[1], input_shape[2]),
             classes=classes,
-            patch=patch,
+            patch=_number(parameters, "patch"),
             width=_number(parameters, "width"),
             heads=4,
             blocks=_number(parameters, "blocks"),
@@ -183,17 +199,20 @@ class ComplexCNN:
         require_parameters(parameters, ("width",))
         return {"width": _power(parameters, "width", default=8, low=8, high=32)}
 
+    def fits(self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int]) -> None:  # noqa: ARG002 - the model protocol
+        """Refuse what it cannot take: pairs of channels, with sides of at least 16."""
+        _require_image(self.name, input_shape, least=16)
+        if input_shape[0] % 2:
+            raise InvalidValue(
+                "spec.job.model", "must be given pairs of channels", f"{input_shape[0]} channels"
+            )
+
     def build(
         self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int], classes: int
     ) -> nn.Module:
         """The network, for an even number of channels and sides of at least 16."""
         from primum_pipelines.models.architectures.waves import ComplexNetwork
 
-        _require_image(self.name, input_shape, least=16)
-        if input_shape[0] % 2:
-            raise InvalidValue(
-                "spec.job.model", "must be given pairs of channels", f"{input_shape[0]} channels"
-            )
         width = _number(parameters, "width")
         return ComplexNetwork(input_shape[0] // 2, classes=classes, width=width)
 
@@ -215,6 +234,18 @@ class SliceAttention:
             "axes": axes,
         }
 
+    def fits(self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int]) -> None:
+        """Refuse what it cannot take: volumes, and cubes where it slices along three axes."""
+        axes = _number(parameters, "axes")
+        cube = len(set(input_shape[1:])) == 1
+        if len(input_shape) != _VOLUME_AXES or (axes > 1 and not cube):
+            raise InvalidValue(
+                "spec.job.model",
+                "must be given volumes, cubes if axes is 3",
+                f"{self.name} on input of shape {tuple(input_shape)}",
+                "Use axes: 1 for volumes that are no cubes.",
+            )
+
     def build(
         self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int], classes: int
     ) -> nn.Module:
@@ -226,14 +257,6 @@ class SliceAttention:
         from primum_pipelines.models.architectures.slices import SliceNetwork, small_body
 
         axes, small = _number(parameters, "axes"), parameters["body"] == "Small"
-        cube = len(set(input_shape[1:])) == 1
-        if len(input_shape) != _VOLUME_AXES or (axes > 1 and not cube):
-            raise InvalidValue(
-                "spec.job.model",
-                "must be given volumes, cubes if axes is 3",
-                f"{self.name} on input of shape {tuple(input_shape)}",
-                "Use axes: 1 for volumes that are no cubes.",
-            )
         features = 32 if small else RESNET18_FEATURES
         body = (
             small_body(input_shape[0], features)
@@ -254,6 +277,7 @@ class UNet:
     """U-Net with group normalization: a class for every pixel or voxel."""
 
     name = "UNet"
+    tasks = (LabelTask.SEGMENTATION,)
 
     def check(self, parameters: Mapping[str, JSON]) -> Mapping[str, JSON]:
         """``width`` 8, 16, 32 or 64, default 16; ``levels`` from 1 to 4, default 2."""
@@ -263,22 +287,24 @@ class UNet:
             "levels": whole_parameter(parameters, "levels", default=2, low=1, high=4),
         }
 
+    def fits(self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int]) -> None:
+        """Refuse what it cannot take: images or volumes whose sides are multiples of 2^levels."""
+        if len(input_shape) not in (_IMAGE_AXES, _VOLUME_AXES):
+            _refuse(self.name, input_shape, "must be given images or volumes")
+        _require_multiples(self.name, input_shape[1:], 2 ** _number(parameters, "levels"))
+
     def build(
         self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int], classes: int
     ) -> nn.Module:
         """The network, for images or volumes whose sides are multiples of 2^levels."""
         from primum_pipelines.models.architectures.unet import UNet as Network
 
-        levels = _number(parameters, "levels")
-        if len(input_shape) not in (_IMAGE_AXES, _VOLUME_AXES):
-            _refuse(self.name, input_shape, "must be given images or volumes")
-        _require_multiples(self.name, input_shape[1:], 2**levels)
         return Network(
             len(input_shape) - 1,
             channels=input_shape[0],
             classes=classes,
             width=_number(parameters, "width"),
-            levels=levels,
+            levels=_number(parameters, "levels"),
         )
 
 

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from primum import extensions
-from primum.domain.canonical import JSON
+from primum.domain.canonical import JSON, decimal_text
 from primum.domain.errors import InvalidValue
+from primum.domain.quantities import parse_decimal
+from primum_pipelines.datasets.table import LabelTask
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,11 +21,19 @@ if TYPE_CHECKING:
 GROUP = "primum.models"
 _CLASSES_MAX = 1000
 _DIGITS_MAX = 12  # No parameter here has more; a hostile one must not become a huge number.
-_PARAMETERS_FIELD = "spec.job.modelParameters"
+_PARAMETERS_FIELD = "modelParameters"  # Of whichever job kind asks.
+
+
+_TASKS = (LabelTask.MULTI_CLASS, LabelTask.MULTI_LABEL)
 
 
 class Model(Protocol):
-    """One architecture, registered under ``primum.models``. Its module must not import torch."""
+    """One architecture, registered under ``primum.models``. Its module must not import torch.
+
+    An architecture for other labels than classes of rows says so with an attribute ``tasks``, a
+    tuple of ``LabelTask``. One that cannot take every input has a method ``fits(parameters, *,
+    input_shape)``, which raises ``InvalidValue``: it lets a plan refuse before anything is spent.
+    """
 
     name: str
 
@@ -60,6 +70,32 @@ def model_named(name: str) -> Model:
     return model
 
 
+def require_answers(name: str, task: LabelTask) -> None:
+    """Refuse a model that does not answer for labels of a kind.
+
+    Raises:
+        InvalidValue: If it does not.
+    """
+    tasks = getattr(model_named(name), "tasks", _TASKS)
+    if task not in tasks:
+        rule = f"must answer for labels of kind {task}"
+        found = f"{name}, which is for {', '.join(tasks)}"
+        remedy = "Use UNet." if task is LabelTask.SEGMENTATION else "Use UNet for masks alone."
+        raise InvalidValue("spec.job.train.model", rule, found, remedy)
+
+
+def require_fits(name: str, parameters: Mapping[str, JSON], *, input_shape: Sequence[int]) -> None:
+    """Refuse a model that cannot take rows of a shape, where it says so without being built.
+
+    Raises:
+        InvalidValue: If it cannot.
+    """
+    model = model_named(name)
+    check = getattr(model, "fits", None)
+    if check is not None:
+        check(model.check(parameters), input_shape=tuple(input_shape))
+
+
 def build(
     name: str, parameters: Mapping[str, JSON], *, input_shape: Sequence[int], classes: int
 ) -> nn.Module:
@@ -80,6 +116,7 @@ def build(
     if not 2 <= classes <= _CLASSES_MAX:  # noqa: PLR2004 - one class is no task
         raise InvalidValue("classes", f"must be from 2 to {_CLASSES_MAX}", classes)
     model = model_named(name)
+    require_fits(name, parameters, input_shape=input_shape)
     module = model.build(model.check(parameters), input_shape=tuple(input_shape), classes=classes)
     refuse_batch_statistics(module)
     return module
@@ -123,6 +160,19 @@ def whole_parameter(
         field = f"{_PARAMETERS_FIELD}.{name}"
         raise InvalidValue(field, f"must be a whole number from {low} to {high}", value)
     return value
+
+
+def share_parameter(parameters: Mapping[str, JSON], name: str) -> str:
+    """A share from 0 to below 1 as a quoted decimal; 0 where it is absent.
+
+    Raises:
+        InvalidValue: If it is none.
+    """
+    field = f"{_PARAMETERS_FIELD}.{name}"
+    number = parse_decimal(field, parameters.get(name, "0"))
+    if not 0 <= number < 1:
+        raise InvalidValue(field, "must be at least 0 and below 1", str(number))
+    return decimal_text(number)
 
 
 def require_parameters(parameters: Mapping[str, JSON], allowed: Sequence[str]) -> None:

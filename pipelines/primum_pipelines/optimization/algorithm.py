@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from primum_pipelines.optimization.settings import (
     ClippingRule,
+    Defenses,
     Descent,
     GradientMode,
+    Precision,
 )
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from primum_pipelines.datasets.units import UnitRows
     from primum_pipelines.optimization.augmentation import Augmentation
     from primum_pipelines.optimization.checkpoints import Checkpoints
+    from primum_pipelines.optimization.distributed import Group
+    from primum_pipelines.optimization.stopping import StoppingRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class MechanismParameters:
         steps: Number of steps.
         max_grad_norm: Clipping bound C in L2.
         individual: The filter of each unit, or ``None``: every unit may take part in every step.
-            Given only to algorithms that have ``filters_individually``.
+            Given only to algorithms that read ``individualFilter``.
         clipping: How a unit's gradient is brought to the bound.
     """
 
@@ -94,6 +98,14 @@ class TrainingTask:
         checkpoints: Where the state is kept, so that a lost worker loses little; ``None`` for
             nowhere. Never with a ``seed``.
         reported_sums: Names of the parameters whose sums are to be reported; ``None`` for all.
+        precision: In which numbers the model is passed through; clipping and noise do not change.
+        stopping: Looks at the model on the way and may end the training; ``None`` for never.
+        defenses: For training without a mechanism alone: they mix units.
+        group: The workers that train together; ``inputs`` and ``units`` are then those of this
+            worker alone, and ``seed`` and ``stopping`` are used by the first. ``None`` for one
+            worker.
+        on_begin: Called before each step with (number of this step, steps planned): it counts as
+            executed from then on.
     """
 
     module: torch.nn.Module
@@ -114,6 +126,11 @@ class TrainingTask:
     bias_aware: float = 0.0
     reported_sums: frozenset[str] | None = None
     checkpoints: Checkpoints | None = None
+    precision: Precision = Precision.FLOAT32
+    stopping: StoppingRule | None = None
+    defenses: Defenses | None = None
+    group: Group | None = None
+    on_begin: Callable[[int, int], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +153,8 @@ class TrainingReport:
         iterates: States of the model that were kept on the way, oldest first.
         stopped: Why it ended before the planned steps, in words without figures; empty if it did
             not. The steps are those executed; the weights are of no use.
+        looks: Looks that the stopping rule took; the weights are good if it ended the training.
+        workers: How many workers trained together. The other figures are those of the first.
     """
 
     executed: tuple[tuple[float, float, int], ...]
@@ -149,18 +168,31 @@ class TrainingReport:
     gradients: str = ""
     iterates: tuple[Mapping[str, torch.Tensor], ...] = ()
     stopped: str = ""
+    looks: int = 0
+    workers: int = 1
 
 
-def filters_individually(algorithm: object) -> bool:
-    """Whether a training algorithm, or its class, enforces individual filters."""
-    return getattr(algorithm, "filters_individually", False) is True
+def fields_read(algorithm: object) -> frozenset[str]:
+    """The fields of ``spec.job.train`` that a training algorithm, or its class, says it obeys.
+
+    What is not there would be ignored without a word, so no plan asks for it.
+    """
+    return frozenset(str(name) for name in getattr(algorithm, "reads", ()))
+
+
+def runs_mechanism(algorithm: object) -> bool:
+    """Whether a training algorithm, or its class, runs a mechanism at all."""
+    return getattr(algorithm, "private", True) is not False
 
 
 class TrainingAlgorithm(Protocol):
     """One way of training privately.
 
-    An algorithm that enforces ``MechanismParameters.individual`` says so with an attribute
-    ``filters_individually = True``; without it no plan asks it to.
+    Every algorithm obeys noise multiplier, sampling rate, steps, clipping bound and learning rate.
+    What it obeys beside them it names in an optional attribute ``reads``, by the names of the
+    Study's fields (``individualFilter``, ``schedule``, ``units`` for several rows per unit, ...);
+    a Study that sets another one is refused when it is planned. One that runs no mechanism at all
+    says ``private = False``; only a Study that asks for none gets it.
     """
 
     name: str

@@ -25,6 +25,7 @@ from torch import nn
 
 from primum.domain.canonical import canonical_json, decimal_text, digest_of_bytes
 from primum.domain.errors import InvalidValue
+from primum_pipelines.optimization.losses import TaskLoss
 from primum_pipelines.optimization.randomness import OperatingSystemSource
 from primum_pipelines.optimization.randomness import coins as draw_coins
 
@@ -106,14 +107,27 @@ class WithCanaries(nn.Module):  # type: ignore[misc] # torch is not followed
         return self.model(features), self.head(marks.to(features.dtype)).squeeze(1)
 
 
-def loss_with_canaries(
-    module: nn.Module, features: torch.Tensor, labels: torch.Tensor, canary_ids: torch.Tensor
-) -> torch.Tensor:
-    """Per-row losses ``(B,)``: cross entropy for real rows, the large linear mark for canaries."""
-    logits, marks = module(features, canary_ids)
-    real = (canary_ids == _NOT_A_CANARY).to(logits.dtype)
-    entropy = nn.functional.cross_entropy(logits, labels, reduction="none")
-    return real * entropy + _GRADIENT_SCALE * marks
+@dataclass(frozen=True, slots=True)
+class MarkedLoss:
+    """The losses of a model with canaries.
+
+    Args:
+        of_rows: The loss of real rows.
+    """
+
+    of_rows: TaskLoss
+
+    def __call__(
+        self,
+        module: nn.Module,
+        features: torch.Tensor,
+        labels: torch.Tensor,
+        canary_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        """Losses ``(B,)``: the task's for real rows, the large linear mark for canaries."""
+        outputs, marks = module(features, canary_ids)
+        real = (canary_ids == _NOT_A_CANARY).to(outputs.dtype)
+        return real * self.of_rows.of(outputs, labels) + _GRADIENT_SCALE * marks
 
 
 def add_rows(
@@ -123,7 +137,7 @@ def add_rows(
 
     Args:
         features: ``(n, ...)``.
-        labels: ``(n,)``.
+        labels: ``(n, ...)``.
         sealed: The coins.
 
     Returns:
@@ -134,7 +148,7 @@ def add_rows(
     ids = torch.cat([torch.full((len(labels),), _NOT_A_CANARY), present])
     return (
         torch.cat([features, blank]),
-        torch.cat([labels, labels.new_zeros(len(present))]),
+        torch.cat([labels, labels.new_zeros((len(present), *labels.shape[1:]))]),
         ids,
     )
 

@@ -44,13 +44,14 @@ class Checkpoints:
     every: int
     extra: Mapping[str, bytes]
 
-    def write(self, state: Mapping[str, Any], *, done: int, begun: int) -> None:
+    def write(self, state: Mapping[str, Any], *, done: int, begun: int, workers: int = 1) -> None:
         """Keep a state durably before any step after it is run.
 
         Args:
             state: Tensors, numbers, texts, lists and mappings of them.
             done: Steps that it holds.
             begun: Steps that may have been executed when the next checkpoint is written.
+            workers: How many train together.
 
         Raises:
             Unavailable: If it cannot be written, as on a full disk.
@@ -60,6 +61,7 @@ class Checkpoints:
             "key": self.key,
             "done": done,
             "begun": begun,
+            "workers": workers,
             "state": dict(state),
             "extra": {name: list(value) for name, value in self.extra.items()},
         }
@@ -97,12 +99,14 @@ class Standing:
         done: Steps that the state holds.
         begun: Steps that count as executed.
         extra: What else was kept.
+        workers: How many trained together.
     """
 
     state: Mapping[str, Any]
     done: int
     begun: int
     extra: Mapping[str, bytes]
+    workers: int = 1
 
 
 def standing(path: Path, *, key: str) -> Standing | None:
@@ -123,4 +127,4 @@ def standing(path: Path, *, key: str) -> Standing | None:
     if not 0 <= done <= begun:
         raise InvalidValue("checkpoint", "must have done no more than it began", done)
     extra = {str(name): bytes(value) for name, value in held["extra"].items()}
-    return Standing(held["state"], done, begun, extra)
+    return Standing(held["state"], done, begun, extra, int(held.get("workers", 1)))

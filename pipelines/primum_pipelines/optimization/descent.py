@@ -5,13 +5,16 @@ Post-processing of released sums: nothing here may be given anything else of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from primum.domain.errors import InvalidValue
+from primum_pipelines.optimization.langevin import missing_std
+from primum_pipelines.optimization.randomness import RandomSource, add_noise
 from primum_pipelines.optimization.settings import Descent
 
 _AVERAGE_START = 10  # De et al. 2022: decay min(d, (1 + t) / (10 + t)), so that the start fades.
@@ -70,7 +73,9 @@ class Mover:
         module: The model.
         named: Its trainable parameters.
         divisor: Public: expected number of units in a batch.
+        units: Public: expected number of units in all.
         noise_std: Of the noise on each coordinate of a sum.
+        source: Draws what Langevin dynamics add.
         optimizer: ``SGD`` or ``Adam``.
         learning_rate: Step size before the schedule.
         momentum: For SGD.
@@ -87,7 +92,9 @@ class Mover:
         named: Mapping[str, nn.Parameter],
         *,
         divisor: float,
+        units: int,
         noise_std: float,
+        source: RandomSource,
         optimizer: str,
         learning_rate: float,
         momentum: float,
@@ -97,6 +104,9 @@ class Mover:
         self._module = module
         self._named = named
         self._divisor = divisor
+        self._units = units
+        self._gradient_std = noise_std / divisor
+        self._source = source
         self._descent = descent
         self._learning_rate = learning_rate
         self._steps = steps
@@ -119,8 +129,11 @@ class Mover:
         rate = self._descent.rate_at(self._done, steps=self._steps) * self._learning_rate
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        more = self._missing(rate)
         for name, parameter in self._named.items():
             parameter.grad = noisy[name].div_(self._divisor)
+            if more:
+                add_noise(self._source, parameter.grad, std=more)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._done += 1
@@ -137,6 +150,21 @@ class Mover:
                 for name, parameter in self._named.items():
                     parameter.copy_(self._average[name])
 
+    @contextmanager
+    def released(self) -> Iterator[nn.Module]:
+        """The model as it would be released now, for as long as the block takes."""
+        trained = {name: p.detach().clone() for name, p in self._named.items()}
+        training = self._module.training
+        self.finish()
+        self._module.eval()
+        try:
+            yield self._module
+        finally:
+            self._module.train(training)
+            with torch.no_grad():
+                for name, parameter in self._named.items():
+                    parameter.copy_(trained[name])
+
     def state(self) -> dict[str, Any]:
         """Everything a later process needs to go on from here."""
         return {
@@ -152,6 +180,16 @@ class Mover:
         self._optimizer.load_state_dict(state["optimizer"])
         self._average = state["average"]
         self.iterates = list(state["iterates"])
+
+    def _missing(self, rate: float) -> float:
+        if not self._descent.temperature:
+            return 0.0
+        return missing_std(
+            learning_rate=rate,
+            units=self._units,
+            temperature=self._descent.temperature,
+            gradient_std=self._gradient_std,
+        )
 
     def _follow(self) -> None:
         if self._average is not None:

@@ -3,8 +3,8 @@
 Per step: every unit takes part independently with probability q; the gradient of each unit,
 however many rows it has, is clipped to C in L2; the clipped gradients are summed;
 N(0, (sigma C)^2) is added once; the sum is divided by the public constant q x expected_units, never
-by the realized batch size. Must not look at the data in any other way: no early stopping, no batch
-statistics, no data-dependent learning rate.
+by the realized batch size. Must not look at the data in any other way: no batch statistics, no
+data-dependent learning rate, and no end before the planned steps but by the task's stopping rule.
 
 With individual filters every unit that is still in is charged in every step by the norm of its
 gradient at that step's model, drawn or not, so each step computes the gradients of all of them:
@@ -43,12 +43,34 @@ class DPSGD:
         row depends on this row and the parameters alone. With individual filters, and beyond the
         steps of the bound, it is an ``IndividuallyFiltered`` event with the bound
         ``Repeated(SubsampledGaussian(sigma, q), bound_steps)``. Clipping rule, gradient mode,
-        augmentations and everything in ``Descent`` leave that as it is.
+        augmentations and everything in ``Descent`` leave that as it is, and so does a group of
+        workers: the event is on the units of all of them.
     """
 
     name = "DPSGD"
     reviewed = True
-    filters_individually = True
+    reads = frozenset(
+        {
+            "averaging",
+            "augmentation",
+            "biasAware",
+            "clipping",
+            "earlyStopping",
+            "ensemble",
+            "gradients",
+            "individualFilter",
+            "langevin",
+            "momentum",
+            "optimizer",
+            "precision",
+            "rowsAtOnce",
+            "schedule",
+            "units",
+            "warmUp",
+            "weightDecay",
+            "workers",
+        }
+    )
 
     def fit(self, task: TrainingTask) -> TrainingReport:
         """Train ``task.module`` in place.
@@ -62,7 +84,7 @@ class DPSGD:
         _check(task)
         run = _Run(task)
         run.resume()
-        while run.steps < task.mechanism.steps and not run.stopped:
+        while run.steps < task.mechanism.steps and not run.ended:
             run.step()
         return run.finish()
 
@@ -75,6 +97,7 @@ class _Run:
 
         from primum_pipelines.datasets.units import one_row_each
         from primum_pipelines.optimization.descent import Mover
+        from primum_pipelines.optimization.distributed import Alone, begin
         from primum_pipelines.optimization.gradients.engine import engine_of
         from primum_pipelines.optimization.noisy_sums import NoisySums
         from primum_pipelines.optimization.randomness import random_source
@@ -85,8 +108,11 @@ class _Run:
         self._noise = random_source(task.seed)
         self._named = {n: p for n, p in task.module.named_parameters() if p.requires_grad}
         self._units = one_row_each(len(task.inputs[0])) if task.units is None else task.units
+        self._group = task.group or Alone()
+        self._place = self._group.place(self._units.count)
+        begin(self._group, task.module)
         self._dtype = next(iter(self._named.values())).dtype
-        self._engine = engine_of(task.module, task.gradients)
+        self._engine = engine_of(task.module, task.gradients, task.precision)
         mechanism = task.mechanism
         self._sums = NoisySums(
             {name: parameter.detach() for name, parameter in self._named.items()},
@@ -98,6 +124,8 @@ class _Run:
             task.module,
             self._named,
             divisor=mechanism.sample_rate * task.expected_units,
+            units=task.expected_units,
+            source=self._noise,
             noise_std=mechanism.noise_multiplier * mechanism.max_grad_norm,
             optimizer=task.optimizer,
             learning_rate=task.learning_rate,
@@ -117,27 +145,41 @@ class _Run:
         }
         self.steps = 0
         self.stopped = ""
+        self._enough = False
         self._kept_until = 0
         self.units_seen = 0
         self.units_shortened = 0
+        self._figures = [0, 0, 0]  # Seen, shortened and dropped units of all workers.
 
     def resume(self) -> None:
         """Go on from a checkpoint, if there is one; steps that it may have lost are executed."""
         from primum_pipelines.optimization.checkpoints import standing
+        from primum_pipelines.optimization.distributed import require_same
 
         kept = self._task.checkpoints
         found = None if kept is None else standing(kept.path, key=kept.key)
+        mark = [-1, -1] if found is None else [found.done, found.begun]
+        require_same(self._group, mark, what="checkpoint")
         if found is None:
             return
+        if found.workers != self._group.count:
+            raise InvalidValue(
+                "checkpoint", f"must be of {self._group.count} workers", found.workers
+            )
         state, lost = found.state, found.begun - found.done
         self._task.module.load_state_dict(state["model"])
         self._mover.restore(state["mover"])
         for name, total in self.update_sums.items():
             total.copy_(state["sums"][name])
         if self._filter is not None:
-            self._filter.restore(state["filter"])
+            own = slice(self._place.first, self._place.first + self._place.own)
+            self._filter.restore({name: rows[own] for name, rows in state["filter"].items()})
             self._filter.forfeit(lost)
-        self.units_seen, self.units_shortened = state["seen"]
+        if self._task.stopping is not None:
+            self._task.stopping.restore(state["stopping"])
+        self._figures = list(state["seen"])
+        if self._group.rank == 0:  # Counts of all workers: one of them goes on with them.
+            self.units_seen, self.units_shortened, _ = self._figures
         self.steps = self._kept_until = found.begun
 
     def _keep(self) -> bool:
@@ -146,51 +188,109 @@ class _Run:
         if kept is None or self.steps < self._kept_until:
             return True
         begun = min(self.steps + kept.every, self._task.mechanism.steps)
-        state = {
-            "model": self._task.module.state_dict(),
-            "mover": self._mover.state(),
-            "sums": self.update_sums,
-            "filter": {} if self._filter is None else self._filter.state(),
-            "seen": [self.units_seen, self.units_shortened],
-        }
+
+        def write() -> bytes:
+            state = {
+                "model": self._task.module.state_dict(),
+                "mover": self._mover.state(),
+                "sums": self.update_sums,
+                "filter": filters,
+                "seen": self._figures,
+                "stopping": {} if self._task.stopping is None else self._task.stopping.state(),
+            }
+            try:
+                kept.write(state, done=self.steps, begun=begun, workers=self._group.count)
+            except Unavailable as error:
+                return str(error).encode()
+            return b""
+
         try:
-            kept.write(state, done=self.steps, begun=begun)
-        except Unavailable as error:
-            self.stopped = str(error)
-            return False
+            filters = self._filters()
+            self.stopped = self._group.told(write).decode()
+        except Unavailable as lost:
+            self.stopped = str(lost)
         self._kept_until = begun
-        return True
+        return not self.stopped
+
+    def _filters(self) -> dict[str, torch.Tensor]:
+        """The filters of all workers' units, in their order."""
+        if self._filter is None:
+            return {}
+        return {
+            name: self._group.rows_at_first(rows, self._place)
+            for name, rows in self._filter.state().items()
+        }
 
     def step(self) -> None:
         """One logical batch: sample, clip and sum in virtual batches, noise once, divide, move."""
-        import torch
-
-        from primum_pipelines.optimization.randomness import poisson_sample
-        from primum_pipelines.optimization.virtual_batches import virtual_batches
-
         if not self._keep():
             return
-        rate = self._task.mechanism.sample_rate
-        drawn = poisson_sample(self._source, rows=self._units.count, rate=rate)
-        units = drawn if self._filter is None else torch.from_numpy(self._filter.active)
-        for part in virtual_batches(units, self._units, self._size, copies=self._copies):
-            self._add(part, drawn)
-        noisy = self._sums.release()
-        if self.steps < self._audited_steps:
-            for name, total in self.update_sums.items():
-                total.add_(noisy[name])
-        self._mover.move(noisy)
-        self._sums.clear()
-        self.steps += 1
-        if not self._mover.finite():
-            # A function of the noisy sums, so that stopping tells no more than they do.
-            self.stopped = "weights must stay finite; found infinity or NaN. Lower learningRate."
+        if self._task.on_begin is not None:
+            self._task.on_begin(self.steps + 1, self._task.mechanism.steps)
+        try:
+            self._move()
+        except Unavailable as lost:
+            self.stopped = str(lost)
+        self.steps += 1  # Whoever was lost: its noisy sum may have been made.
+        if not self.stopped:
+            self._look()
         if self._task.on_step is not None:
             self._task.on_step(self.steps, self._task.mechanism.steps)
 
+    def _move(self) -> None:
+        """Everybody sums their own units; the first adds noise and moves; all get its weights."""
+        import torch
+
+        from primum_pipelines.optimization.distributed import agree
+        from primum_pipelines.optimization.randomness import poisson_sample
+        from primum_pipelines.optimization.virtual_batches import virtual_batches
+
+        rate, total = self._task.mechanism.sample_rate, self._place.total
+        drawn = self._group.drawn(lambda: poisson_sample(self._source, rows=total, rate=rate))
+        here = self._place.here(drawn)
+        units = here if self._filter is None else torch.from_numpy(self._filter.active)
+        for part in virtual_batches(units, self._units, self._size, copies=self._copies):
+            self._add(part, here)
+        self._group.sum_at_first(list(self._sums.totals.values()))
+        if self._group.rank == 0:
+            noisy = self._sums.release()
+            if self.steps < self._audited_steps:
+                for name, sums in self.update_sums.items():
+                    sums.add_(noisy[name])
+            self._mover.move(noisy)
+        self._sums.clear()
+        dropped = 0 if self._filter is None else self._filter.dropped
+        self._figures = agree(
+            self._group,
+            list(self._named.values()),
+            units=(len(here), len(drawn)),
+            figures=(self.units_seen, self.units_shortened, dropped),
+        )
+        if not self._mover.finite():
+            # A function of the noisy sums, so that stopping tells no more than they do.
+            self.stopped = "weights must stay finite; found infinity or NaN. Lower learningRate."
+
+    @property
+    def ended(self) -> bool:
+        """Whether no further step may or need be run."""
+        return bool(self.stopped) or self._enough
+
+    def _look(self) -> None:
+        rule = self._task.stopping
+        if rule is not None and rule.due(self.steps, steps=self._task.mechanism.steps):
+            try:
+                with self._mover.released() as module:
+                    said = self._group.told(lambda: b"enough" if rule.enough(module) else b"")
+            except Unavailable as lost:
+                self.stopped = str(lost)
+            else:
+                self._enough = bool(said)
+
     def finish(self) -> TrainingReport:
         """What was done; the model has the weights that are released."""
-        self._mover.finish()
+        if self._group.rank == 0:
+            self._mover.finish()
+        self._hand_out()
         mechanism = self._task.mechanism
         return TrainingReport(
             executed=((self._sums.noise_multiplier, mechanism.sample_rate, self.steps),),
@@ -204,7 +304,22 @@ class _Run:
             gradients=self._engine.name,
             iterates=tuple(self._mover.iterates),
             stopped=self.stopped,
+            workers=self._group.count,
+            looks=0
+            if self._task.stopping is None
+            else self._task.stopping.looks(self.steps, steps=mechanism.steps),
         )
+
+    def _hand_out(self) -> None:
+        """Give everybody the weights that are released."""
+        from primum_pipelines.optimization.distributed import begin
+
+        if self.stopped:
+            return
+        try:
+            begin(self._group, self._task.module)
+        except Unavailable as lost:
+            self.stopped = str(lost)
 
     @property
     def _copies(self) -> int:
@@ -212,10 +327,10 @@ class _Run:
 
     def _diagnostics(self) -> dict[str, str]:
         """Restricted figures over all units; nothing about one of them."""
-        seen = max(1, self.units_seen)
-        found = {"clippedShare": decimal_text(self.units_shortened / seen)}
+        seen, shortened, dropped = self._figures
+        found = {"clippedShare": decimal_text(shortened / max(1, seen))}
         if self._filter is not None:
-            share = self._filter.dropped / max(1, self._units.count)
+            share = dropped / max(1, self._place.total)
             found["filteredOutShare"] = decimal_text(share)
         return found
 
@@ -223,20 +338,27 @@ class _Run:
         """Clip the gradients of a part and add what is left of them."""
         from primum_pipelines.optimization.clipping import clip, layer_of
         from primum_pipelines.optimization.gradients.checks import require_apart, require_complete
+        from primum_pipelines.optimization.gradients.engine import engine_of
 
         task = self._task
         rows = tuple(values[part.rows.to(values.device)] for values in task.inputs)
         if task.augmentation is not None:
             rows = (task.augmentation(rows[0]), *rows[1:])
         weights = part.weights.to(rows[0].device, dtype=self._dtype)
-        found = self._engine(task.loss, rows, weights=weights, segments=part.segments)
-        self._size.learn(numbers=found.numbers, rows=part.segments.rows)
         if not self._checked:
             require_apart(task.module, task.loss, rows, segments=part.segments)
             require_complete(
-                task.module, task.loss, rows, weights=weights, found=found, named=self._named
+                task.module,
+                task.loss,
+                rows,
+                weights=weights,
+                segments=part.segments,
+                engine=engine_of(task.module, task.gradients),
+                named=self._named,
             )
             self._checked = part.segments.units > 1
+        found = self._engine(task.loss, rows, weights=weights, segments=part.segments)
+        self._size.learn(numbers=found.numbers, rows=part.segments.rows)
         if not found.parts:
             return
         if self._task.bias_aware:
@@ -322,6 +444,9 @@ def _check(task: TrainingTask) -> None:
             raise InvalidValue(name, "must be finite and above 0", value)
     if not 0 < mechanism.sample_rate <= 1:
         raise InvalidValue("sample_rate", "must be above 0 and at most 1", mechanism.sample_rate)
+    if task.defenses is not None:
+        rule = "must be absent with DP-SGD: Mixup and MMD mix units, so clipping bounds nothing"
+        raise InvalidValue("defenses", rule, "some")
     if task.checkpoints is not None and task.seed is not None:
         raise InvalidValue("seed", "must be absent with checkpoints", "one: its noise would recur")
     if task.units is not None and task.units.rows != len(task.inputs[0]):

@@ -10,6 +10,7 @@ import enum
 import math
 from dataclasses import dataclass
 
+STOPPING_PURPOSE = "stop"  # Of a charged access that trains nothing: looks at held-out units.
 AUTOMATIC_STABILITY = 0.01  # gamma of automatic clipping (Bu et al. 2023, section 4.3).
 
 
@@ -42,6 +43,30 @@ class ClippingRule(enum.StrEnum):
     AUTOMATIC = "Automatic"
 
 
+class Precision(enum.StrEnum):
+    """In which numbers the model's forward and backward passes run.
+
+    ``BFLOAT16`` covers the layers that PyTorch's autocast takes; weights, unit gradients, norms,
+    clipping, sums and the optimizer stay in float32, noise in float64. It has float32's range, so
+    no loss is scaled and no step is left out because of an overflow.
+    """
+
+    FLOAT32 = "Float32"
+    BFLOAT16 = "BFloat16"
+
+
+class LossName(enum.StrEnum):
+    """What is made small. Every one is a mean or a ratio within a row, so that no row sees another.
+
+    ``CROSS_ENTROPY``: over classes, labels or pixels. For masks also ``DICE``: one minus the soft
+    Dice of each mask (Milletari et al., *V-Net*, 2016), and ``DICE_CROSS_ENTROPY``: their sum.
+    """
+
+    CROSS_ENTROPY = "CrossEntropy"
+    DICE = "Dice"
+    DICE_CROSS_ENTROPY = "DiceCrossEntropy"
+
+
 class ScheduleShape(enum.StrEnum):
     """How the learning rate changes over the planned steps.
 
@@ -53,6 +78,26 @@ class ScheduleShape(enum.StrEnum):
     COSINE = "Cosine"
     STEP = "Step"
     LINEAR = "Linear"
+
+
+@dataclass(frozen=True, slots=True)
+class Defenses:
+    """What makes attacks harder without promising anything; only ever without a mechanism.
+
+    Args:
+        mixup: Alpha of the Beta distribution by which pairs of rows are mixed; 0 for none.
+        mmd: Weight of the distance between outputs on training rows and on rows kept apart.
+        mem_guard: Bound on the expected L1 distortion of the answers by MemGuard; 0 for none.
+    """
+
+    mixup: float = 0.0
+    mmd: float = 0.0
+    mem_guard: float = 0.0
+
+    @property
+    def compares(self) -> bool:
+        """Whether some units are kept apart from the loss, to compare with."""
+        return bool(self.mmd or self.mem_guard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +113,8 @@ class Descent:
         noise_correction: For Adam: take the known variance of the noise off the second moments
             (Tang et al., *DP-AdamBC*, 2024).
         samples: Iterates to keep, spread over the last half of the steps; 0 for none.
+        temperature: Of Langevin dynamics: each step's noise is raised to what they ask for where
+            the mechanism's own is less. 0 for none: the mechanism's noise alone.
     """
 
     schedule: ScheduleShape = ScheduleShape.CONSTANT
@@ -76,6 +123,7 @@ class Descent:
     weight_decay: float = 0.0
     noise_correction: bool = False
     samples: int = 0
+    temperature: float = 0.0
 
     def rate_at(self, step: int, *, steps: int) -> float:
         """What the learning rate is multiplied with.
@@ -97,3 +145,13 @@ class Descent:
                 return 1 - done
             case ScheduleShape.STEP:
                 return 1.0 if done < 1 / 2 else 0.1 if done < 3 / 4 else 0.01
+
+
+def looks_planned(steps: int, *, every: int) -> int:
+    """Looks that a training of so many steps takes at most: one after every so many, not the last.
+
+    Args:
+        steps: Planned steps, at least 1.
+        every: Steps between two looks, at least 1.
+    """
+    return (steps - 1) // every

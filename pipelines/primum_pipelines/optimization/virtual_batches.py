@@ -20,6 +20,7 @@ from primum_pipelines.optimization.gradients.segments import (
 
 _NUMBERS_CPU = 2**22  # Activations and gradients of a part: what a core's caches can hold.
 _NUMBERS_OTHER = 2**28  # 1 GB of float32: a GPU wants large parts.
+_FREE_SHARE = 4  # Of a GPU's free memory a part takes a quarter: twice that while it is clipped.
 _ROWS_MAX = 1024
 _ROWS_FIRST = 8  # Before anything is known about how much a row needs.
 
@@ -50,7 +51,7 @@ class PartSize:
     """
 
     def __init__(self, device: torch.device, *, rows_max: int | None) -> None:
-        self._numbers = _NUMBERS_CPU if device.type == "cpu" else _NUMBERS_OTHER
+        self._numbers = _most_numbers(device)
         self._limit = _ROWS_MAX if rows_max is None else rows_max
         self.rows = min(_ROWS_FIRST, self._limit)
         self._most = 0.0
@@ -60,6 +61,15 @@ class PartSize:
         if rows:
             self._most = max(self._most, numbers / rows)
             self.rows = max(1, min(self._limit, int(self._numbers / max(1.0, self._most))))
+
+
+def _most_numbers(device: torch.device) -> int:
+    """Most numbers of a part: what suits the device, and less where its memory is short."""
+    if device.type != "cuda":
+        return _NUMBERS_CPU if device.type == "cpu" else _NUMBERS_OTHER
+    free, _ = torch.cuda.mem_get_info(device)
+    most = int(free) // (_FREE_SHARE * int(torch.float32.itemsize))
+    return min(_NUMBERS_OTHER, most)
 
 
 def virtual_batches(

@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING
 from primum import extensions
 from primum.domain.accounting.events import NoEvent
 from primum.domain.canonical import JSON
+from primum.domain.conditions import Reason
 from primum.domain.errors import InvalidValue, NotFound, PrimumError, Tampered
-from primum.domain.governance.evidence import Evidence, EvidenceKind, Verdict
+from primum.domain.governance.evidence import REFUSED, Evidence, EvidenceKind, Verdict
 from primum.domain.study.steps import ArtifactRef, Receipt, WorkRequest, WorkResult
-from primum_pipelines import artifacts
+from primum_pipelines import artifacts, fan_out
+from primum_pipelines.audits import cost
 from primum_pipelines.audits.audit import Finding
 from primum_pipelines.audits.mechanism_self_test import MechanismSelfTest
+from primum_pipelines.audits.membership import ShadowAudit
 from primum_pipelines.audits.risk_corridor import NAME as CORRIDOR
 from primum_pipelines.audits.risk_corridor import risk_corridor
 from primum_pipelines.audits.subject import subject_of
@@ -54,7 +57,8 @@ def run(request: WorkRequest) -> WorkResult:
     findings = [_self_test(subject)]
     for done, (name, kind, parameters) in enumerate(planned, start=1):
         progress.update(done, len(planned) + 1, name)
-        findings.append(_audited(subject, name, kind, parameters))
+        left = _seconds_left(request, float(seconds()))
+        findings.append(_audited(subject, name, kind, parameters, left=left))
     findings += _corridor(subject, findings)
     kept = [_with_pictures(request, number, item) for number, item in enumerate(findings)]
     return records.report(
@@ -106,7 +110,12 @@ def _self_test(subject: AuditSubject) -> Finding:
 
 
 def _audited(
-    subject: AuditSubject, name: str, kind: str, parameters: Mapping[str, JSON]
+    subject: AuditSubject,
+    name: str,
+    kind: str,
+    parameters: Mapping[str, JSON],
+    *,
+    left: float,
 ) -> Finding:
     """One audit's finding; whatever goes wrong is a finding too, and never a pass."""
     if name not in extensions.names(GROUP):
@@ -114,11 +123,40 @@ def _audited(
     audit: Audit = extensions.load(GROUP, name)()
     if audit.kind.value != kind:
         return _unclear(EvidenceKind(kind), name, f"audit {name} is of kind {audit.kind.value}")
-    return _contained(subject, audit, parameters)
+    return _contained(subject, audit, parameters, left=left)
 
 
-def _contained(subject: AuditSubject, audit: Audit, parameters: Mapping[str, JSON]) -> Finding:
+def _seconds_left(request: WorkRequest, spent: float) -> float:
+    """How long the step may still take; infinite where it has no deadline."""
+    resources = records.mapping(request.context.get("resources") or {})
+    limit = resources.get("seconds")
+    return math.inf if limit is None else float(str(limit)) - spent
+
+
+def _too_long(
+    subject: AuditSubject, audit: Audit, parameters: Mapping[str, JSON], left: float
+) -> str:
+    """Why an audit is not begun, tried out on random numbers before any data is opened."""
+    if math.isinf(left) or not isinstance(audit, ShadowAudit):
+        return ""
+    datasets = records.mapping(subject.request.context["datasets"]).values()
+    units = max(int(str(records.mapping(item)["units"])) for item in datasets)
+    workers = fan_out.current().workers()
+    return cost.too_long(subject, audit, parameters, units=units, seconds=left, workers=workers)
+
+
+def _contained(
+    subject: AuditSubject,
+    audit: Audit,
+    parameters: Mapping[str, JSON],
+    *,
+    left: float = math.inf,
+) -> Finding:
     try:
+        refused = _too_long(subject, audit, parameters, left)
+        if refused:
+            found = _unclear(audit.kind, audit.name, refused)
+            return replace(found, public={REFUSED: Reason.ESTIMATE_ABOVE_DEADLINE.value})
         return audit.run(subject, parameters)
     except Tampered:
         reason = "what the job recorded does not match what it left"
@@ -144,7 +182,7 @@ def _judged(kind: EvidenceKind, name: str, verdict: Verdict, reason: str) -> Fin
 
 def _corridor(subject: AuditSubject, findings: Sequence[Finding]) -> list[Finding]:
     """The corridor record, where the plan has a mechanism to draw it for."""
-    if not subject.mechanisms:
+    if not any(mechanism.noise_multiplier for mechanism in subject.mechanisms):
         return [_unclear(EvidenceKind.RISK_CORRIDOR, CORRIDOR, "the plan charges no mechanism")]
     try:
         dimension = _dimension(subject)

@@ -7,14 +7,12 @@ unprotected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from primum.domain.accounting.events import NoEvent
-from primum.domain.canonical import JSON, decimal_text
+from primum.domain.canonical import JSON
 from primum.domain.errors import NotFound
 from primum.domain.governance.evidence import Evidence, EvidenceKind
 from primum.domain.quantities import Disclosure
@@ -22,18 +20,10 @@ from primum.domain.study.steps import ArtifactRef, Receipt, WorkRequest, WorkRes
 from primum_pipelines import artifacts
 from primum_pipelines.datasets.access import open_private, token_claims
 from primum_pipelines.datasets.checks import require_sound
-from primum_pipelines.evaluation import (
-    calibration,
-    figures,
-    multiplicity,
-    plots,
-    predictions,
-    subgroups,
-)
-from primum_pipelines.evaluation.figures import Figure, Scored
 from primum_pipelines.models import ensemble
 from primum_pipelines.models.artifact import LoadedModel, from_bytes
 from primum_pipelines.steps import records
+from primum_pipelines.steps.measuring import Place, measure
 from primum_pipelines.synthesis import archive
 
 if TYPE_CHECKING:
@@ -45,7 +35,6 @@ _DISCLOSURE_OF = {
     EvidenceKind.FAIRNESS: Disclosure.FAIRNESS,
 }
 _SYNTHETIC = "synthetic"
-_AGREEMENT = 0.9  # Share of members behind an answer of the abstaining ensemble.
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,84 +124,22 @@ def _evaluated(
     *,
     members: Sequence[LoadedModel] = (),
 ) -> tuple[list[Evidence], list[ArtifactRef]]:
-    held_out, name = ~table.train, source.name
-    scored = Scored(
-        labels=table.labels[held_out],
-        probabilities=model.predict_proba(table.features[held_out]),
-        positive=model.spec.classes.index(model.spec.positive),
-        units=table.units[held_out],
-    )
-    diagram = artifacts.store(
-        request.artifacts_uri,
-        f"reliability-{name.replace(':', '-')}.svg",
-        plots.reliability_diagram(calibration.reliability(scored)),
-        kind=records.PICTURE,
-    )
-    answers = artifacts.store(
-        request.artifacts_uri,
-        f"predictions-{name.replace(':', '-')}.npz",
-        predictions.to_bytes(predictions.of(scored, dataset=source.dataset)),
-        kind=predictions.ARTIFACT_KIND,
-    )
-    found: dict[EvidenceKind, dict[str, JSON]] = {
-        EvidenceKind.UTILITY: _shown(figures.utility(scored)),
-        EvidenceKind.CALIBRATION: {
-            **_shown(calibration.calibration(scored)),
-            "reliability": _bins(scored),
-            "pictures": {"reliability": diagram.digest},
-        },
-    }
-    groups = {group: values[held_out] for group, values in table.subgroups.items()}
-    if groups:
-        found[EvidenceKind.FAIRNESS] = subgroups.fairness(scored, groups)
-    if len(members) > 1:
-        said = ensemble.predict_members(members, table.features[held_out])
-        average = replace(scored, probabilities=said.mean(axis=0))
-        found[EvidenceKind.CALIBRATION]["ensemble"] = _shown(calibration.calibration(average))
-        found[EvidenceKind.MULTIPLICITY] = _multiplicity(said, scored)
+    place = Place(source.name, source.dataset, request.artifacts_uri)
+    measured = measure(model, table, place, members=members)
     evidence = []
-    for kind, measured in found.items():
+    for kind, found in measured.found.items():
         disclosed = _DISCLOSURE_OF.get(kind) in source.allowed
-        public: dict[str, JSON] = {"data": name, "positive": model.spec.positive}
+        zone_only = measured.zone_only.get(kind, {})
+        public: dict[str, JSON] = {"data": source.name, "positive": model.spec.positive}
         evidence.append(
             records.record(
                 request,
                 kind,
-                name=name,
+                name=source.name,
                 subject=reference.digest,
                 verdict=None,
-                public={**public, **measured} if disclosed else public,
-                restricted={} if disclosed else measured,
+                public={**public, **found} if disclosed else public,
+                restricted=zone_only if disclosed else {**found, **zone_only},
             )
         )
-    return evidence, [diagram, answers]
-
-
-def _multiplicity(said: np.ndarray, scored: Scored) -> dict[str, JSON]:
-    """Over units: several rows of one are averaged, since a patient gets one answer."""
-    assert scored.units is not None  # noqa: S101 - held-out rows have units
-    _, first, owner = np.unique(scored.units, return_index=True, return_inverse=True)
-    means = np.zeros((len(said), len(first), said.shape[2]))
-    for mean, member in zip(means, said, strict=True):
-        np.add.at(mean, owner, member)
-    found = multiplicity.multiplicity(
-        means / np.bincount(owner)[:, None], scored.labels[first], agreement=_AGREEMENT
-    )
-    return {**found.to_json(), "agreement": decimal_text(_AGREEMENT)}
-
-
-def _bins(scored: Scored) -> list[JSON]:
-    """The bins of the reliability diagram that say something, for whoever draws another."""
-    return [
-        {
-            "confidence": decimal_text(item.confidence),
-            "accuracy": decimal_text(item.accuracy),
-            "rows": item.rows,
-        }
-        for item in calibration.reliability(scored)
-        if item.rows >= subgroups.GROUP_MIN
-    ]
-
-
-def _shown(measured: Mapping[str, Figure]) -> dict[str, JSON]:
-    return {name: figure.to_json() for name, figure in measured.items()}
+    return evidence, measured.stored

@@ -58,6 +58,31 @@ class ConditionalGenerator:
         return data
 
 
+def generator_from_bytes(data: bytes) -> tuple[ConditionalGenerator, Mapping[str, str]]:
+    """A stored generator with its metadata.
+
+    Raises:
+        InvalidValue: If these are not the bytes of one.
+    """
+    import json
+
+    import safetensors
+    from safetensors.torch import load
+
+    try:
+        weights = load(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        classes, dimension = weights["0.weight"].shape[1] - LATENT, len(weights["4.bias"])
+        generator = ConditionalGenerator(dimension=dimension, classes=classes, seed=0)
+        generator.layers.load_state_dict(weights, strict=True)
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        rule = "must be a generator that Synthesize wrote"
+        raise InvalidValue("generator file", rule, type(error).__name__) from None
+    generator.layers.eval().requires_grad_(requires_grad=False)
+    return generator, {str(name): str(value) for name, value in metadata.items()}
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class GeneratorTask:
     """What a generator is trained on: an embedding and the public features it was taken in.

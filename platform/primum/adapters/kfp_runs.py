@@ -20,6 +20,7 @@ from primum.adapters.kfp_api import ApiSettings, Compare, KfpApi, KfpRun, RunSta
 from primum.adapters.kube import pods
 from primum.adapters.kube.api import KubeApi
 from primum.adapters.kube_manifests import names
+from primum.adapters.kube_manifests.data_access import data_access_from_text
 from primum.application.ports import Clock, RunStatus
 from primum.domain.canonical import JSON
 from primum.domain.errors import Conflict, InvalidValue, NotFound, Refused, Unavailable
@@ -315,6 +316,8 @@ def pipeline(
         metadata: Of its Secret: the name, and the labels that every pod of the run bears.
         settings: How pods of steps are made.
     """
+    settings = pods.settings_for(steps, settings)
+    access = data_access_from_text(settings.data_access)
     under = {names.RESERVATION, names.INSPECTION}  # The exit task opens nothing.
     labels = {k: v for k, v in metadata["labels"].items() if k not in under}
     held = {k: v for k, v in metadata["labels"].items() if k in under}
@@ -336,7 +339,9 @@ def pipeline(
         keep_seconds=settings.keep_seconds,
         contexts=pods.STEPS_FOLDER,
         secret=str(metadata["name"]),
-        environment=environment,
+        environment=environment | access.paths(),
+        variables={name: (access.secret, key) for name, key in sorted(access.variables.items())},
+        secrets={item.path: access.secret for item in access.mounts()},
         claims=claims,
         config_maps={
             item["mountPath"]: settings.ledger_ca for item in pods.ledger_mounts(settings)

@@ -157,9 +157,18 @@ class ClusterLine:
         """
         return self._ask("POST", path, body)
 
+    def merge(self, path: str, body: Mapping[str, Any]) -> Json:
+        """Change fields of an object.
+
+        Raises:
+            PrimumError: Whatever the API server says.
+        """
+        return self._ask("PATCH", path, body)
+
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Json:
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        headers = {"Accept": "application/json", "Content-Type": kind}
         connection = self.connection()
         try:
             connection.request(method, path, body=data, headers=headers)

@@ -15,15 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from primum.application.consent import Tombstone, Written
+from primum.application.registering import UnusableDataset
 from primum.domain.canonical import JSON, canonical_json
-from primum.domain.errors import (
-    InvalidValue,
-    NotFound,
-    PrimumError,
-    Refused,
-    Tampered,
-    Unavailable,
-)
+from primum.domain.errors import NotFound, PrimumError, Refused, Tampered, Unavailable
 from primum.domain.study.registration import Registration
 from primum.domain.study.spec import DatasetSpec
 
@@ -63,7 +57,7 @@ class LocalZone:
             answer = self._asked("register", payload, about=f"dataset {dataset.uri}")
         except (Refused, Tampered) as error:
             # A dataset that cannot be trusted is one that cannot be used: the budget says so.
-            raise ZoneRefused(str(error)) from None
+            raise UnusableDataset(str(error)) from None
         return Registration(
             digest=str(answer["digest"]),
             units=int(str(answer["units"])),
@@ -132,12 +126,4 @@ def _tombstones(items: Sequence[Mapping[str, Any]]) -> tuple[Tombstone, ...]:
 
 def _raised(kind: str, message: str) -> PrimumError:
     known = {error.__name__: error for error in (NotFound, Refused, Tampered, Unavailable)}
-    return known[kind](message) if kind in known else ZoneRefused(message)
-
-
-class ZoneRefused(InvalidValue):
-    """What was asked breaks a rule; the sentence comes from the zone's process as it is."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("dataset", "must be usable", "")
-        self.args = (message,)
+    return known[kind](message) if kind in known else UnusableDataset(message)

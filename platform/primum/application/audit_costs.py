@@ -87,12 +87,19 @@ def audit_costs(
         }
         for name, facts in context.datasets.items()
     }
-    tried = trial({"plan": plan.to_json(), "datasets": datasets, "audits": asked})
+    tried = trial(
+        {
+            "plan": plan.to_json(),
+            "datasets": datasets,
+            "audits": asked,
+            "gpusPerWorker": spec.gpus_per_worker,
+        }
+    )
     subject = audit_history.study_subject(spec)
     known = audit_history.results(platform.evidence, subject)
     whole = _whole_step(platform, spec)
     return tuple(
-        _with_recorded(_cost(answer, whole if item in spec.audits else None), item, known)
+        recorded(_cost(answer, whole if item in spec.audits else None), item, known)
         for answer, item in zip(tried, audits, strict=True)
     )
 
@@ -143,20 +150,27 @@ def _cost(answer: Mapping[str, JSON], whole: Decimal | None) -> AuditCost:
     )
 
 
-def _with_recorded(
+def recorded(
     cost: AuditCost, asked: AuditSpec, known: Sequence[audit_history.AuditResult]
 ) -> AuditCost:
+    """A cost with the seconds of runs on record, where some had the same settings.
+
+    Args:
+        cost: What is known without them.
+        asked: The audit.
+        known: How runs of its subject ended.
+    """
     settings = audit_history.settings_digest(asked.kind, asked.attack, dict(asked.parameters))
     found = [_rounded(item.seconds) for item in known if item.settings == settings]
-    recorded = [seconds for seconds in found if seconds > 0][-_RECORDED_RUNS:]
-    if not recorded:
+    taken = [seconds for seconds in found if seconds > 0][-_RECORDED_RUNS:]
+    if not taken:
         return cost
     longest = "the last run"
-    if len(recorded) > 1:
-        longest = f"the longest of the last {len(recorded)} runs"
+    if len(taken) > 1:
+        longest = f"the longest of the last {len(taken)} runs"
     return AuditCost(
         attack=cost.attack,
-        seconds=max(recorded),
+        seconds=max(taken),
         method=f"{longest} of these settings on record",
         shadows=cost.shadows,
         gpu_seconds=cost.gpu_seconds,

@@ -13,7 +13,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from primum.application import audit_history, planning, releases
+from primum.application import audit_costs, audit_history, planning, releases
 from primum.application.access import end_run, mint_audit_ticket, with_credential
 from primum.application.audit_history import AuditResult, Ending
 from primum.application.launching import LAUNCH, dataset_mapping
@@ -26,13 +26,13 @@ from primum.domain.budget.entries import ReservationState
 from primum.domain.canonical import JSON
 from primum.domain.conditions import Condition, ConditionType, Reason, Status
 from primum.domain.errors import InvalidValue, NotFound
-from primum.domain.governance.evidence import Evidence, Verdict
+from primum.domain.governance.evidence import REFUSED, Evidence, Verdict
 from primum.domain.governance.regression import Comparison
 from primum.domain.names import ResourceKey
 from primum.domain.study.jobs import PlanningContext
 from primum.domain.study.lifecycle import incidents
 from primum.domain.study.plan import Plan, Treatment
-from primum.domain.study.spec import StudySpec
+from primum.domain.study.spec import AuditSpec, StudySpec
 from primum.domain.study.steps import StepContext, StepOutcome, StepStatus
 from primum.resources import conversion, status
 from primum.resources.stored import StoredResource
@@ -79,15 +79,42 @@ def reconcile_audit_run(platform: Platform, stored: StoredResource) -> None:
     _show(platform, stored, Status.FALSE, reason, message, extra=verdict)
 
 
+def _seconds_left(platform: Platform, stored: StoredResource) -> float:
+    """How long a run may still take; its deadline counts from its creation."""
+    limit = conversion.audit_run_spec(stored).active_deadline_seconds
+    now = datetime.datetime.fromisoformat(platform.clock.now())
+    return limit - (now - datetime.datetime.fromisoformat(stored.created)).total_seconds()
+
+
+def _known_too_long(platform: Platform, stored: StoredResource, spec: StudySpec) -> str:
+    """Why a run is not begun, from what runs of the same settings took; empty where it is.
+
+    What has no run on record is tried out by the worker, before it opens anything.
+    """
+    audit = conversion.audit_run_spec(stored).audit
+    asked = AuditSpec(audit.kind.value, audit.attack, audit.settings())
+    subject = audit_history.subject_of(stored, spec)
+    known = audit_history.results(platform.evidence, subject)
+    cost = audit_costs.recorded(audit_costs.AuditCost(audit.attack, None, ""), asked, known)
+    left = int(_seconds_left(platform, stored))
+    return "".join(audit_costs.too_long([cost], seconds=left))
+
+
+def _refuse(platform: Platform, stored: StoredResource, spec: StudySpec, message: str) -> None:
+    """End a run that was not begun: Inconclusive, and no run that others are compared with."""
+    reason = Reason.ESTIMATE_ABOVE_DEADLINE
+    _note(platform, stored, spec, reason)
+    verdict: dict[str, JSON] = {"verdict": Verdict.INCONCLUSIVE.value}
+    _show(platform, stored, Status.FALSE, reason, message, extra=verdict)
+
+
 def _to_be_stopped(platform: Platform, stored: StoredResource) -> tuple[Reason, str] | None:
     """Why a run without an outcome is to end now, or ``None``: a newer set, or its deadline."""
     fact = platform.evidence.fact(STOPPED, generation_key(stored.uid, stored.generation))
     if fact is not None:
         return Reason.REPLACED, str(fact["message"])
     limit = conversion.audit_run_spec(stored).active_deadline_seconds
-    now = datetime.datetime.fromisoformat(platform.clock.now())
-    taken = (now - datetime.datetime.fromisoformat(stored.created)).total_seconds()
-    if taken <= limit:
+    if _seconds_left(platform, stored) >= 0:
         return None
     found = f"it was stopped after {limit} seconds, as spec.activeDeadlineSeconds says"
     return Reason.DEADLINE_EXCEEDED, f"{found}; an audit that did not end shows nothing"
@@ -121,6 +148,11 @@ def _audited_study(platform: Platform, stored: StoredResource) -> StudySpec:
         made_by = conversion.release_spec(release).study
         name = made_by.name
     found = platform.resources.get(ResourceKey("Study", namespace, name))
+    if found is None and made_by is None:
+        raise NotFound(
+            f"{stored.key}: spec.study must name a Study of the namespace; found {name}, which "
+            "does not exist"
+        )
     if found is None or (made_by and (made_by.uid, made_by.generation) != _identity(found)):
         raise NotFound(
             f"{stored.key}: the Study {name} does not exist any more; "
@@ -163,6 +195,11 @@ def _keep_running(platform: Platform, stored: StoredResource, spec: StudySpec, p
         _show(platform, stored, Status.FALSE, Reason.STEP_FAILED, message)
         return
     if state is RunStatus.RUNNING:
+        return
+    begun = platform.evidence.fact(LAUNCH, run) is not None
+    refused = "" if begun else _known_too_long(platform, stored, spec)
+    if refused:
+        _refuse(platform, stored, spec, refused)
         return
     platform.compute.warm()
     platform.evidence.put_fact(
@@ -208,7 +245,13 @@ def _step_context(
         tickets=_tickets(platform, stored, own, context),
         upstream={"job": names.outcome_id(spec.uid, spec.generation, "job")},
         owner={"kind": stored.key.kind, "name": stored.key.name},
-        resources={"workers": 1, "gpusPerWorker": spec.gpus_per_worker},
+        resources={
+            # One GPU trains all shadows; CPUs share them.
+            "workers": 1 if spec.gpus_per_worker else spec.workers,
+            "gpusPerWorker": spec.gpus_per_worker,
+            "cpusPerWorker": spec.cpus_per_worker,
+            "seconds": conversion.audit_run_spec(stored).active_deadline_seconds,
+        },
     )
 
 
@@ -247,6 +290,10 @@ def _conclude(
         _show(platform, stored, Status.FALSE, Reason.STEP_FAILED, outcome.message)
         return
     failed = incidents(evidence)
+    refused = _refused(evidence)
+    if refused and not failed:  # The self-test ran whatever became of the attack.
+        _refuse(platform, stored, spec, refused)
+        return
     if failed:
         _incident(platform, stored, spec, failed)
     verdict = _overall(evidence)
@@ -268,6 +315,15 @@ def _conclude(
         also=_compared(stored, result),
         extra=extra,
     )
+
+
+def _refused(evidence: Sequence[Evidence]) -> str:
+    """Why the worker did not begin the attack, in its words; empty where it did."""
+    for item in evidence:
+        reasons = item.public.get("reasons")
+        if item.public.get(REFUSED) and isinstance(reasons, list | tuple):
+            return "; ".join(str(reason) for reason in reasons)
+    return ""
 
 
 _GOT_WORSE = "the attack does better than the run before it, by more than both 95 % intervals allow"

@@ -174,7 +174,7 @@ class Bookkeeping:
 
     def schedule(self, *, lease_seconds: float, actor: str) -> Sequence[RoundView]:
         """Run one scheduling round over everything that waits; says what it came to."""
-        if not self._rows.read(lambda pages: pages.queued()):
+        if not self._rows.ask(lambda pages: pages.queued()):
             return ()
         now = self._clock.now()
         if self._rows.read(lambda pages: queueing.due_unlocks(pages, now=_time(pages, now))):
@@ -210,13 +210,13 @@ class Bookkeeping:
 
     def reservation(self, reservation_id: str) -> ReservationView | None:
         """A reservation as it stands."""
-        return self._rows.read(lambda pages: pages.reservation(reservation_id))
+        return self._rows.ask(lambda pages: pages.reservation(reservation_id))
 
     def reservations(
         self, *, account_id: str = "", study_uid: str = ""
     ) -> Sequence[ReservationView]:
         """Reservations of an account or of a Study, oldest first."""
-        return self._rows.read(
+        return self._rows.ask(
             lambda pages: pages.reservations(account_id=account_id, study_uid=study_uid)
         )
 
@@ -231,7 +231,7 @@ class Bookkeeping:
 
     def head(self) -> tuple[int, str]:
         """Sequence number and hash of the last entry."""
-        head = self._rows.read(lambda pages: pages.head())
+        head = self._rows.ask(lambda pages: pages.head())
         return head.seq, head.hash
 
     def lines(self, *, after: int = 0, limit: int = 1000) -> Sequence[Line]:

@@ -7,10 +7,10 @@ ledger into its status.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
 from dataclasses import replace
 
-from primum.application.platform import ACTOR, Platform
+from primum.application import registering
+from primum.application.platform import ACTOR, Platform, Registering
 from primum.domain.budget.book import OPEN_STATES
 from primum.domain.budget.entries import (
     AccountTerms,
@@ -19,11 +19,11 @@ from primum.domain.budget.entries import (
     Result,
     ResultCode,
 )
-from primum.domain.canonical import JSON, canonical_json
+from primum.domain.canonical import canonical_json
 from primum.domain.conditions import Condition, ConditionType, Reason, Status
-from primum.domain.errors import InvalidValue, NotFound, PrimumError
+from primum.domain.errors import InvalidValue, NotFound, PrimumError, Unavailable
 from primum.domain.study.plan import DatasetFacts
-from primum.domain.study.registration import Registration
+from primum.domain.study.registration import Registration, registration_from_json
 from primum.domain.study.spec import BudgetSpec
 from primum.resources import conversion, status
 from primum.resources.stored import StoredResource
@@ -50,7 +50,10 @@ def reconcile_budget(platform: Platform, stored: StoredResource) -> None:
     units, newest = None, ""
     try:
         found = newest_block(platform, spec)
-        registration = registered_dataset(platform, spec, newest=found)
+        registration = _registered(platform, spec, newest=found)
+        if registration is None:
+            _show_registering(platform, stored)
+            return
         ready, account = _opened(platform, stored, spec, registration, newest=found)
         if ready.reason is not Reason.INVALID_SPEC:
             newest = found
@@ -65,6 +68,25 @@ def reconcile_budget(platform: Platform, stored: StoredResource) -> None:
     )
     if projected != stored.status:
         platform.resources.set_status(stored.key, stored.uid, projected)
+
+
+def _show_registering(platform: Platform, stored: StoredResource) -> None:
+    """Say that a run registers the dataset; a budget that is Ready stays so until it has grown."""
+    ready = status.condition(stored.status, ConditionType.READY)
+    current = ready is not None and ready.observed_generation == stored.generation
+    if ready is not None and current and ready.status is Status.TRUE:
+        return
+    waiting = Condition(
+        ConditionType.READY,
+        Status.UNKNOWN,
+        Reason.PENDING,
+        "a run registers the dataset where it lies",
+        observed_generation=stored.generation,
+    )
+    now = platform.clock.now()
+    shown = {**stored.status, **status.with_conditions(stored, (waiting,), now=now)}
+    if shown != dict(stored.status):
+        platform.resources.set_status(stored.key, stored.uid, shown)
 
 
 def newest_block(platform: Platform, spec: BudgetSpec) -> str:
@@ -91,24 +113,33 @@ def registered_dataset(platform: Platform, spec: BudgetSpec, *, newest: str = ""
     Raises:
         InvalidValue: If the dataset cannot be used, or delta is not below one over its units.
         NotFound: If it is not where it should be.
+        Unavailable: If a run is still to register it; whoever keeps the budget sees to that.
     """
+    here = platform.conduct.registering is Registering.HERE
+    if here or platform.evidence.fact(REGISTRATION, _registration_key(spec, newest)) is not None:
+        registration = _registered(platform, spec, newest=newest)
+        if registration is not None:
+            return registration
+    raise Unavailable(f"{spec.key}: its dataset is still to be registered")
+
+
+def _registered(platform: Platform, spec: BudgetSpec, *, newest: str) -> Registration | None:
+    """The registration of a budget's dataset, remembered; ``None`` while a run registers it."""
     key = _registration_key(spec, newest)
     fact = platform.evidence.fact(REGISTRATION, key)
     if fact is None:
         dataset = spec.dataset
         if dataset.layout is not None:
             dataset = replace(dataset, layout=dataset.layout.until(_today(platform)))
-        found = platform.datasets.register(dataset)
-        fact = {
-            "digest": found.digest,
-            "units": found.units,
-            "trainUnits": found.train_units,
-            "message": found.message,
-        }
-        if found.blocks:
-            fact["blocks"] = {name: list(sizes) for name, sizes in found.blocks.items()}
+        if platform.conduct.registering is Registering.HERE:
+            found: Registration | None = platform.datasets.register(dataset)
+        else:
+            found = registering.registered_by_run(platform, spec, dataset, newest=newest)
+        if found is None:
+            return None
+        fact = found.to_json()
         platform.evidence.put_fact(REGISTRATION, key, fact)
-    registration = _registration(fact)
+    registration = registration_from_json(fact)
     # A block has fewer units than all blocks together: below one over the whole is below one over
     # every block, and over whatever blocks a Study chooses.
     if spec.delta * registration.units >= 1:
@@ -176,24 +207,6 @@ def _today(platform: Platform) -> datetime.date:
     return datetime.datetime.fromisoformat(platform.clock.now()).date()
 
 
-def _registration(fact: Mapping[str, JSON]) -> Registration:
-    blocks = fact.get("blocks")
-    return Registration(
-        digest=str(fact["digest"]),
-        units=int(str(fact["units"])),
-        train_units=int(str(fact["trainUnits"])),
-        message=str(fact["message"]),
-        blocks={name: _sizes(sizes) for name, sizes in blocks.items()}
-        if isinstance(blocks, Mapping)
-        else {},
-    )
-
-
-def _sizes(value: JSON) -> tuple[int, int]:
-    units, trained = value if isinstance(value, list | tuple) else (0, 0)
-    return int(str(units)), int(str(trained))
-
-
 def _terms(spec: BudgetSpec, registration: Registration) -> AccountTerms:
     layout = spec.dataset.layout
     return AccountTerms(
@@ -224,7 +237,11 @@ def _opened(
     """
     account_id = str(stored.status.get("accountId", ""))
     ready = status.condition(stored.status, ConditionType.READY)
-    known = ready is not None and ready.observed_generation == stored.generation
+    known = (
+        ready is not None
+        and ready.observed_generation == stored.generation
+        and ready.reason is not Reason.PENDING
+    )
     if account_id and known and stored.status.get("newestBlock", "") == newest:
         return _readiness(platform, spec, account_id, Result(ResultCode.ACCEPTED))
     account_id, result = platform.ledger.open_account(_terms(spec, registration), actor=ACTOR)

@@ -16,8 +16,8 @@ from primum.resources import conversion
 
 
 def needed(spec: StudySpec) -> int:
-    """GPUs that a Study's run holds while it runs."""
-    return spec.workers * spec.gpus_per_worker
+    """GPUs that a Study's run holds while it runs; a GPU that workers share is whole."""
+    return -(-spec.workers * spec.gpus_per_worker // spec.workers_per_gpu)
 
 
 def refuse_impossible(platform: Platform, spec: StudySpec) -> None:

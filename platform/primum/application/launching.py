@@ -60,7 +60,6 @@ def reserve_plan(platform: Platform, spec: StudySpec, plan: Plan) -> Refusal | N
     ]
     if not requests:
         return None
-    missing = quoting.shortfall(platform, context, plan)
     result = platform.ledger.reserve(
         requests, lease_seconds=platform.conduct.lease_seconds, actor=ACTOR
     )
@@ -70,7 +69,7 @@ def reserve_plan(platform: Platform, spec: StudySpec, plan: Plan) -> Refusal | N
         message = quoting.frozen(platform, context) or result.message
         return Refusal("Reserve", Reason.BUDGET_FROZEN, message)
     fit = _what_would_fit(platform, spec)
-    said = (missing or result.message).rstrip(".")
+    said = (quoting.shortfall(platform, context, plan) or result.message).rstrip(".")
     return Refusal("Reserve", Reason.DENIED, f"{said}{fit}")
 
 
@@ -170,7 +169,12 @@ def _step_context(
         tickets=tickets,
         upstream={name: names.outcome_id(spec.uid, spec.generation, name) for name in earlier},
         owner={"kind": "Study", "name": spec.key.name},
-        resources={"workers": spec.workers, "gpusPerWorker": spec.gpus_per_worker},
+        resources={
+            "workers": spec.workers,
+            "gpusPerWorker": spec.gpus_per_worker,
+            "workersPerGpu": spec.workers_per_gpu,
+            "cpusPerWorker": spec.cpus_per_worker,
+        },
     )
 
 

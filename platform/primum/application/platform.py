@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,13 @@ from primum.domain.study.jobs import JobKind
 ACTOR = "platform/control-loop"  # Who the ledger says asked, when nobody else did.
 
 
+class Registering(enum.Enum):
+    """Where datasets are registered."""
+
+    HERE = "Here"  # by the port Datasets
+    IN_A_RUN = "InARun"  # by a run in the budget's namespace, where its claims are
+
+
 @dataclass(frozen=True, slots=True)
 class Conduct:
     """How the platform behaves; every value has its reason in ``entrypoints.settings``.
@@ -42,6 +50,7 @@ class Conduct:
             be read.
         producer: URI that lineage events name as their producer.
         credential_seconds: How long the credential of a run lasts, its wait for a node included.
+        registering: Where datasets are registered.
     """
 
     lease_seconds: float
@@ -51,6 +60,7 @@ class Conduct:
     producer: str
     credential_seconds: float = 604_800.0
     public_places: Sequence[str] = ()
+    registering: Registering = Registering.HERE
 
 
 def attack_library() -> str:

@@ -77,7 +77,7 @@ def _take_back(platform: Platform, stored: StoredResource, revocation: JSON) -> 
     try:
         platform.publisher.withdraw(stored.key)
     except Unavailable as error:
-        _show(platform, stored, replace(ready, message=f"{reason}. Not down yet: {error}"), {})
+        _show(platform, stored, replace(ready, message=f"Not down yet: {error}. {reason}"), {})
         raise
     if stored.deleting:
         platform.forget_shadows(conversion.release_spec(stored).study.uid)

@@ -109,10 +109,17 @@ def unwatched(head: Head) -> None:
 
 
 class RowStore(Protocol):
-    """Where rows are kept: two kinds of transactions."""
+    """Where rows are kept, and read and written in transactions."""
 
     def read(self, work: Callable[[Pages], Answer]) -> Answer:
         """Run read-only work on one snapshot."""
+        ...
+
+    def ask(self, work: Callable[[Pages], Answer]) -> Answer:
+        """Run read-only work that asks for one thing of one kind of row, which may cost less.
+
+        A second thing that it asks for may be of a later snapshot: such work is ``read``.
+        """
         ...
 
     def write(

@@ -6,14 +6,17 @@ Never a source of truth.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 from primum.application.observing import PUBLISHED, Scene
 from primum.application.platform import Platform
 from primum.application.released import CERTIFICATE
-from primum.domain.budget.entries import ReservationState
+from primum.domain.accounting.events import NoEvent
+from primum.domain.budget.entries import ReservationState, ReservationView
 from primum.domain.canonical import JSON
 from primum.domain.conditions import STAGE_OF, Condition, ConditionType, Stage, Status
 from primum.domain.governance.headlines import public_headline
+from primum.domain.study.plan import Plan
 from primum.resources.status import with_conditions
 
 
@@ -36,7 +39,7 @@ def study_status(platform: Platform, scene: Scene, found: Sequence[Condition]) -
             "planDigest": plan.digest,
             "headline": scene.observed.headline,
             "epsilonClaimed": str(plan.epsilon),
-            "epsilonSpent": _spent(scene),
+            "epsilonSpent": _spent(platform, scene),
         }
     public = _public(scene)
     if public:
@@ -64,22 +67,31 @@ def _stage(found: Sequence[Condition]) -> str:
     return STAGE_OF[shown[-1].type].value if shown else Stage.PLAN.value
 
 
-def _spent(scene: Scene) -> str:
-    """The claim where it is charged, ``0`` where nothing was: the ledger keeps the exact events."""
-    states = {held.state for held in scene.reservations}
-    if ReservationState.CHARGED in states or ReservationState.EXPOSED in states:
-        return str(scene.plan.epsilon) if scene.plan and _any_event(scene) else "0"
-    return "0"
+def _spent(platform: Platform, scene: Scene) -> str:
+    """What was charged for good, counted as the claim is; the ledger keeps the exact events.
+
+    The most over the Study's budgets: its guarantee holds for each of them. A training that ended
+    early may have been charged less than its plan; the claim stays that of the plan.
+    """
+    if scene.plan is None:
+        return "0"
+    spent = [_charged(platform, scene.plan, held) for held in scene.reservations]
+    return str(max(spent, default=Decimal(0)))
 
 
-def _any_event(scene: Scene) -> bool:
-    from primum.domain.accounting.events import NoEvent
-
-    return any(
-        held.state is ReservationState.EXPOSED or not isinstance(held.executed, NoEvent)
-        for held in scene.reservations
-        if held.state in (ReservationState.CHARGED, ReservationState.EXPOSED)
-    )
+def _charged(platform: Platform, plan: Plan, held: ReservationView) -> Decimal:
+    """Never below what the ledger took: the whole claim wherever no receipt shows less."""
+    if held.state is ReservationState.EXPOSED:
+        return plan.epsilon
+    if held.state is not ReservationState.CHARGED or isinstance(held.executed, NoEvent):
+        return Decimal(0)
+    account = platform.ledger.account(held.account_id)
+    if held.executed is None or held.charged == held.charge or account is None:
+        return plan.epsilon
+    accountant = platform.accountant(account.terms.policy)
+    if accountant.unsupported(held.executed, plan.neighbors) is not None:
+        return plan.epsilon
+    return min(plan.epsilon, accountant.epsilon(held.executed, plan.delta, plan.neighbors))
 
 
 def _public(scene: Scene) -> dict[str, JSON]:

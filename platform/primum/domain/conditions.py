@@ -116,6 +116,7 @@ class Reason(enum.StrEnum):
     WORSE = "Worse"
     NOT_COMPARABLE = "NotComparable"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    ESTIMATE_ABOVE_DEADLINE = "EstimateAboveDeadline"
     REPLACED = "Replaced"
     DELETED = "Deleted"
     NOTHING_TO_AUDIT = "NothingToAudit"

@@ -20,6 +20,8 @@ value.
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 _FOUND_LENGTH_MAX = 120  # A message is for people; a pasted file must not flood status or logs.
 
 
@@ -42,7 +44,7 @@ class InvalidValue(PrimumError):
         self.rule = rule
         self.found = found
         self.remedy = remedy
-        shown = found if isinstance(found, str) else repr(found)
+        shown = str(found) if isinstance(found, str | Decimal) else repr(found)
         if len(shown) > _FOUND_LENGTH_MAX:
             shown = shown[: _FOUND_LENGTH_MAX - 3] + "..."
         message = f"{field} {rule}; found {shown}."

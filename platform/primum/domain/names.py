@@ -74,3 +74,8 @@ def ticket_id(study_uid: str, generation: int, access: str) -> str:
 def run_id(study_uid: str, generation: int) -> RunId:
     """The one pipeline run of a Study generation; launching it twice is a no-op."""
     return RunId(derived_uuid("run", study_uid, str(generation)))
+
+
+def registration_run_id(budget_uid: str, generation: int, *, newest: str, attempt: int) -> RunId:
+    """The run that registers a budget's dataset where it lies; one for each attempt."""
+    return RunId(derived_uuid("registration", budget_uid, str(generation), newest, str(attempt)))

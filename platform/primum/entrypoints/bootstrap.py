@@ -162,7 +162,7 @@ def step_services(settings: Settings, context: StepContext) -> StepServices:
         ),
         ledger=opened.ledger,
         store=opened.evidence,
-        worker=compute(settings, gpus_per_worker=context.gpus_per_worker),
+        worker=compute(settings, context=context),
         signer=key,
         lineage_sink=lineage(settings),
         artifacts=artifacts_uri(settings),
@@ -184,7 +184,7 @@ def _remote_step_services(settings: Settings, context: StepContext) -> StepServi
         client=LedgerApiClient(
             settings.ledger_url, lambda: context.credential, ca_file=settings.ledger_ca
         ),
-        worker=compute(settings, gpus_per_worker=context.gpus_per_worker),
+        worker=compute(settings, context=context),
         artifacts=artifacts_uri(settings),
         folders=settings.data_dirs,
         zone=str(zone_folder(settings)),
@@ -243,19 +243,35 @@ def signer(settings: Settings) -> Signer:
     return keys.FileSigner(keys_folder(settings))
 
 
-def compute(settings: Settings, *, gpus_per_worker: int = 0) -> Any:
-    """Workers of the Ray cluster that this process is in, or warm ones of the home folder."""
+def compute(settings: Settings, *, context: StepContext | None = None) -> Any:
+    """Workers of the Ray cluster that this process is in, or warm ones of the home folder.
+
+    Args:
+        settings: Where they are.
+        context: The step that they are for, if there is one: it says how many and how large.
+    """
     from primum.adapters.ray.compute import RayCompute
+    from primum.adapters.ray.group import GroupSize
+
+    size = GroupSize()
+    if context is not None:
+        size = GroupSize(
+            workers=context.workers,
+            cpus_per_worker=context.cpus_per_worker or 1,
+            gpus_per_worker=context.gpus_per_worker,
+            workers_per_gpu=context.workers_per_gpu,
+        )
 
     if settings.compute is ComputeKind.RAY:
         from primum.adapters.ray.attached import AttachedRay
 
-        return AttachedRay(gpus_per_worker=gpus_per_worker)
+        return AttachedRay(size=size)
     return RayCompute(
         settings.home,
         num_cpus=settings.workers,
         num_gpus=settings.gpus,
         environment=child_environment(settings),
+        size=size,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from primum.application.platform import Registering
 from primum.application.ports import Clock, PipelineRunner
 from primum.entrypoints import bootstrap
 from primum.entrypoints.settings import Settings
@@ -18,7 +19,7 @@ from primum.entrypoints.settings import Settings
 if TYPE_CHECKING:
     from primum.adapters.kfp_runs import KfpSettings
     from primum.adapters.kube.api import KubeApi, Verb
-    from primum.adapters.kube.endpoints import EndpointSettings, KServePublisher
+    from primum.adapters.kube.endpoints import EndpointPublisher, EndpointSettings
     from primum.adapters.kube.events import EventRecorder
     from primum.adapters.kube.lease import LeaderLease
     from primum.adapters.kube.pods import JobSettings
@@ -57,8 +58,8 @@ class ClusterSettings:
         identity: This replica's name; unique.
         jobs: How the pods of runs are made.
         queues: Whose workloads are answered for.
-        endpoints: How endpoints are made on KServe; ``None`` for a folder that the inference server
-            reads.
+        endpoints: How endpoints are made in their namespaces; ``None`` for a folder that one
+            inference server reads.
         kfp: How runs go to Kubeflow Pipelines; ``None`` for one Job each.
         gpus: GPUs that runs may have; ``None`` for what the queue of runs gives, and none without.
     """
@@ -85,7 +86,7 @@ class Cluster:
     lease: LeaderLease
     events: EventRecorder
     workloads: KueueWorkloads | None = None
-    endpoints: KServePublisher | None = None
+    endpoints: EndpointPublisher | None = None
     ray_jobs: RayJobs | None = None
 
 
@@ -126,7 +127,13 @@ def connect(
         clock=clock,
     )
     compute = PodCompute(gpus=_gpus(cluster, api))
-    ports: dict[str, Any] = {"resources": resources, "runner": runner, "compute": compute}
+    ports: dict[str, Any] = {
+        "resources": resources,
+        "runner": runner,
+        "compute": compute,
+        # Claims with dataset files are in governed namespaces, and the operator is in none.
+        "conduct": dataclasses.replace(embedded.conduct, registering=Registering.IN_A_RUN),
+    }
     platform = dataclasses.replace(embedded, **ports)
     endpoints = _endpoints(settings, cluster, api, platform)
     if endpoints is not None:
@@ -199,15 +206,14 @@ def _workloads(
 
 def _endpoints(
     settings: Settings, cluster: ClusterSettings, api: KubeApi, platform: Platform
-) -> KServePublisher | None:
+) -> EndpointPublisher | None:
     if cluster.endpoints is None:
         return None
-    from primum.adapters.kube.endpoints import KServePublisher
+    from primum.adapters.kube.endpoints import EndpointPublisher
 
-    return KServePublisher(
+    return EndpointPublisher(
         api,
         cluster.endpoints,
-        datasets=platform.publisher,
         registry=bootstrap.serving_registry(settings),
         public_key=platform.signer.public_key(),
         artifacts_uri=bootstrap.artifacts_uri(settings),

@@ -33,7 +33,13 @@ RESYNC_SECONDS = 2.0  # How old a standing resource's status may be when only th
 REJECTED_SECONDS = 30.0  # A dataset that cannot be used takes seconds to be looked at again.
 _STANDING = ("PrivacyBudget", "GatePolicy", "Release")
 _TOLD = ("Release", "AuditRun")
-_LOUD = (Reason.CLAIM_EXCEEDED, Reason.REVOKED, Reason.WORSE, Reason.DEADLINE_EXCEEDED)
+_LOUD = (
+    Reason.CLAIM_EXCEEDED,
+    Reason.REVOKED,
+    Reason.WORSE,
+    Reason.DEADLINE_EXCEEDED,
+    Reason.ESTIMATE_ABOVE_DEADLINE,
+)
 
 log = structlog.get_logger(__name__)
 

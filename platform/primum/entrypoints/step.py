@@ -14,7 +14,7 @@ from pathlib import Path
 from primum import extensions
 from primum.adapters import processes
 from primum.domain.errors import NotFound, Refused
-from primum.domain.study.steps import StepStatus, context_from_json
+from primum.domain.study.steps import REGISTER, StepStatus, context_from_json
 from primum.entrypoints import bootstrap, settings
 
 _TERMINATED = 143  # What a shell says of a process that SIGTERM ended.
@@ -39,7 +39,8 @@ def run_step(context: str) -> str:
     own = settings.from_environment()
     with processes.short_lived():
         services = bootstrap.step_services(own, told)
-        execute = extensions.load("primum.step_runtime", "execute")
+        act = "execute_registration" if told.step == REGISTER else "execute"
+        execute = extensions.load("primum.step_runtime", act)
         if told.is_heavy and own.compute is settings.ComputeKind.RAY_JOB:
             from primum.entrypoints import in_ray_job
 

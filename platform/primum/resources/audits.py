@@ -12,6 +12,7 @@ from primum.resources.conditions import BoundedStatus
 from primum.resources.fields import (
     Digest,
     Name,
+    Parameters,
     Part,
     ShortText,
     Word,
@@ -20,7 +21,6 @@ from primum.resources.fields import (
     refuse_repeats,
     with_rules,
 )
-from primum.resources.jobs import Parameters
 from primum.resources.metadata import Resource
 
 _MANY = 1_000_000

@@ -99,6 +99,8 @@ def study_spec(stored: StoredResource) -> domain.StudySpec:
         job=spec.job.block(),
         workers=spec.job.resources.workers,
         gpus_per_worker=spec.job.resources.gpus_per_worker,
+        workers_per_gpu=spec.job.resources.workers_per_gpu or 1,
+        cpus_per_worker=spec.job.resources.cpus_per_worker or 0,
         expectations=tuple(wire_form(item) for item in spec.expectations),
         audits=tuple(
             domain.AuditSpec(item.kind.value, item.attack, item.settings()) for item in spec.audits

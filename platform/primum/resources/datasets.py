@@ -171,6 +171,10 @@ class DatasetOptions(Part):
                 "<= 1",
                 "at most one of label, labels and mask may be given",
             ),
+            cel(
+                "!has(self.readers) || (!has(self.labels) && !has(self.mask))",
+                "readers are for one class per row, not for labels or mask",
+            ),
         )
     )
 
@@ -236,6 +240,14 @@ class DatasetOptions(Part):
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["column"],
         },
+    )
+    readers: Annotated[list[ShortText], Field(min_length=1, max_length=16)] | None = Field(
+        default=None,
+        description=(
+            "readers are columns of what people said of a row: the class or its number, empty "
+            "where one did not look. Models are compared with them. Only for label. Optional, none."
+        ),
+        json_schema_extra={"x-kubernetes-list-type": "set"},
     )
     table: ShortText | None = Field(
         default=None,
@@ -306,6 +318,9 @@ class DatasetOptions(Part):
         if len(given) > 1:
             raise broken("must have at most one of label, labels and mask", ", ".join(given))
         refuse_repeats(self.labels or [], "must name each label once")
+        refuse_repeats(self.readers or [], "must name each reader once")
+        if self.readers and (self.labels is not None or self.mask is not None):
+            raise broken("must have no readers with labels or mask", ", ".join(self.readers))
         return self
 
     def settings(self) -> dict[str, Any]:

@@ -246,3 +246,5 @@ ShortText: TypeAlias = Annotated[
     BeforeValidator(_text(r"(?s).+", "must have 1 to 256 characters", 256)),
 ]
 Count: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
+ParameterText: TypeAlias = Annotated[str, Field(max_length=256)]
+Parameters: TypeAlias = Annotated[dict[str, ParameterText], Field(max_length=32)]

@@ -317,7 +317,11 @@ class StudyStatus(BoundedStatus):
         default=None, description="epsilonClaimed is what the plan costs, rounded up. Optional."
     )
     epsilon_spent: ShortText | None = Field(
-        default=None, description="epsilonSpent is what was charged for good, rounded up. Optional."
+        default=None,
+        description=(
+            "epsilonSpent is what was charged for good, counted as epsilonClaimed is; less than it "
+            "where a training ended early. Rounded up. Optional."
+        ),
     )
     claim: Prose | None = Field(
         default=None, description="claim is what may be said about the result, or Void. Optional."

@@ -160,12 +160,15 @@ class Worker:
         artifacts = _artifacts(request)
         subject = str(artifacts[0]["digest"]) if artifacts else ""
 
+        refused = {"refused": "EstimateAboveDeadline", "reasons": ["it would take too long"]}
+
         def record(
             kind: EvidenceKind, name: str, verdict: Verdict | None, subject: str = ""
         ) -> None:
             private = {"who": SECRET}
             uid, generation = str(study["uid"]), int(study["generation"])
-            records.append(Evidence(kind, name, uid, generation, subject, verdict, {}, private))
+            public = refused if mood.startswith("refuses") and subject else {}
+            records.append(Evidence(kind, name, uid, generation, subject, verdict, public, private))
 
         if step == "validate":
             for budget in request.context["datasets"]:
@@ -179,7 +182,10 @@ class Worker:
                 record(
                     EvidenceKind.SELF_TEST,
                     "Sum",
-                    verdict if mood == "fails midway" else Verdict.PASS,
+                    {
+                        "fails midway": verdict,
+                        "refuses, and is broken": Verdict.FAIL,
+                    }.get(mood, Verdict.PASS),
                 )
             for audit in request.context["audits"]:
                 record(EvidenceKind(audit["kind"]), audit["attack"], verdict, subject)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import yaml
 from scripted_api import status
 
-from primum.adapters.kube.api import Expired, KubeApi, Verb
+from primum.adapters.kube.api import Expired, KubeApi, Parts, Verb
+from primum.adapters.kube.jobs import KubeJobRunner
+from primum.adapters.kube.pods import JobSettings
 from primum.adapters.kube.resources import KubeResourceStore
+from primum.adapters.kube_manifests.names import RUN
+from primum.adapters.memory import ManualClock
+from primum.application.ports import RunStatus
 from primum.domain.errors import Conflict, InvalidValue, NotFound, Refused, Unavailable
 from primum.domain.names import ResourceKey
 
@@ -79,6 +86,41 @@ def test_a_list_that_always_expires_is_given_up_for_now(api, server):
     server.answers += [status(410, "Expired")] * 3
     with pytest.raises(Unavailable, match="changed faster"):
         KubeResourceStore(api).list("Study")
+
+
+def test_names_are_listed_without_the_objects(api, server):
+    found = {"metadata": {"namespace": "a", "name": "x", "uid": "u-1", "managedFields": []}}
+    server.answers += [(200, {}, {"items": [found]})] * 2
+    store = KubeResourceStore(api)
+    assert store.keys("Study") == (ResourceKey("Study", "a", "x"),)
+    assert store.uids("Study") == {"u-1"}
+    asked = {headers["Accept"] for _, _, headers, _ in server.asked}
+    assert asked == {Parts.METADATA.value}
+
+
+def test_runs_are_listed_once_however_many_ask(api, server):
+    runs = ["r-1", "r-2", "r-3", "r-4"]
+    found = [{"metadata": {"namespace": "a", "labels": {RUN: run}}} for run in runs]
+    server.answers.append((200, {}, {"items": found}))
+    server.answers += [(200, {}, {"metadata": {}, "status": {"active": 1}})] * len(runs)
+    image = "registry.example.org/worker@sha256:" + "0" * 64
+    settings = JobSettings(image=image, ledger_url="http://primum-api:8399")
+    runner = KubeJobRunner(api, settings, clock=ManualClock())
+    with ThreadPoolExecutor(len(runs)) as pool:
+        assert set(pool.map(runner.status, runs)) == {RunStatus.RUNNING}
+    listed = [headers for _, path, headers, _ in server.asked if "?" in path]
+    assert [headers["Accept"] for headers in listed] == [Parts.METADATA.value]
+
+
+def test_a_server_below_a_path_is_met_there(server):
+    config = yaml.safe_load(server.config.read_text())
+    config["clusters"][0]["cluster"]["server"] += "/k8s/clusters/c-1/"
+    server.config.write_text(yaml.safe_dump(config))
+    server.answers.append((200, {}, {"items": []}))
+    api = KubeApi(str(server.config))
+    assert list(api.list("/api/v1/nodes")) == []
+    api.close()
+    assert server.asked[0][1] == "/k8s/clusters/c-1/api/v1/nodes?limit=500"
 
 
 def test_a_token_is_read_again_once(api, server):

@@ -294,6 +294,39 @@ def test_an_audit_that_takes_too_long_is_stopped_and_shows_nothing(ward):
     assert shown(ward).startswith("False AuditInconclusive")
 
 
+def test_an_audit_whose_like_took_longer_than_its_deadline_is_not_begun(ward):
+    release(ward, NOON, activeDeadlineSeconds=600)
+    asked = ward.get("Study", "one").spec["audits"][0]
+    parameters = {name: v for name, v in asked.items() if name not in ("kind", "attack")}
+    result = audit_history.AuditResult(
+        uid="earlier",
+        generation=1,
+        run="earlier",
+        attack=asked["attack"],
+        settings=audit_history.settings_digest(asked["kind"], asked["attack"], parameters),
+        causes=(),
+        verdict="Pass",
+        reason="AuditsPassed",
+        comparison="FirstRun",
+        before="",
+        model="",
+        seconds="601",
+        at="2026-03-01T00:00:00Z",
+    )
+    ward.evidence.put_fact("AuditResult ward/Release risk", "earlier/1", result.to_json())
+    ward.pass_time(DAY)
+    reconcile(ward)
+    name = runs(ward)[-1]
+    audits.reconcile_audit_run(ward.platform, ward.get("AuditRun", name))
+    told = ward.shown(ward.key("AuditRun", name), "Succeeded")
+    assert told.startswith("False EstimateAboveDeadline: LiRA is estimated at 601")
+    assert "Give it a longer activeDeadlineSeconds" in told
+    assert ward.get("AuditRun", name).status["verdict"] == "Inconclusive"
+    assert not ward.runner.progress()
+    reconcile(ward)
+    assert shown(ward).startswith("False AuditInconclusive")
+
+
 def test_an_outcome_that_came_in_time_counts_after_the_deadline(ward):
     release(ward, NOON, activeDeadlineSeconds=600)
     name = begin_one(ward)

@@ -13,6 +13,7 @@ import pytest
 from simulated.jobs import ATTACK
 
 from primum.application import (
+    audit_history,
     audits,
     budgets,
     planning,
@@ -423,6 +424,22 @@ def test_an_audit_that_contradicts_the_claim_freezes_and_revokes(released, subje
     assert not released.publisher.published
 
 
+def test_an_attack_that_its_worker_did_not_begin_shows_nothing(released):
+    released.moods["audit"] = "refuses"
+    key = audit_run(released)
+    told = finish_audit(released, key)
+    assert told == "False EstimateAboveDeadline: it would take too long"
+    assert released.resources.get(key).status["verdict"] == "Inconclusive"
+    (ended,) = audit_history.results(released.evidence, "ward/Release risk")
+    assert (ended.reason, ended.seconds, ended.model) == ("EstimateAboveDeadline", "0", "")
+
+
+def test_a_broken_mechanism_is_not_hidden_by_an_attack_that_was_not_begun(released):
+    released.moods["audit"] = "refuses, and is broken"
+    assert finish_audit(released, audit_run(released)).startswith("False ClaimExceeded")
+    assert released.ledger.account(released.account()).frozen
+
+
 def test_a_contradiction_holds_even_if_nobody_looks_at_the_audit_again(released):
     released.moods["audit"] = "fools itself"
     key = audit_run(released)
@@ -471,7 +488,7 @@ def test_an_audit_that_shows_nothing_is_no_pass(released, mood, said):
     ("spec", "said"),
     [
         ({"release": "nothing"}, "spec.release must name a Release of the namespace; found none"),
-        ({"study": "nothing"}, "the Study nothing does not exist any more"),
+        ({"study": "nothing"}, "must name a Study of the namespace; found nothing, which does not"),
         ({"study": "young"}, "has no artifact to audit"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 
 import pytest
 from simulated.auditor import SECRET
@@ -344,6 +345,10 @@ def test_what_a_job_does_to_the_budget(ward, mood, settled, succeeded):
     assert ward.shown(key, "Succeeded").startswith(succeeded)
     assert ward.states(key) == ["Charged"]
     assert not ward.publisher.published
+    status = ward.resources.get(key).status
+    spent, claimed = Decimal(status["epsilonSpent"]), Decimal(status["epsilonClaimed"])
+    in_part = mood == "fails midway"  # Its receipt shows fewer steps than were planned.
+    assert (0 < spent < claimed) if in_part else spent == claimed
 
 
 def test_a_job_beyond_its_plan_is_charged_in_full_and_freezes_its_account(ward):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ torch = pytest.importorskip("torch")
 from primum.domain.errors import InvalidValue  # noqa: E402
 from primum_pipelines.attacks import figures, gradient_inversion, reconstruction  # noqa: E402
 from primum_pipelines.attacks.gradient_inversion import InversionEffort  # noqa: E402
+from primum_pipelines.attacks.local_updates import LocalSteps, caused_by  # noqa: E402
 from primum_pipelines.attacks.pool import pool_of  # noqa: E402
 from primum_pipelines.attacks.shadows import GhostSums, complementary_halves  # noqa: E402
 from primum_pipelines.datasets.table import UnitTable  # noqa: E402
@@ -48,9 +51,12 @@ def test_stacked_clipped_sums_equal_those_of_one_record_at_a_time(model, paramet
         name: torch.stack([dict(m.named_parameters())[name].detach() for m in modules])
         for name, _ in modules[0].named_parameters()
     }
-    inputs, labels = torch.randn(3, 4, *shape), torch.randint(0, 3, (3, 4))
+    records, labels = torch.randn(12, *shape), torch.randint(0, 3, (3, 4))
+    rows = torch.randperm(12).view(3, 4)
+    inputs = records[rows]
     taken = torch.tensor([[1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]]).bool()
-    sums = GhostSums(modules[0])(stack, inputs, labels, taken=taken, bound=0.4)
+    ghost = GhostSums(modules[0])
+    sums = ghost(stack, ghost.entered(records).only(rows), labels, taken=taken, bound=0.4)
     for index in range(3):
         own = {name: value[index] for name, value in stack.items()}
         rows = taken[index]
@@ -86,13 +92,14 @@ def test_inversion_recovers_a_record_from_its_exact_gradient_and_not_from_noise(
     module = torch.nn.Sequential(torch.nn.Linear(20, 2))
     records = torch.rand(3, 20) * 2 - 1
     labels = torch.tensor([0, 1, 1])
-    exact = gradient_inversion.clipped_gradients(module, records, labels, max_grad_norm=1.0)
+    caused = caused_by(module, LocalSteps(1.0))
+    exact = caused(records, labels).detach()
     effort = InversionEffort(iterations=300, restarts=2)
     truth = records.double().numpy()
 
     def inverted(observed):
         found = gradient_inversion.invert(
-            module,
+            caused,
             observed,
             labels,
             input_shape=(20,),
@@ -107,8 +114,8 @@ def test_inversion_recovers_a_record_from_its_exact_gradient_and_not_from_noise(
 
 def test_clipping_bounds_every_observed_gradient() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(20, 2))
-    found = gradient_inversion.clipped_gradients(
-        module, 100 * torch.randn(5, 20), torch.zeros(5, dtype=torch.int64), max_grad_norm=0.5
+    found = caused_by(module, LocalSteps(0.5))(
+        100 * torch.randn(5, 20), torch.zeros(5, dtype=torch.int64)
     )
     assert (found.norm(dim=1) <= 0.5 + 1e-6).all()
 
@@ -125,16 +132,38 @@ def test_a_tie_names_nobody() -> None:
     assert not reconstruction.first_is_best(np.array([1.0, 2.0]))
 
 
-def test_the_pool_holds_each_unit_once_and_no_copies() -> None:
-    table = UnitTable(
-        features=np.array([[0.1], [0.2], [0.1], [0.9], [0.3]], np.float32),
-        labels=np.array([0, 1, 0, 1, 1]),
-        units=np.array(["a", "b", "c", "d", "b"]),
-        train=np.array([True, True, False, False, True]),
+def table_of(features, units, train):
+    return UnitTable(
+        features=np.array(features, np.float32)[:, None],
+        labels=np.arange(len(features)) % 2,
+        units=np.array(units),
+        train=np.array(train),
         classes=("no", "yes"),
     )
-    spec = ModelSpec("Logistic", {}, (1,), ("no", "yes"), "yes", ("x",), ("0",), ("1",), "ns/s")
-    pool = pool_of(table, spec)
-    assert len(pool.labels) == 3  # unit b once; unit c copies unit a
+
+
+SPEC = ModelSpec("Logistic", {}, (1,), ("no", "yes"), "yes", ("x",), ("0",), ("1",), "ns/s")
+
+
+def test_the_pool_holds_each_unit_once_and_no_copies() -> None:
+    """Unit b has two rows. One of ten held-out units copies unit a, which was trained on."""
+    others = [0.5 + n / 100 for n in range(9)]
+    table = table_of(
+        [0.1, *others, 0.1, 0.2, 0.3],
+        ["c", *(f"o{n}" for n in range(9)), "a", "b", "b"],
+        [False] * 10 + [True] * 3,
+    )
+    pool = pool_of(table, SPEC)
+    assert len(pool.labels) == 11
     assert pool.duplicates == 2
-    assert pool.members.tolist() == [True, True, False]
+    # The copy that stays is the member: it was trained on, whatever it is called.
+    assert pool.members.tolist() == [False] * 9 + [True, True]
+
+
+def test_members_and_others_that_overlap_are_refused() -> None:
+    with pytest.raises(InvalidValue, match="every unit on one side"):
+        pool_of(table_of([0.1, 0.2, 0.3], ["a", "b", "a"], [True, False, False]), SPEC)
+    with pytest.raises(InvalidValue, match="not trained on"):
+        pool_of(table_of([0.1, 0.2, 0.1], ["a", "b", "c"], [True, False, False]), SPEC)
+    with pytest.raises(InvalidValue, match="same shape of records"):
+        pool_of(table_of([0.1, 0.2], ["a", "b"], [True, False]), replace(SPEC, input_shape=(2,)))

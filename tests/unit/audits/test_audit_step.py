@@ -117,7 +117,7 @@ def test_too_few_canaries_to_certify_the_claim_are_inconclusive(trained) -> None
     few = AuditSpec("Membership", "OneRunCanary", {"canaries": 20})
     found = records_of(run(trained(audits=(few,))))
     assert found["OneRunCanary"].verdict == "Inconclusive"
-    assert found["OneRunCanary"].public["maxCertifiable"].startswith("1.8")
+    assert float(found["OneRunCanary"].public["maxCertifiable"]) < 2
 
 
 def test_data_is_not_opened_without_a_token(trained) -> None:
@@ -180,10 +180,14 @@ def test_a_wrong_setting_is_inconclusive_and_names_its_rule(trained) -> None:
 def test_shadows_that_cannot_follow_the_recipe_are_no_pass(trained) -> None:
     request = trained(audits=(AuditSpec("Membership", "Thresholds", EIGHT),))
     plan = dict(request.context["plan"])
-    assert records_of(run(request))["Thresholds"].verdict == "Pass"
-    plan["parameters"] = {**plan["parameters"], "clipping": "PerLayer", "averaging": "0.9"}
-    found = records_of(run(replace(request, context={**request.context, "plan": plan})))
+
+    def told(**changed):
+        plan["parameters"] = {**request.context["plan"]["parameters"], **changed}
+        return records_of(run(replace(request, context={**request.context, "plan": plan})))
+
+    assert told(clipping="PerLayer", averaging="0.9")["Thresholds"].verdict == "Pass"
+    found = told(earlyStopping={"every": 5})
     assert found["Thresholds"].verdict == "Inconclusive"
     assert found["Thresholds"].public["reasons"] == [
-        "shadow models cannot follow the Study's clipping, averaging"
+        "shadow models cannot follow the Study's earlyStopping"
     ]

@@ -8,7 +8,13 @@ import pytest
 
 from primum.domain.errors import InvalidValue, Tampered
 from primum.domain.risk.audits import max_certifiable_one_run
-from primum_pipelines.audits.one_run_canary import Canaries, measure, midpoint, read_canaries
+from primum_pipelines.audits.one_run_canary import (
+    Canaries,
+    measure,
+    midpoint,
+    planned_guesses,
+    read_canaries,
+)
 from primum_pipelines.audits.subject import PlannedMechanism
 
 pytest.importorskip("torch")
@@ -61,8 +67,8 @@ def test_perfect_guesses_give_the_most_that_can_be_certified() -> None:
         claim=3.0,
         delta=1e-5,
     )
-    most = max_certifiable_one_run(guesses=100, canaries=100, delta=1e-5, p_value=0.05)
-    assert figures.correct == 100
+    most = max_certifiable_one_run(guesses=figures.guesses, canaries=100, delta=1e-5, p_value=0.05)
+    assert figures.correct == figures.guesses < 100
     assert figures.epsilon_lower == pytest.approx(most)
     assert figures.epsilon_lower > 3.0
 
@@ -71,5 +77,38 @@ def test_scores_that_say_nothing_bound_nothing() -> None:
     figures = measure(
         Canaries((1, 0) * 50, (0.0,) * 100), mechanism=MECHANISM, claim=3.0, delta=1e-5
     )
-    assert figures.correct == 50
+    assert figures.correct == figures.guesses // 2
     assert figures.epsilon_lower == 0
+
+
+@pytest.mark.parametrize(("canaries", "claim"), [(100, 3.0), (1000, 5.0), (20, 1.5), (1000, 1.0)])
+def test_a_claim_that_can_be_shown_still_can(canaries: int, claim: float) -> None:
+    """Fewer guesses are surer and show less: never so few that the claim is out of reach."""
+    count = planned_guesses(canaries, mechanism=MECHANISM, claim=claim, delta=1e-5)
+    most = max_certifiable_one_run(guesses=count, canaries=canaries, delta=1e-5, p_value=0.05)
+    assert most >= claim
+
+
+def test_where_a_claim_is_out_of_reach_the_surest_tenth_shows_most() -> None:
+    """A claim of 8 with 1,000 canaries of one Gaussian release, psi = 1.666."""
+    gaussian = PlannedMechanism("b", 1 / 1.666, 1.0, 1, 1.0)
+    count = planned_guesses(1000, mechanism=gaussian, claim=8.0, delta=1e-5)
+    assert 70 <= count <= 200
+
+
+def test_without_noise_every_number_of_guesses_is_right() -> None:
+    quiet = replace(MECHANISM, noise_multiplier=0.0)
+    assert planned_guesses(500, mechanism=quiet, claim=1.0, delta=1e-5) == 500
+
+
+def test_the_auditor_abstains_from_what_is_near_the_midpoint() -> None:
+    """Far scores are right and near ones wrong: the bound is that of the far ones alone."""
+    coins = (1, 0) * 500
+    scores = [
+        (40.0 if coin else -20.0) if n < 200 else (9.9 if coin else 10.1)
+        for n, coin in enumerate(coins)
+    ]
+    gaussian = PlannedMechanism("b", 2.0, 0.25, 80, 1.0)
+    figures = measure(Canaries(coins, tuple(scores)), mechanism=gaussian, claim=20.0, delta=1e-5)
+    assert figures.guesses <= 200
+    assert figures.correct == figures.guesses

@@ -53,6 +53,42 @@ def test_an_imprint_recovers_nothing_from_clipped_noisy_gradients():
     assert share_recovered(noise=1.0, clip=1.0) == 0
 
 
+def pictures_table():
+    """Sixty training pictures and two hundred held-out ones, from which the bins come."""
+    from primum_pipelines.datasets.table import UnitTable
+
+    rows = (pictures(260, 7).reshape(-1, 1, 28, 28).astype(np.float32) + 1) / 2
+    return UnitTable(
+        features=rows,
+        labels=np.arange(260) % 2,
+        units=np.array([str(n) for n in range(260)]),
+        train=np.arange(260) < 60,
+        classes=("a", "b"),
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_an_imprint_reads_records_off_an_update_of_several_local_steps(steps):
+    """The same sums over and over: noise left out, many are read; with it, none."""
+    from primum_pipelines.attacks.imprinting import ImprintEffort, imprint_attack
+    from primum_pipelines.audits.subject import PlannedMechanism
+    from primum_pipelines.models.artifact import ModelSpec
+    from primum_pipelines.optimization.dpsgd import DPSGD
+
+    spec = ModelSpec("MLP", {}, (1, 28, 28), ("a", "b"), "b", (), (), (), "s")
+    effort = ImprintEffort(batch=16, bins=64, candidates=10, trials=2, local_steps=steps)
+
+    def recovered(noise):
+        mechanism = PlannedMechanism("b", noise, 0.5, 1, 1e4)
+        found = imprint_attack(
+            pictures_table(), spec, mechanism=mechanism, algorithm=DPSGD(), effort=effort
+        )
+        return found.share_recovered
+
+    assert recovered(1e-9) > 0.4
+    assert recovered(1.0) == 0
+
+
 def test_evenly_spread_records_meet_the_formula():
     """Measures drawn from the very distribution whose quantiles are the bins."""
     generator = np.random.default_rng(5)
@@ -176,6 +212,86 @@ def test_inversion_of_an_unprotected_update_shows_the_record(attacked):
 def test_records_and_reconstructions_are_shown_side_by_side(attacked):
     assert attacked.picture.startswith(b"\x89PNG")
     assert "PNG" not in repr(attacked)
+
+
+def test_an_update_of_several_steps_is_their_sum_and_gives_the_record_away():
+    """Against steps taken one by one; inverted as an accumulated gradient, it shows the record."""
+    from primum_pipelines.attacks.gradient_inversion import InversionEffort, invert
+    from primum_pipelines.attacks.local_updates import LocalSteps, caused_by
+    from primum_pipelines.attacks.reconstruction import observed_update
+    from primum_pipelines.audits.subject import PlannedMechanism
+    from primum_pipelines.optimization.dpsgd import DPSGD
+
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(20, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    record, label = torch.rand(1, 20) * 2 - 1, torch.tensor([1])
+    local = LocalSteps(max_grad_norm=0.7, steps=3, step_size=0.2)
+    silent = PlannedMechanism("b", 1e-9, 0.5, 1, 0.7)
+    seen = observed_update(module, record, label, silent, DPSGD(), local=local)
+    caused = caused_by(module, local)
+    assert caused(record, label)[0].detach().numpy() == pytest.approx(seen.numpy(), abs=1e-4)
+    found = invert(
+        caused,
+        seen[None],
+        label,
+        input_shape=(20,),
+        effort=InversionEffort(iterations=80, restarts=1),
+        generator=torch.Generator().manual_seed(1),
+    )
+    assert figures.ncc(found.double().numpy(), record.double().numpy())[0] > 0.95
+
+
+def test_local_steps_raise_the_bound_as_their_composition():
+    from primum_pipelines.audits.gradient_inversion import one_update_bound
+    from primum_pipelines.audits.subject import PlannedMechanism
+
+    mechanism = PlannedMechanism("b", 4.0, 0.5, 1, 1.0)
+    one = one_update_bound(mechanism, candidates=100)
+    assert one < one_update_bound(mechanism, candidates=100, local_steps=4)
+    half = PlannedMechanism("b", 2.0, 0.5, 1, 1.0)
+    assert one_update_bound(mechanism, candidates=100, local_steps=4) == pytest.approx(
+        one_update_bound(half, candidates=100)
+    )
+    silent = PlannedMechanism("b", 0.0, 0.5, 1, 1.0)
+    assert one_update_bound(silent, candidates=100) == 1
+
+
+def federated(**parameters):
+    """A subject whose plan has two sites; the second one's mechanism reveals more."""
+    from decimal import Decimal
+
+    from primum.domain.quantities import Neighbors, PrivacyUnit
+    from primum.domain.study.plan import Plan
+    from primum_pipelines.audits.subject import AuditSubject, PlannedMechanism
+
+    plan = Plan(
+        study_uid="uid",
+        generation=1,
+        kind="Federate",
+        accesses=(),
+        epsilon=Decimal(3),
+        delta=Decimal("1e-5"),
+        unit=PrivacyUnit.PATIENT,
+        neighbors=Neighbors.ADD_OR_REMOVE_ONE,
+        mechanism={"sites": {"a": {"stepsPerRound": 3}, "b": {"stepsPerRound": 5}}},
+        parameters=parameters,
+        steps=("audit",),
+    )
+    sites = (PlannedMechanism("a", 4.0, 0.2, 9, 1.0), PlannedMechanism("b", 1.0, 0.2, 15, 1.0))
+    return AuditSubject(None, plan, sites, {})
+
+
+def test_an_update_of_a_federation_is_that_of_a_round():
+    from primum_pipelines.audits.gradient_inversion import local_steps, step_size
+
+    subject = federated(learningRate="0.5", batchSize=10)
+    assert local_steps(subject, {}) == 5
+    assert local_steps(subject, {"localSteps": "2"}) == 2
+    assert step_size(subject) == 0.05
+    with pytest.raises(InvalidValue, match="localSteps"):
+        local_steps(subject, {"localSteps": 33})
+    with pytest.raises(InvalidValue, match="learningRate"):
+        step_size(federated())
 
 
 def test_susceptibility_is_the_derivative_of_the_gradient_norm():

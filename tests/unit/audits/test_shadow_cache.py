@@ -9,17 +9,25 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from primum_pipelines.attacks import membership, scorings, shadow_cache, shadows  # noqa: E402
+from primum_pipelines.attacks import (  # noqa: E402
+    membership,
+    scorings,
+    shadow_cache,
+    shadow_program,
+)
+from primum_pipelines.attacks.membership import Shop  # noqa: E402
 from primum_pipelines.attacks.shadow_cache import ShadowCache  # noqa: E402
-from primum_pipelines.attacks.shadows import Recipe  # noqa: E402
+from primum_pipelines.attacks.shadow_program import Program  # noqa: E402
 from primum_pipelines.datasets.table import UnitTable  # noqa: E402
+from primum_pipelines.kinds.training import fresh_model  # noqa: E402
 from primum_pipelines.models.artifact import LoadedModel, ModelSpec  # noqa: E402
-from primum_pipelines.models.registry import build  # noqa: E402
+
+from .recipes import recipe  # noqa: E402
 
 SPEC = ModelSpec(
     "Logistic", {}, (3,), ("no", "yes"), "yes", ("a", "b", "c"), ("0",) * 3, ("1",) * 3, "s"
 )
-RECIPE = Recipe(1.0, 0.5, 4, 1.0, 1.0)
+RECIPE = recipe(steps=4)
 EFFORT = membership.Effort(shadows=4, pool=40)
 
 
@@ -36,29 +44,33 @@ def table(rows=60, *, seed=0):
     )
 
 
-def attack(cache, data=None, *, effort=EFFORT, recipe=RECIPE):
-    module = build("Logistic", {}, input_shape=(3,), classes=2)
-    return membership.attack(
+def attack(cache, data=None, *, effort=EFFORT, parameters=RECIPE, looks=()):
+    module = fresh_model(SPEC)
+    architecture = membership.architecture_of(SPEC, effort.shadowing)
+    weights = architecture.build().state_dict() if architecture.model != "Logistic" else None
+    found = membership.attack(
         LoadedModel(module, SPEC),
         data or table(),
-        recipe=recipe,
+        program=Program(parameters, architecture, weights or module.state_dict()),
         effort=effort,
         scoring=scorings.lira_online,
-        cache=cache,
+        looks=looks,
+        shop=Shop(cache=cache),
     )
+    return list(found)[-1]
 
 
 @pytest.fixture
 def trainings(monkeypatch):
     """How often shadows were trained."""
     counted = []
-    train = shadows.train_stacked
+    train = shadow_program.train_stacked
 
     def counting(*args, **kwargs):
         counted.append(1)
         return train(*args, **kwargs)
 
-    monkeypatch.setattr(shadows, "train_stacked", counting)
+    monkeypatch.setattr(shadow_program, "train_stacked", counting)
     return counted
 
 
@@ -105,7 +117,7 @@ def test_only_the_owner_may_read_them(zone):
     "changed",
     [
         {"data": table(seed=1)},
-        {"recipe": Recipe(1.0, 0.5, 5, 1.0, 1.0)},
+        {"parameters": recipe(steps=5)},
         {"effort": membership.Effort(shadows=6, pool=40)},
         {"effort": membership.Effort(shadows=4, pool=40, shadowing=membership.Shadowing.BLACK_BOX)},
     ],

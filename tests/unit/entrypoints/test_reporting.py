@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from types import SimpleNamespace
@@ -156,3 +157,18 @@ def test_an_audit_run_ends_with_its_verdict(display, capsys):
     out = capsys.readouterr().out
     assert "AuditInconclusive" in out
     assert "too few shadows" in out
+
+
+@pytest.mark.parametrize(
+    ("spent", "said"),
+    [
+        ("2.999973", "epsilon spent 3.00,"),
+        ("1.806", "epsilon spent 1.81 (claim 3.00),"),  # It ended early.
+        ("0", "epsilon spent 0.00,"),
+    ],
+)
+def test_what_was_charged_is_told_apart_from_the_claim(display, capsys, spent, said):
+    done = stored(BudgetReserved=("True", "Reserved", ""), Succeeded=("True", "Done", ""))
+    figures = {"epsilonClaimed": "2.999973", "epsilonSpent": spent}
+    display().update(dataclasses.replace(done, status={**done.status, **figures}))
+    assert said in capsys.readouterr().out

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from primum.domain.errors import InvalidValue
 from primum_pipelines.evaluation import calibration
 from primum_pipelines.evaluation.figures import Scored
+from primum_pipelines.steps import measuring
 
 
 def truthful(rows=4000, seed=3):
@@ -31,6 +34,13 @@ def test_bins_add_up_to_the_calibration_error():
     gaps = [item.rows * abs(item.accuracy - item.confidence) for item in bins if item.rows]
     found = calibration.calibration(scored)
     assert found["ece"].estimate == pytest.approx(sum(gaps) / len(labels))
+
+
+def test_many_slices_of_a_patient_do_not_make_a_bin_that_is_shown():
+    probabilities, labels = truthful()
+    own = Scored(labels, probabilities, 0, np.arange(len(labels)))
+    assert measuring._bins(own)
+    assert measuring._bins(replace(own, units=np.arange(len(labels)) % 29)) == []
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.5])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
 from primum_pipelines.evaluation.figures import Scored
-from primum_pipelines.evaluation.subgroups import fairness, widest_gap
+from primum_pipelines.evaluation.subgroups import fairness
 
 MASKED = {"masked": "fewer than 30"}
 
@@ -70,9 +68,3 @@ def test_a_group_without_a_class_has_no_area():
     found = fairness(answers(labels, labels), {"ward": np.repeat([0, 1], 40)})["ward"]
     assert found["0"]["rocAuc"]["estimate"] == "nan"
     assert float(found["1"]["rocAuc"]["estimate"]) == 1
-
-
-def test_the_widest_gap_of_a_report():
-    report = fairness(*three_groups())
-    assert widest_gap(report, "accuracy") == 0.5
-    assert math.isnan(widest_gap({"sex": {"0": MASKED}}, "accuracy"))

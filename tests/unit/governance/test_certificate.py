@@ -15,6 +15,7 @@ from primum.domain.accounting.events import (
     Repeated,
     SubsampledGaussian,
 )
+from primum.domain.accounting.selection import RandomStopping, StoppingLaw
 from primum.domain.budget.entries import ReservationState
 from primum.domain.canonical import canonical_json, digest_of_bytes
 from primum.domain.errors import Refused
@@ -24,7 +25,7 @@ from primum.domain.governance.evidence import Verdict
 from primum.domain.governance.gates import RuleVerdict, StageVerdict
 from primum.domain.quantities import Neighbors, PrivacyUnit
 from primum.domain.study.plan import Access, Treatment
-from primum.domain.study.spec import DatasetSpec
+from primum.domain.study.spec import DataRole, DatasetSpec, StudyInput
 
 PRIVATE, PUBLIC = signing.generate()
 
@@ -160,6 +161,24 @@ def test_what_individual_filters_were_built_on_is_still_asked_for(make):
     assert refusals(make.facts(receipts=(make.receipt(event=event),)))  # A plan without filters.
 
 
+def test_what_the_runs_of_a_selection_clipped_and_sampled_is_asked_for(make):
+    stopping = RandomStopping(
+        StoppingLaw.TRUNCATED_NEGATIVE_BINOMIAL, shape=Decimal(1), gamma=Decimal("0.2")
+    )
+    event = stopping.event(make.receipt().event)
+    access = replace(make.plan().accesses[0], event=event)
+    plan = make.plan(accesses=(access, *make.plan().accesses[1:]))
+
+    def facts(receipt):
+        return make.facts(plan=plan, receipts=(receipt,), claim=make.facts().claim)
+
+    assert refusals(facts(make.receipt(event=event))) == []
+    said = make.receipt().facts
+    for name, value in (("sampling", "Shuffled"), ("clippedPer", "Image"), ("maxGradNorm", "0")):
+        assert refusals(facts(make.receipt(event=event, facts={**said, name: value})))
+    assert refusals(facts(make.receipt(event=Repeated(event, 2))))  # Not what was planned.
+
+
 def test_what_a_library_mechanism_assumes_about_sampling_is_asked_for(make):
     train, *others = make.plan().accesses
     inner = LibraryEvent.of("Laplace", noise_multiplier=Decimal(20))
@@ -233,6 +252,23 @@ def test_utility_enters_only_where_disclosed(make):
     assert "0.95" not in json.dumps(predicate_of(make, budgets=(closed,)))
 
 
+def test_it_lists_every_input_that_was_taken_to_be_public(make):
+    assert predicate_of(make)["otherInputs"] == []
+    public = {"uri": "medmnist://pneumoniamnist", "options": {"download": "Allow"}}
+    plan = make.plan(parameters={"publicInputs": [public]})
+    study = make.study(inputs=(StudyInput(DataRole.SYNTHETIC, release="biopsies"),))
+    assert predicate_of(make, plan=plan, study=study)["otherInputs"] == [
+        {"role": "Public", **public},
+        {"role": "Synthetic", "release": "biopsies"},
+    ]
+
+
+def test_released_iterates_are_not_called_final_weights(make):
+    plan = make.plan(parameters={"answers": {"temperature": "One", "abstainBelow": "0.9"}})
+    assert "iterates" in predicate_of(make, plan=plan)["releaseModel"]["outputs"]
+    assert predicate_of(make)["releaseModel"]["outputs"] == "final weights only"
+
+
 def test_images_are_translated_to_persons(make):
     statement = certificate_statement(image_facts(make, PrivacyUnit.IMAGE))["predicate"]
     text = statement["statements"]["unit"]
@@ -276,6 +312,15 @@ def test_insecure_noise_is_named(make):
     statements = predicate_of(make, receipts=(make.receipt(facts=facts),))["statements"]
     assert "NOT a cryptographically secure generator" in statements["generator"]
     assert "NOT" not in predicate_of(make)["statements"]["generator"]
+
+
+def test_our_own_generator_counts_as_secure_and_a_seeded_one_does_not(make):
+    randomness = pytest.importorskip("primum_pipelines.optimization.randomness")
+    for seed, verdict in ((None, " a cryptographically"), (1, "NOT a cryptographically")):
+        facts = {**make.receipt().facts, "generator": randomness.random_source(seed).name}
+        said = predicate_of(make, receipts=(make.receipt(facts=facts),))["statements"]["generator"]
+        assert verdict in said
+        assert ("NOT" in said) is ("NOT" in verdict)
 
 
 def void_facts(make):

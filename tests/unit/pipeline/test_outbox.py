@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
@@ -133,6 +134,28 @@ def test_queued_events_outlive_the_process(tmp_path):
     Outbox(tmp_path / "outbox.db", [receiver]).flush()
 
     assert receiver.got == ["a"]
+
+
+def test_an_outbox_whose_file_was_replaced_goes_on_in_the_new_one(tmp_path):
+    outbox = Outbox(tmp_path / "outbox.db")
+    outbox.put(make_event("a"))
+    for file in tmp_path.iterdir():
+        file.unlink()
+
+    outbox.put(make_event("b"))
+
+    again = Outbox(tmp_path / "outbox.db").events()
+    assert [event["run"]["runId"] for event in again] == ["b"]
+
+
+def test_threads_share_an_outbox(tmp_path):
+    outbox = Outbox(tmp_path / "outbox.db")
+    runs = [f"run-{number}" for number in range(40)]
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda run: outbox.put(make_event(run)), runs))
+
+    assert sorted(event["run"]["runId"] for event in outbox.events()) == sorted(runs)
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_a_failing_model_tells_nothing(client, served, caplog):
     class Broken:
         spec = model.spec
 
-        def predict_proba(self, features):
+        def answer(self, features):
             raise RuntimeError(f"cannot multiply {features.tolist()}")
 
     _, good = registry._known["malignancy"]

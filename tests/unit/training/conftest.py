@@ -163,6 +163,12 @@ def make_zone(tmp_path):
     return lambda **changes: Zone(tmp_path, **changes)
 
 
+@pytest.fixture(scope="session")
+def zone_at():
+    """Makes a zone in a folder that lives longer than a test, of a changed Study."""
+    return lambda folder, **changes: Zone(folder, study=make_study(**changes))
+
+
 @pytest.fixture
 def study():
     return make_study

@@ -18,6 +18,7 @@ from primum_pipelines.optimization.algorithm import MechanismParameters, Trainin
 from primum_pipelines.optimization.augmentation import Augmentation
 from primum_pipelines.optimization.descent import NoiseCorrectedAdam
 from primum_pipelines.optimization.dpsgd import DPSGD
+from primum_pipelines.optimization.losses import TaskLoss
 from primum_pipelines.optimization.settings import Descent, GradientMode, ScheduleShape
 from primum_pipelines.optimization.virtual_batches import PartSize, virtual_batches
 
@@ -304,7 +305,7 @@ def canary_task(*, count, coins):
         task,
         module=canaries.WithCanaries(task.module, count=count),
         inputs=canaries.add_rows(*task.inputs, sealed),
-        loss=canaries.loss_with_canaries,
+        loss=canaries.MarkedLoss(TaskLoss()),
     )
 
 

@@ -369,13 +369,10 @@ def test_an_input_that_was_changed_in_place_is_refused():
 def test_a_use_beside_the_layer_is_found_before_training():
     module, weights = Elsewhere(calls=True), torch.ones(ROWS)
     rows = (torch.randn(ROWS, 4), torch.zeros(ROWS, dtype=torch.long))
-    found = engine_of(module, GradientMode.AUTO)(
-        row_loss, rows, weights=weights, segments=one_row_each(ROWS)
-    )
     with pytest.raises(InvalidValue, match=r"layer.weight must be used by its own layer alone"):
         require_complete(
-            module, row_loss, rows, weights=weights, found=found,
-            named=dict(module.named_parameters()),
+            module, row_loss, rows, weights=weights, segments=one_row_each(ROWS),
+            engine=engine_of(module, GradientMode.AUTO), named=dict(module.named_parameters()),
         )  # fmt: skip
 
 

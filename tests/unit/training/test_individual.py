@@ -34,13 +34,15 @@ from primum_pipelines.audits.low_tail import auc_bound, tpr_bounds
 from primum_pipelines.audits.one_run_canary import OneRunCanary
 from primum_pipelines.audits.subject import AuditSubject, mechanisms_of, subject_of
 from primum_pipelines.kinds.train.kind import TrainKind
-from primum_pipelines.kinds.train.step import executed_event, train
+from primum_pipelines.kinds.train.step import train
+from primum_pipelines.kinds.training import executed_event
 from primum_pipelines.optimization import dpsgd
 from primum_pipelines.optimization.algorithm import (
     IndividualFilter,
     MechanismParameters,
     TrainingReport,
     TrainingTask,
+    fields_read,
 )
 from primum_pipelines.optimization.dpsgd import DPSGD
 from primum_pipelines.optimization.individual_filter import RenyiFilter
@@ -106,8 +108,8 @@ def test_filters_say_nothing_about_replacements(filtered, facts, planning):
 
 
 def test_an_algorithm_that_has_no_filters_is_not_asked_for_them(filtered, planning, monkeypatch):
-    monkeypatch.setattr(dpsgd.DPSGD, "filters_individually", False)
-    with pytest.raises(InvalidValue, match=r"algorithm without individual filters; found DPSGD"):
+    monkeypatch.setattr(dpsgd.DPSGD, "reads", frozenset())
+    with pytest.raises(InvalidValue, match=r"individualFilter must be absent .* found DPSGD"):
         KIND.declare(filtered(), planning())
 
 
@@ -333,4 +335,4 @@ def test_who_contributes_half_takes_part_four_times_as_long():
 
 
 def test_the_reviewed_algorithm_says_that_it_filters():
-    assert extensions.load("primum.training_algorithms", "DPSGD").filters_individually is True
+    assert "individualFilter" in fields_read(extensions.load("primum.training_algorithms", "DPSGD"))

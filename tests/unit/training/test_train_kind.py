@@ -43,6 +43,16 @@ def test_every_step_has_its_access(study, planning):
     }
 
 
+def test_every_look_at_private_data_is_declared_or_excluded_with_its_reason(study, facts, planning):
+    """Normalization is excluded, evaluation declared; the job itself looks for nothing else."""
+    for disclosures, how in ((("Utility",), "leaves, as the budget's"), ((), "no figure of it")):
+        plan = KIND.declare(study(), planning(facts(disclosures=disclosures)))
+        why = {access.step: access.why for access in plan.accesses}
+        assert why["job"].endswith("scaled by bounds that the steward declared; none is measured.")
+        assert "held-out units" in why["evaluate"]
+        assert how in why["evaluate"]
+
+
 def test_evaluation_stays_inside_where_utility_is_not_disclosed(study, facts, planning):
     plan = KIND.declare(study(), planning(facts(disclosures=())))
     assert next(a for a in plan.accesses if a.step == "evaluate").treatment is Treatment.INSPECTED
@@ -105,9 +115,12 @@ def test_two_private_inputs_are_for_federate(study, facts, planning):
         KIND.declare(study(inputs=inputs), planning(facts(budget="a"), facts(budget="b")))
 
 
-def test_a_public_input_is_named_in_the_plan_and_costs_nothing(study, planning):
+def test_a_public_input_is_named_in_the_plan_and_costs_nothing(study, facts, planning):
     inputs = (*study().inputs, StudyInput(DataRole.PUBLIC, uri="sklearn://digits"))
-    plan = KIND.declare(study(inputs=inputs), planning())
+    digits = [str(number) for number in range(10)]
+    options = {"table": "index.csv", "label": "digit", "classes": digits, "shape": [8, 8]}
+    own = DatasetSpec("images://scans", PrivacyUnit.IMAGE, options=options)
+    plan = KIND.declare(study(inputs=inputs), planning(facts(dataset=own)))
     assert [item["uri"] for item in plan.parameters["publicInputs"]] == ["sklearn://digits"]
     assert {access.budget for access in plan.accesses} == {"wisconsin"}
 

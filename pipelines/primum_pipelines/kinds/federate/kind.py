@@ -101,6 +101,7 @@ class FederateKind:
             Refused: If no privacy is asked for; the message starts with ``NoMechanism``.
         """
         wanted, claim = _read(study), declaring.requested_claim(study)
+        declaring.require_one_worker(study, job=FederateKind.name)
         sites = _sites(study, context, wanted)
         for site in sites:
             declaring.require_delta_below_units(claim, site.facts)
@@ -175,6 +176,7 @@ def _sites(study: StudySpec, context: PlanningContext, wanted: _Request) -> tupl
         )
     for facts in datasets:
         declaring.require_one_example_per_unit(facts, job="Federate")
+        declaring.require_one_class_per_row(facts, job="Federate")
     _require_same_shape(datasets)
     return tuple(_site(facts, wanted) for facts in datasets)
 

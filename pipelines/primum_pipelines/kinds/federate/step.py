@@ -30,17 +30,20 @@ from primum_pipelines.federation.aggregation import step_norm_max
 from primum_pipelines.federation.server import SiteTerms, federate
 from primum_pipelines.federation.site import Site, SiteTask
 from primum_pipelines.kinds.reporting import StepReport, discloses
-from primum_pipelines.kinds.train.step import executed_event
+from primum_pipelines.kinds.training import (
+    executed_event,
+    fresh_model,
+    model_spec,
+    number,
+    whole,
+)
 from primum_pipelines.models import artifact as model_file
 from primum_pipelines.models.artifact import ModelSpec, scale
-from primum_pipelines.models.registry import build
 from primum_pipelines.optimization import canaries
 from primum_pipelines.optimization.algorithm import MechanismParameters
 from primum_pipelines.progress import Progress
 from primum_pipelines.steps import evaluate as site_evaluation
 from primum_pipelines.steps import records
-
-_INITIAL_SEED = 0  # Of the initial weights, which are public; sampling and noise never use it.
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -71,13 +74,13 @@ def run(request: WorkRequest) -> WorkResult:
         for item in opened
     ]
     progress = Progress(request)
-    module = _fresh(spec)
+    module = fresh_model(spec)
     try:
         final = federate(
             sites,
             initial={name: value.numpy() for name, value in module.state_dict().items()},
             terms=[_terms(report, item, module) for item in opened],
-            rounds=_whole(parameters, "rounds"),
+            rounds=whole(parameters, "rounds"),
             on_round=lambda done, total: progress.update(
                 done, total, "rounds of federated averaging"
             ),
@@ -155,17 +158,17 @@ def _opened(request: WorkRequest, report: StepReport, access: Access) -> _Opened
     require_classified(table, job="Federate")
     own = _mapping(_mapping(report.plan.parameters["sites"])[access.budget])
     mechanism = MechanismParameters(
-        noise_multiplier=_number(own, "noiseMultiplier"),
-        sample_rate=_number(own, "sampleRate"),
-        steps=_whole(own, "stepsPerRound"),
-        max_grad_norm=_number(report.plan.parameters, "maxGradNorm"),
+        noise_multiplier=number(own, "noiseMultiplier"),
+        sample_rate=number(own, "sampleRate"),
+        steps=whole(own, "stepsPerRound"),
+        max_grad_norm=number(report.plan.parameters, "maxGradNorm"),
     )
-    return _Opened(access, table, mechanism, _whole(own, "trainUnits"))
+    return _Opened(access, table, mechanism, whole(own, "trainUnits"))
 
 
 def _shared_spec(request: WorkRequest, report: StepReport, opened: list[_Opened]) -> ModelSpec:
     """What the shared model is; every site must see the same columns and bounds."""
-    specs = [_spec(request, report, item.table) for item in opened]
+    specs = [model_spec(request, report.plan.parameters, item.table) for item in opened]
     for item, spec in zip(opened, specs, strict=True):
         if spec != specs[0]:
             rule = "must have the columns, classes and bounds of the other sites"
@@ -173,38 +176,12 @@ def _shared_spec(request: WorkRequest, report: StepReport, opened: list[_Opened]
     return specs[0]
 
 
-def _spec(request: WorkRequest, report: StepReport, table: UnitTable) -> ModelSpec:
-    def bounds(values: np.ndarray | None) -> tuple[str, ...]:
-        return () if values is None else tuple(decimal_text(float(value)) for value in values)
-
-    parameters = report.plan.parameters
-    return ModelSpec(
-        model=str(parameters["model"]),
-        parameters=_mapping(parameters["modelParameters"]),
-        input_shape=tuple(table.features.shape[1:]),
-        classes=table.classes,
-        positive=str(parameters["positive"]),
-        feature_names=table.feature_names,
-        feature_low=bounds(table.feature_low),
-        feature_high=bounds(table.feature_high),
-        study=records.study_name(request),
-    )
-
-
-def _fresh(spec: ModelSpec) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_INITIAL_SEED)
-        return build(
-            spec.model, spec.parameters, input_shape=spec.input_shape, classes=len(spec.classes)
-        )
-
-
 def _sealed(report: StepReport, opened: list[_Opened]) -> tuple[str, canaries.SealedCoins | None]:
     """Canaries go to the site that reveals most: an audit compares them with its mechanism."""
-    planted = _whole(report.plan.parameters, "canaries")
+    planted = whole(report.plan.parameters, "canaries")
     if not planted:
         return "", None
-    rounds = _whole(report.plan.parameters, "rounds")
+    rounds = whole(report.plan.parameters, "rounds")
 
     def reveals(item: _Opened) -> float:
         m = item.mechanism
@@ -227,20 +204,20 @@ def _site(
         features=torch.from_numpy(scale(item.table.features[train], spec)),
         labels=torch.from_numpy(item.table.labels[train]),
         mechanism=item.mechanism,
-        rounds=_whole(parameters, "rounds"),
+        rounds=whole(parameters, "rounds"),
         train_units=item.train_units,
-        learning_rate=_number(parameters, "learningRate"),
+        learning_rate=number(parameters, "learningRate"),
         sealed=sealed,
     )
     name = str(parameters["algorithm"])
     algorithm = extensions.load("primum.training_algorithms", name)()
-    return Site(task, module=_fresh(spec), algorithm=algorithm)
+    return Site(task, module=fresh_model(spec), algorithm=algorithm)
 
 
 def _terms(report: StepReport, item: _Opened, module: nn.Module) -> SiteTerms:
     mechanism = item.mechanism
     norm_max = step_norm_max(
-        learning_rate=_number(report.plan.parameters, "learningRate"),
+        learning_rate=number(report.plan.parameters, "learningRate"),
         max_grad_norm=mechanism.max_grad_norm,
         noise_multiplier=mechanism.noise_multiplier,
         sample_rate=mechanism.sample_rate,
@@ -329,11 +306,3 @@ def _message(problem: PrimumError, sites: list[Site]) -> str:
 
 def _mapping(value: JSON) -> Mapping[str, JSON]:
     return records.mapping(value)
-
-
-def _whole(parameters: Mapping[str, JSON], name: str) -> int:
-    return int(str(parameters[name]))
-
-
-def _number(parameters: Mapping[str, JSON], name: str) -> float:
-    return float(str(parameters[name]))

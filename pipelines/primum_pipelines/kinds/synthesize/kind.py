@@ -73,6 +73,7 @@ class SynthesizeKind:
             Refused: If privacy is not asked for and the mechanism was not switched off by name.
         """
         wanted = _read(study)
+        declaring.require_one_worker(study, job=SynthesizeKind.name)
         facts = _one_dataset(study, context)
         if not wanted.private:
             return _plan(study, context, wanted, facts, noise_multiplier=None)
@@ -170,6 +171,7 @@ def _one_dataset(study: StudySpec, context: PlanningContext) -> DatasetFacts:
         found = ", ".join(facts.budget for facts in datasets)
         raise InvalidValue("spec.data", "must have one private input for Synthesize", found)
     declaring.require_one_example_per_unit(datasets[0], job="Synthesize")
+    declaring.require_one_class_per_row(datasets[0], job="Synthesize")
     return datasets[0]
 
 

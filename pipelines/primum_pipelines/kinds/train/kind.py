@@ -6,6 +6,7 @@ epochs. Must not import anything heavy, open data, or default a privacy decision
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
@@ -14,6 +15,7 @@ from primum import extensions
 from primum.domain.accounting.accountant import Guarantee
 from primum.domain.accounting.calibration import least_noise_multiplier
 from primum.domain.accounting.events import (
+    Composed,
     Event,
     IndividuallyFiltered,
     Repeated,
@@ -21,7 +23,7 @@ from primum.domain.accounting.events import (
     decimal_text,
 )
 from primum.domain.accounting.individual import FILTER_ORDERS
-from primum.domain.canonical import JSON
+from primum.domain.canonical import JSON, canonical_json
 from primum.domain.errors import InvalidValue
 from primum.domain.quantities import Neighbors, PrivacyUnit
 from primum.domain.study.jobs import PlanningContext
@@ -29,13 +31,20 @@ from primum.domain.study.plan import DatasetFacts, Plan
 from primum.domain.study.spec import DataRole, StudySpec
 from primum_pipelines.datasets.access import PUBLIC_INPUTS
 from primum_pipelines.datasets.driver import describe, examples_max
+from primum_pipelines.datasets.table import LabelTask
 from primum_pipelines.kinds import declaring
+from primum_pipelines.kinds.train import comparison, early_stopping, together
+from primum_pipelines.kinds.train import search as searching
+from primum_pipelines.kinds.train.answering import require_members
+from primum_pipelines.kinds.train.early_stopping import EarlyStopping
 from primum_pipelines.kinds.train.request import ALGORITHM_GROUP, SECTION, Request, read
-from primum_pipelines.optimization.algorithm import filters_individually
+from primum_pipelines.kinds.train.sampling import rate_of, steps_of
+from primum_pipelines.kinds.train.search import Search
+from primum_pipelines.kinds.train.tasks import planned_task
+from primum_pipelines.optimization.langevin import reached_temperature
+from primum_pipelines.optimization.settings import Descent
+from primum_pipelines.steps import records
 
-_RATE_PLACES = Decimal(
-    "1E-6"
-)  # Rates are multiples of 1e-6, rounded up: executed is what was planned.
 _WHY_TRAIN = "Noisy sums of clipped per-unit gradients decide the weights."
 _WHY_FILTERED = (
     "Noisy sums of clipped per-unit gradients decide the weights; a unit that has used up its own "
@@ -51,19 +60,33 @@ class _Schedule:
         sample_rate: Probability that a unit is drawn for a step.
         steps: Steps that a unit may take part in whatever its gradients are.
         filtered_steps: With individual filters the steps that are run in all, more than ``steps``.
+        looks: What early stopping does to held-out units, or ``None``.
+        search: Of whose trials rate and steps are those of the most costly one, or ``None``.
     """
 
     sample_rate: Decimal
     steps: int
     filtered_steps: int | None = None
+    looks: Event | None = None
+    search: Search | None = None
+
+    def training(self, noise_multiplier: Decimal) -> Event:
+        """What one training does to the units."""
+        return Repeated(SubsampledGaussian(noise_multiplier, self.sample_rate), self.steps)
 
     def event(self, noise_multiplier: Decimal) -> Event:
-        """What the whole training does to the units."""
-        step = SubsampledGaussian(noise_multiplier, self.sample_rate)
-        bound = Repeated(step, self.steps)
+        """What the whole training, or all of a search, does to the units."""
+        bound = self.training(noise_multiplier)
+        if self.search is not None:
+            return self.search.event(bound)
         if self.filtered_steps is None:
             return bound
         return IndividuallyFiltered(bound, FILTER_ORDERS)
+
+    def whole(self, noise_multiplier: Decimal) -> Event:
+        """What the Study does to the units in all."""
+        event = self.event(noise_multiplier)
+        return event if self.looks is None else Composed((event, self.looks))
 
     @property
     def executed(self) -> int:
@@ -92,10 +115,14 @@ class TrainKind:
             Refused: If no privacy is asked for; the message starts with ``NoMechanism``.
         """
         wanted = read(study)
+        together.require_together(study, wanted)
         if _without_private_data(study):
             return _post_processing(study, context, wanted)
-        claim = declaring.requested_claim(study)
         facts = _one_dataset(study, context)
+        if wanted.defenses is not None:
+            _require_batch(wanted, facts)
+            return comparison.plan(study, context, wanted, facts)
+        claim = declaring.requested_claim(study)
         declaring.require_delta_below_units(claim, facts)
         if claim.delta > facts.delta:
             raise InvalidValue(
@@ -103,10 +130,12 @@ class TrainKind:
                 f"must be at most {facts.delta}, the delta of budget {facts.budget}",
                 str(claim.delta),
             )
+        _require_searchable(study, context, wanted, facts)
+        together.require_units(study, facts)
         schedule = _schedule(wanted, facts)
         noise = wanted.noise_multiplier or least_noise_multiplier(
             accountant=context.accountant,
-            event_at=schedule.event,
+            event_at=schedule.whole,
             target=Guarantee(claim.epsilon, claim.delta),
             neighbors=facts.neighbors,
         )
@@ -119,6 +148,8 @@ class TrainKind:
     ) -> Plan:
         """The same Study under a given noise multiplier."""
         wanted, facts = read(study), _one_dataset(study, context)
+        if wanted.defenses is not None:
+            return comparison.plan(study, context, wanted, facts)  # No noise makes it private.
         return _plan(study, context, wanted, facts, noise_multiplier=noise_multiplier)
 
     def entry(self, step: str) -> str:
@@ -131,12 +162,16 @@ class TrainKind:
         """One line for people."""
         facts = plan.mechanism
         line = f"Train {facts['model']}, {facts['epochs']} epochs"
+        if "protection" in facts:
+            return f"{line}, without a mechanism, for comparison: claim Void"
         if "noiseMultiplier" not in facts:
             return f"{line}, on public and released data alone, no charge"
         noise = Decimal(str(facts["noiseMultiplier"])).quantize(Decimal("0.01"), ROUND_CEILING)
         filtered = facts.get("individualFilter")
         if isinstance(filtered, Mapping):
             line += f" (individual filters, run for {filtered['epochs']})"
+        if isinstance(facts.get(searching.FIELD), Mapping):
+            line += f", {searching.headline(records.mapping(facts[searching.FIELD]))}"
         line += f", noise multiplier {noise} ({facts['accountant']})"
         return f"{line}, {facts['canaries']} canaries" if facts["canaries"] else line
 
@@ -157,37 +192,71 @@ def _one_dataset(study: StudySpec, context: PlanningContext) -> DatasetFacts:
     return datasets[0]
 
 
-def _steps(epochs: int, sample_rate: Decimal) -> int:
-    return int((epochs / sample_rate).to_integral_value(ROUND_CEILING))
+def _require_searchable(
+    study: StudySpec, context: PlanningContext, wanted: Request, facts: DatasetFacts
+) -> None:
+    """Every point of a search's space must be a training that could be asked for by itself."""
+    if wanted.search is None:
+        return
+    searching.require_possible(wanted.search, study, facts)
+    if planned_task(study, context, wanted) is not LabelTask.MULTI_CLASS:
+        rule = "must be absent unless labels are one class per row"
+        raise InvalidValue(searching.SECTION, rule, searching.FIELD)
+    for corner in wanted.search.corners(study):
+        point = read(corner)
+        together.require_together(corner, point)
+        planned_task(corner, context, point)
+        _schedule(point, facts)
+
+
+def _costliest(wanted: Request, facts: DatasetFacts, search: Search) -> _Schedule:
+    """The highest rate and the most steps of the space, also where no single point has both.
+
+    More noise than a point needs is post-processing, and so is a lower rate (``events.covers``).
+    """
+    batches = [int(str(size)) for size in search.ends("batchSize", wanted.batch_size)]
+    epochs = max(int(str(count)) for count in search.ends("epochs", wanted.epochs))
+    slowest = rate_of(min(batches), units=facts.train_units)
+    return _Schedule(
+        sample_rate=rate_of(max(batches), units=facts.train_units),
+        steps=steps_of(epochs, sample_rate=slowest),
+        search=search,
+    )
 
 
 def _schedule(wanted: Request, facts: DatasetFacts) -> _Schedule:
+    if wanted.search is not None:
+        return _costliest(wanted, facts, wanted.search)
+    _require_batch(wanted, facts)
+    together.require_whole_units(wanted, facts)
+    rate = rate_of(wanted.batch_size, units=facts.train_units)
+    if wanted.filtered_epochs is None:
+        steps = steps_of(wanted.epochs, sample_rate=rate)
+        looks = _looks(wanted.stopping, steps=steps, sample_rate=rate)
+        return _Schedule(sample_rate=rate, steps=steps, looks=looks)
+    _require_filters(facts)
+    return _Schedule(
+        sample_rate=rate,
+        steps=steps_of(wanted.epochs, sample_rate=rate),
+        filtered_steps=steps_of(wanted.filtered_epochs, sample_rate=rate),
+    )
+
+
+def _require_batch(wanted: Request, facts: DatasetFacts) -> None:
     if wanted.batch_size > facts.train_units:
         raise InvalidValue(
             f"{SECTION}.batchSize",
             f"must be at most {facts.train_units}, the training units of budget {facts.budget}",
             wanted.batch_size,
         )
-    rate = (Decimal(wanted.batch_size) / facts.train_units).quantize(_RATE_PLACES, ROUND_CEILING)
-    if wanted.filtered_epochs is None:
-        return _Schedule(sample_rate=rate, steps=_steps(wanted.epochs, rate))
-    _require_filters(wanted, facts)
-    return _Schedule(
-        sample_rate=rate,
-        steps=_steps(wanted.epochs, rate),
-        filtered_steps=_steps(wanted.filtered_epochs, rate),
-    )
 
 
-def _require_filters(wanted: Request, facts: DatasetFacts) -> None:
-    """Individual filters need an algorithm that has them, and neighbors that they speak of."""
-    if not filters_individually(extensions.load(ALGORITHM_GROUP, wanted.algorithm)):
-        raise InvalidValue(
-            f"{SECTION}.individualFilter",
-            "must be absent for an algorithm without individual filters",
-            wanted.algorithm,
-            "Use DPSGD, or leave it out.",
-        )
+def _looks(stopping: EarlyStopping | None, *, steps: int, sample_rate: Decimal) -> Event | None:
+    return None if stopping is None else stopping.event(steps=steps, sample_rate=sample_rate)
+
+
+def _require_filters(facts: DatasetFacts) -> None:
+    """Individual filters need neighbors that they speak of."""
     if facts.neighbors is not Neighbors.ADD_OR_REMOVE_ONE:
         raise InvalidValue(
             f"{SECTION}.individualFilter",
@@ -206,6 +275,7 @@ def _plan(
     noise_multiplier: Decimal,
 ) -> Plan:
     schedule = _schedule(wanted, facts)
+    require_members(wanted.answering, ensemble=wanted.ensemble, steps=schedule.executed)
     event = schedule.event(noise_multiplier)
     delta = study.delta if study.delta is not None else facts.delta
     canaries = declaring.planned_canaries(study)
@@ -215,15 +285,23 @@ def _plan(
     audited = declaring.audits_on_data(study)
     unit, neighbors = declaring.shared_relation((facts,))
     why = _WHY_TRAIN if wanted.filtered_epochs is None else _WHY_FILTERED
+    if wanted.search is not None:
+        why = wanted.search.why
+        mechanism |= _searched(
+            context, facts, schedule, wanted.search, noise_multiplier=noise_multiplier, delta=delta
+        )
     return Plan(
         study_uid=study.uid,
         generation=study.generation,
         kind=TrainKind.name,
         accesses=(
             declaring.charged("train", facts, event, why=why),
+            *(() if schedule.looks is None else (early_stopping.access(facts, schedule.looks),)),
             *declaring.standing_accesses(facts, audited=audited),
         ),
-        epsilon=context.accountant.epsilon(event, delta, facts.neighbors),
+        epsilon=context.accountant.epsilon(
+            schedule.whole(noise_multiplier), delta, facts.neighbors
+        ),
         delta=delta,
         unit=unit,
         neighbors=neighbors,
@@ -232,7 +310,10 @@ def _plan(
             **mechanism,
             **wanted.recipe(),
             PUBLIC_INPUTS: declaring.public_inputs(study, context),
+            "task": planned_task(study, context, wanted).value,
             "trainUnits": facts.train_units,
+            "workers": study.workers,
+            "chargedAsExecuted": early_stopping.charged_as_executed(facts),
             "positive": describe(facts.dataset.uri, facts.dataset.options)["positive"],
         },
         steps=tuple(TrainKind.steps),
@@ -261,7 +342,7 @@ def _mechanism(
         "sampleRate": decimal_text(schedule.sample_rate),
         "sampling": "Poisson",
         "steps": schedule.executed,
-        "maxGradNorm": decimal_text(wanted.max_grad_norm),
+        "maxGradNorm": decimal_text(_largest_clip(wanted)),
         "clipping": wanted.clipping.value,
         "unitExamplesMax": examples_max(facts.dataset.options) or 1,
         "accountant": context.accountant.name,
@@ -273,7 +354,72 @@ def _mechanism(
             "boundSteps": schedule.steps,
             "orders": list(FILTER_ORDERS),
         }
+    if wanted.stopping is not None:
+        rate = schedule.sample_rate
+        mechanism["earlyStopping"] = wanted.stopping.to_json(facts=facts, sample_rate=rate)
+    if wanted.temperature:
+        mechanism["langevin"] = _temperatures(
+            wanted, facts, schedule, noise_multiplier=noise_multiplier
+        )
     return mechanism
+
+
+def _largest_clip(wanted: Request) -> Decimal:
+    if wanted.search is None:
+        return wanted.max_grad_norm
+    ends = wanted.search.ends("maxGradNorm", decimal_text(wanted.max_grad_norm))
+    return max(Decimal(str(end)) for end in ends)
+
+
+def _searched(
+    context: PlanningContext,
+    facts: DatasetFacts,
+    schedule: _Schedule,
+    search: Search,
+    *,
+    noise_multiplier: Decimal,
+    delta: Decimal,
+) -> dict[str, JSON]:
+    """What a search is and costs, beside one training under the same noise."""
+    training = schedule.training(noise_multiplier)
+
+    def cost(event: Event) -> str:
+        return str(context.accountant.epsilon(event, delta, facts.neighbors))
+
+    told: dict[str, JSON] = {
+        **search.to_json(),
+        # As text: rules of a policy look at plans, and an event nests deeper than they may.
+        "event": canonical_json(search.event(training).to_json()).decode(),
+        "epsilonOfOneTraining": cost(training),
+        "heldOutUnits": facts.units - facts.train_units,
+    }
+    if search.stopping is not None:
+        runs = search.stopping.expected_runs
+        told["expectedTrials"] = decimal_text(runs)
+        in_full = Repeated(search.trial(training), int(runs.to_integral_value(ROUND_CEILING)))
+        told["epsilonOfAsManyInFull"] = cost(in_full)
+    return {searching.FIELD: told}
+
+
+def _temperatures(
+    wanted: Request, facts: DatasetFacts, schedule: _Schedule, *, noise_multiplier: Decimal
+) -> dict[str, JSON]:
+    """What was asked for, and the highest that a kept sample's step has: privacy may need more."""
+    descent = Descent(schedule=wanted.schedule, warm_up=float(wanted.warm_up))
+    divisor = float(schedule.sample_rate) * facts.train_units
+    # Rates fall once the warm-up is over, and samples are kept from half-way on.
+    peak = max(schedule.steps // 2, math.ceil(float(wanted.warm_up) * schedule.steps))
+    fastest = descent.rate_at(min(peak, schedule.steps - 1), steps=schedule.steps)
+    highest = reached_temperature(
+        learning_rate=float(wanted.learning_rate) * fastest,
+        units=facts.train_units,
+        temperature=float(wanted.temperature),
+        gradient_std=float(noise_multiplier * wanted.max_grad_norm) / divisor,
+    )
+    return {
+        "temperature": decimal_text(wanted.temperature),
+        "highestTemperature": decimal_text(Decimal(f"{highest:.4g}")),
+    }
 
 
 def _post_processing(study: StudySpec, context: PlanningContext, wanted: Request) -> Plan:
@@ -285,10 +431,7 @@ def _post_processing(study: StudySpec, context: PlanningContext, wanted: Request
             ", ".join(audit.attack for audit in study.audits),
             "Audit the Study that made the Release.",
         )
-    if wanted.ensemble:
-        raise InvalidValue(
-            f"{SECTION}.ensemble", "must be absent where no data is private", wanted.ensemble
-        )
+    together.require_nothing_private(wanted)
     if wanted.filtered_epochs is not None:
         raise InvalidValue(
             f"{SECTION}.individualFilter",
@@ -317,6 +460,7 @@ def _post_processing(study: StudySpec, context: PlanningContext, wanted: Request
             **mechanism,
             **wanted.recipe(),
             PUBLIC_INPUTS: declaring.public_inputs(study, context),
+            "task": planned_task(study, context, wanted).value,
         },
         steps=("validate", "job", "evaluate"),
         void_edges=declaring.inherited_void_edges(study, context),

@@ -15,8 +15,20 @@ from primum.domain.errors import InvalidValue
 from primum.domain.quantities import parse_decimal
 from primum.domain.study.spec import StudySpec
 from primum_pipelines.kinds.declaring import Parameters
+from primum_pipelines.kinds.train import answering, comparison, early_stopping
+from primum_pipelines.kinds.train import search as searching
+from primum_pipelines.kinds.train.answering import Answering
+from primum_pipelines.kinds.train.early_stopping import EarlyStopping
+from primum_pipelines.kinds.train.search import Search
 from primum_pipelines.models.registry import model_named
-from primum_pipelines.optimization.settings import ClippingRule, GradientMode, ScheduleShape
+from primum_pipelines.optimization.settings import (
+    ClippingRule,
+    Defenses,
+    GradientMode,
+    LossName,
+    Precision,
+    ScheduleShape,
+)
 
 ALGORITHM_GROUP = "primum.training_algorithms"
 ALGORITHM_DEFAULT = "DPSGD"
@@ -43,8 +55,17 @@ _NAMES = (
     "weightDecay",
     "augmentation",
     "biasAware",
+    "loss",
     "trainable",
     "ensemble",
+    "langevin",
+    "precision",
+    "rowsAtOnce",
+    early_stopping.FIELD,
+    comparison.MECHANISM_FIELD,
+    comparison.FIELD,
+    searching.FIELD,
+    answering.FIELD,
 )
 _EPOCHS_MAX = 10_000
 _BATCH_MAX = 1_000_000
@@ -93,8 +114,16 @@ class Request:
     weight_decay: Decimal
     augmenting: Augmenting | None
     bias_aware: Decimal
+    loss: LossName
     trainable: str
     ensemble: int
+    temperature: Decimal
+    precision: Precision
+    rows_at_once: int
+    stopping: EarlyStopping | None
+    defenses: Defenses | None
+    search: Search | None
+    answering: Answering
 
     def recipe(self) -> dict[str, JSON]:
         """What the training needs beside the mechanism; none of it costs privacy."""
@@ -109,12 +138,20 @@ class Request:
             "averaging": decimal_text(self.averaging),
             "weightDecay": decimal_text(self.weight_decay),
             "biasAware": decimal_text(self.bias_aware),
+            "loss": self.loss.value,
             "trainable": self.trainable,
+            "precision": self.precision.value,
         }
         if self.augmenting is not None:
             found["augmentation"] = self.augmenting.to_json()
         if self.ensemble:
             found["ensemble"] = self.ensemble
+        if self.temperature:
+            found["langevin"] = {"temperature": decimal_text(self.temperature)}
+        if self.answering != Answering():
+            found[answering.FIELD] = self.answering.to_json()
+        if self.rows_at_once:
+            found["rowsAtOnce"] = self.rows_at_once
         return found
 
 
@@ -140,8 +177,12 @@ def read(study: StudySpec) -> Request:
         learning_rate=parameters.positive("learningRate", default=LEARNING_RATE_DEFAULT[optimizer]),
         momentum=_share(study.job, "momentum"),
         optimizer=optimizer,
-        algorithm=parameters.choice(
-            "algorithm", extensions.names(ALGORITHM_GROUP), default=ALGORITHM_DEFAULT
+        algorithm=comparison.algorithm_for(
+            study,
+            asked=parameters.choice(
+                "algorithm", extensions.names(ALGORITHM_GROUP), default=ALGORITHM_DEFAULT
+            ),
+            default=ALGORITHM_DEFAULT,
         ),
         noise_multiplier=(
             parameters.positive("noiseMultiplier") if "noiseMultiplier" in study.job else None
@@ -157,13 +198,33 @@ def read(study: StudySpec) -> Request:
         weight_decay=_share(study.job, "weightDecay"),
         augmenting=_augmenting(study.job),
         bias_aware=_share(study.job, "biasAware"),
+        loss=LossName(parameters.choice("loss", tuple(LossName), default="CrossEntropy")),
         trainable=parameters.choice("trainable", TRAINABLE, default="All"),
         ensemble=(
             parameters.whole("ensemble", low=2, high=_ENSEMBLE_MAX)
             if "ensemble" in study.job
             else 0
         ),
+        temperature=_temperature(study.job),
+        precision=Precision(parameters.choice("precision", tuple(Precision), default="Float32")),
+        rows_at_once=(
+            parameters.whole("rowsAtOnce", low=1, high=_BATCH_MAX)
+            if "rowsAtOnce" in study.job
+            else 0
+        ),
+        stopping=early_stopping.read(study),
+        defenses=comparison.read(study),
+        search=searching.read(study),
+        answering=answering.read(study.job),
     )
+
+
+def _temperature(job: Mapping[str, JSON]) -> Decimal:
+    if "langevin" not in job:
+        return Decimal(0)
+    parameters = _part(job, "langevin")
+    parameters.require_known(("temperature",))
+    return parameters.positive("temperature", default="1")
 
 
 def _filtered_epochs(job: Mapping[str, JSON]) -> int | None:

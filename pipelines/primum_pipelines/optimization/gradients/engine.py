@@ -26,7 +26,7 @@ from primum_pipelines.optimization.gradients.contributions import (
 from primum_pipelines.optimization.gradients.functional import Functional
 from primum_pipelines.optimization.gradients.recorder import Call, Recorder
 from primum_pipelines.optimization.gradients.segments import Segments
-from primum_pipelines.optimization.settings import GradientMode
+from primum_pipelines.optimization.settings import GradientMode, Precision
 
 
 class Engine(Protocol):
@@ -58,11 +58,21 @@ class BookKeeping:
     Args:
         module: The model.
         mode: ``AUTO``, ``GHOST`` or ``FORMED``.
+        precision: Of the forward and the backward pass. What they leave is widened to the
+            parameters' own type before a layer's rule sees it, so norms, factors and sums are of
+            one and the same vector in float32, however coarse that vector is.
     """
 
-    def __init__(self, module: nn.Module, *, mode: GradientMode) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        mode: GradientMode,
+        precision: Precision = Precision.FLOAT32,
+    ) -> None:
         self._module = module
         self._mode = mode
+        self._precision = precision
         self._recorder = Recorder(module)
         self._rules = {
             id(owner.layer): rules.rule_of(owner.layer) for owner in self._recorder.owners
@@ -75,7 +85,8 @@ class BookKeeping:
             }
         )
         note = f", {', '.join(alone)} row by row" if alone else ""
-        self.name = f"book-keeping ({mode.value}{note})"
+        passes = "" if precision is Precision.FLOAT32 else f", {precision.value} passes"
+        self.name = f"book-keeping ({mode.value}{note}{passes})"
 
     def __call__(
         self,
@@ -87,7 +98,7 @@ class BookKeeping:
     ) -> UnitGradients:
         """The gradients of the units' losses."""
         found, calls = self._recorder.record(
-            lambda: losses(self._module, *rows) * weights, rows=segments.rows
+            lambda: self._losses(losses, rows) * weights, rows=segments.rows
         )
         gradients = self._output_gradients(found.sum(), calls)
         parts: dict[str, list[Contribution]] = {}
@@ -98,10 +109,11 @@ class BookKeeping:
                     continue
                 call.require_untouched()
                 numbers += call.numbers + sum(part.numel() for part in call.inputs)
+                wide = next(call.owner.layer.parameters(recurse=False)).dtype
                 used = rules.Use(
                     layer=call.owner.layer,
-                    inputs=call.inputs,
-                    gradient=gradient,
+                    inputs=tuple(_widened(part, wide) for part in call.inputs),
+                    gradient=_widened(gradient, wide),
                     segments=segments.folded(call.slices),
                     mode=self._mode,
                 )
@@ -111,6 +123,16 @@ class BookKeeping:
             merged = {name: _merged(uses) for name, uses in parts.items()}
         numbers += sum(part.values.numel() for part in merged.values() if isinstance(part, Formed))
         return UnitGradients(segments.units, merged, numbers)
+
+    def _losses(
+        self, losses: Callable[..., torch.Tensor], rows: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
+        if self._precision is Precision.FLOAT32:
+            return losses(self._module, *rows)
+        # The backward pass follows each operation's own type; no scaler, which would leave out
+        # steps by what it finds in the data.
+        with torch.autocast(rows[0].device.type, dtype=torch.bfloat16):
+            return losses(self._module, *rows).float()
 
     def _output_gradients(
         self, total: torch.Tensor, calls: list[Call]
@@ -134,11 +156,26 @@ class BookKeeping:
         return tuple(found[: len(calls)])
 
 
-def engine_of(module: nn.Module, mode: GradientMode) -> Engine:
-    """The engine of a mode."""
-    if mode is GradientMode.FUNCTIONAL:
-        return Functional(module)
-    return BookKeeping(module, mode=mode)
+def engine_of(
+    module: nn.Module, mode: GradientMode, precision: Precision = Precision.FLOAT32
+) -> Engine:
+    """The engine of a mode.
+
+    Raises:
+        InvalidValue: If the mode knows float32 alone and is asked for less.
+    """
+    if mode is not GradientMode.FUNCTIONAL:
+        return BookKeeping(module, mode=mode, precision=precision)
+    if precision is not Precision.FLOAT32:
+        raise InvalidValue(
+            "precision", "must be Float32 with gradients: Functional", precision.value
+        )
+    return Functional(module)
+
+
+def _widened(part: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
+    """A floating tensor of fewer bits in a parameter's own type; row numbers stay as they are."""
+    return part.to(wide) if part.dtype is torch.bfloat16 else part
 
 
 def _merged(uses: list[Contribution]) -> Contribution:

@@ -114,6 +114,26 @@ def _configuration(kubeconfig: str) -> Any:
     return configuration
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Connections to one API server.
+
+    Args:
+        connections: What ``urlopen`` is called on.
+        prefix: What it is called with before a path.
+    """
+
+    connections: Any
+    prefix: str
+
+
+def _line(server: str, pool: Any) -> _Line:
+    """The server's own connections; to choose them by its URL takes a third of a request."""
+    from urllib.parse import urlsplit
+
+    return _Line(pool.connection_from_url(server), urlsplit(server).path.rstrip("/"))
+
+
 class Expired(Unavailable):
     """A list that was read in pages is too old to be read on; it starts again."""
 
@@ -132,7 +152,7 @@ class KubeApi:
         self._kubeconfig = kubeconfig
         self._observe = observe or (lambda _verb, _code: None)
         self._lock = threading.Lock()
-        self._configuration, self._pool = self._connected()
+        self._configuration, self._pool, self._line = self._connected()
 
     def close(self) -> None:
         """Let go of every connection."""
@@ -276,11 +296,12 @@ class KubeApi:
         except NotFound:
             return None
 
-    def _connected(self) -> tuple[Any, Any]:
+    def _connected(self) -> tuple[Any, Any, _Line]:
         from kubernetes.client import rest
 
         configuration = _configuration(self._kubeconfig)
-        return configuration, rest.RESTClientObject(configuration).pool_manager
+        pool = rest.RESTClientObject(configuration).pool_manager
+        return configuration, pool, _line(str(configuration.host), pool)
 
     def _send(
         self,
@@ -298,7 +319,7 @@ class KubeApi:
         if code == UNAUTHORIZED:  # The token was replaced: read it again, once.
             with self._lock:
                 self._pool.clear()
-                self._configuration, self._pool = self._connected()
+                self._configuration, self._pool, self._line = self._connected()
             code, answer, wait = self._request(verb, path, data, query=query, types=types)
         if code >= MULTIPLE_CHOICES:
             raise _error(verb, path, code, answer, wait)
@@ -308,10 +329,10 @@ class KubeApi:
         """Lines of an answer that comes as it happens."""
         from kubernetes.client.rest import urllib3
 
-        pool, url, headers = self._asked(path, query)
+        line, url, headers = self._asked(path, query)
         timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=seconds)
         try:
-            answer = pool.request(
+            answer = line.urlopen(
                 "GET", url, headers=headers, timeout=timeout, retries=False, preload_content=False
             )
             self._observe(Verb.WATCH, answer.status)
@@ -327,15 +348,16 @@ class KubeApi:
             raise Unavailable(f"{Verb.WATCH} {path}: {type(error).__name__}") from None
 
     def _asked(self, path: str, query: Mapping[str, str]) -> tuple[Any, str, dict[str, str]]:
-        """Connections, URL, and headers of a request under the credentials of now."""
+        """Connections, what to ask them for, and headers under the credentials of now."""
         from urllib.parse import urlencode
 
         with self._lock:  # Credentials may be refreshed while they are read.
-            configuration, pool = self._configuration, self._pool
-            settings = configuration.auth_settings().values()
+            line = self._line
+            settings = self._configuration.auth_settings().values()
         headers = {"Accept": "application/json"}
         headers |= {item["key"]: item["value"] for item in settings if item["in"] == "header"}
-        return pool, configuration.host + path + (f"?{urlencode(query)}" if query else ""), headers
+        url = line.prefix + path + (f"?{urlencode(query)}" if query else "")
+        return line.connections, url, headers
 
     def _request(
         self,
@@ -348,11 +370,11 @@ class KubeApi:
     ) -> tuple[int, Json, float]:
         from kubernetes.client.rest import urllib3
 
-        pool, url, headers = self._asked(path, query or {})
+        line, url, headers = self._asked(path, query or {})
         headers |= types
         timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS)
         try:
-            answer = pool.request(
+            answer = line.urlopen(
                 _METHODS[verb], url, body=data, headers=headers, timeout=timeout, retries=False
             )
         except urllib3.exceptions.HTTPError as error:

@@ -1,8 +1,9 @@
-"""KServePublisher: Releases as InferenceServices of KServe, and datasets as on one machine.
+"""EndpointPublisher: Releases as endpoints of their own namespace, and datasets where they lie.
 
-The operator copies no model: the service mounts the artifact where the run left it, beside the
-signed certificate, and verifies one against the other. What stands is written again only where
-somebody changed or deleted it; what belongs to nobody of ours is never touched.
+The operator copies no artifact: an endpoint mounts it where the run left it, beside the signed
+certificate, and verifies one against the other; a dataset stays on the namespace's claim, where
+Studies read it. What stands is written again only where somebody changed or deleted it; what
+belongs to nobody of ours is never touched.
 """
 
 from __future__ import annotations
@@ -14,28 +15,21 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from primum import verification
-from primum.adapters.kube.api import FIELD_MANAGER, Json, KubeApi
+from primum.adapters.kube.api import FIELD_MANAGER, Json, KubeApi, Propagation
+from primum.adapters.kube.endpoint_forms import INFERENCE_SERVICE, EndpointForm
 from primum.adapters.kube.objects import path_of
 from primum.adapters.kube_manifests import endpoint, names
 from primum.adapters.kube_manifests.parts import Owner, Size, pinned
 from primum.adapters.serving import certified, remember_revocation
-from primum.application.ports import Publisher
 from primum.domain.canonical import JSON
 from primum.domain.errors import Conflict, InvalidValue, NotFound, Refused, Unavailable
-from primum.domain.governance.certificate import certificate_digest
+from primum.domain.governance.certificate import VOID_PREFIX, certificate_digest
 from primum.domain.names import ResourceKey, check_name
 from primum.resources.metadata import API_VERSION
 
-_API = f"/apis/{endpoint.API_VERSION}"
+_GIVEN = ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy")  # Of a Service.
+_HEADLESS = "None"  # Its address, as the API server writes that it has none.
 _AGAIN_SECONDS = 1.0  # A service that is being taken down is looked at again soon.
-_WORD_LENGTH_MAX = 64
-# What KServe says of a service, the most telling first, and its value where all is well.
-_CONDITIONS = {
-    "Stopped": "False",
-    "PredictorReady": "True",
-    "IngressReady": "True",
-    "Ready": "True",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +43,7 @@ class EndpointSettings:
         replicas: Pods of an endpoint, at least 1.
         cpu: CPUs that each asks for, as a quantity.
         memory: Memory of each.
+        form: What an endpoint is made of.
     """
 
     image: str
@@ -57,19 +52,19 @@ class EndpointSettings:
     replicas: int = 1
     cpu: str = "500m"
     memory: str = "2Gi"
+    form: EndpointForm = INFERENCE_SERVICE
 
     def __post_init__(self) -> None:
         pinned(self.image)
         Size(self.cpu, self.memory).resources()
 
 
-class KServePublisher:
-    """``Publisher`` on KServe.
+class EndpointPublisher:
+    """``Publisher`` of a cluster.
 
     Args:
         api: The API server.
         settings: How endpoints are made.
-        datasets: Publishes what is no endpoint.
         registry: Folder that remembers revoked certificates.
         public_key: The platform's public key, PEM.
         artifacts_uri: Where artifacts lie; the claim holds that folder.
@@ -81,25 +76,30 @@ class KServePublisher:
         api: KubeApi,
         settings: EndpointSettings,
         *,
-        datasets: Publisher,
         registry: Path,
         public_key: str,
         artifacts_uri: str,
         namespaces: Sequence[str] = (),
     ) -> None:
-        self._api, self._settings, self._datasets = api, settings, datasets
+        self._api, self._settings, self._form = api, settings, settings.form
         self._registry, self._public_key = registry, public_key
         self._artifacts = artifacts_uri.rstrip("/") + "/"
         self._namespaces = tuple(namespaces)
 
+    @property
+    def watched(self) -> tuple[str, str, str]:
+        """Group, version and plural of what serves Releases."""
+        return self._form.watched
+
     def check_served(self) -> None:
-        """Ask for InferenceServices once.
+        """Ask for every kind of object once.
 
         Raises:
             Unavailable: If the API server does not serve them.
         """
         for where in self._namespaces or ("",):
-            next(self._api.list(_collection(where), limit=1), None)
+            for number in range(len(self._form.collections)):
+                next(self._api.list(self._form.collection(where, number), limit=1), None)
 
     def publish(
         self, release: ResourceKey, *, spec: Mapping[str, JSON], certificate: Mapping[str, JSON]
@@ -107,7 +107,8 @@ class KServePublisher:
         """Have the endpoint as the Release says; publishing the same again writes nothing.
 
         Returns:
-            The URL inside the cluster, whether or not it answers yet.
+            The URL inside the cluster, whether or not it answers yet; of a dataset, its place on
+            the namespace's claim.
 
         Raises:
             Refused: If the certificate does not hold, was revoked, or the name is another's.
@@ -115,32 +116,25 @@ class KServePublisher:
             Unavailable: If an earlier one of that name is still being taken down.
         """
         if spec.get("kind") != "Endpoint":
-            return self._datasets.publish(release, spec=spec, certificate=certificate)
+            return self._placed(release, spec, certificate)
         name = check_name("spec.endpoint", str(spec.get("endpoint")))
         if name != release.name:
             raise InvalidValue("spec.endpoint", f"must be the Release's name {release.name}", name)
         request = self._request(release, spec, certificate)
         self._entry(request, endpoint.release_entry(request, certificate))
-        self._service(request)
-        return endpoint.endpoint_url(release.namespace, release.name)
+        for number, wanted in enumerate(self._form.make(request)):
+            self._object(request, wanted, number)
+        return self._form.url(release.namespace, release.name)
 
     def unready(self, release: ResourceKey) -> str:
-        """Why the endpoint does not answer, in KServe's own word; empty for a dataset."""
+        """Why the endpoint does not answer, in the cluster's own word; empty for a dataset."""
         owner = self._api.get(path_of(release))
         if owner is not None and owner["spec"].get("kind") != "Endpoint":
-            return self._datasets.unready(release)
-        found = self._api.get(_service_path(release))
-        if found is None:
-            return "its InferenceService is gone"
-        listed = (found.get("status") or {}).get("conditions") or ()
-        conditions = {str(item.get("type")): item for item in listed}
-        if conditions.get("Ready", {}).get("status") == "True":
             return ""
-        for kind, good in _CONDITIONS.items():
-            item = conditions.get(kind, {})
-            if item.get("reason") and item.get("status") != good:
-                return f"KServe says {kind}: {_word(item['reason'])}"
-        return "KServe has not said that it is ready"
+        found = self._api.get(self._form.path(release.namespace, release.name))
+        if found is None:
+            return f"its {self._form.kind} is gone"
+        return self._form.unready(found)
 
     def withdraw(self, release: ResourceKey) -> None:
         """Stop serving and revoke the certificate here for good; done when it is seen to be gone.
@@ -148,17 +142,20 @@ class KServePublisher:
         Raises:
             Unavailable: If it is not gone yet.
         """
-        self._datasets.withdraw(release)
-        service, entry = (
-            self._ours(path(release), release) for path in (_service_path, _entry_path)
-        )
-        for digest in self._digests(release, service, entry):
+        numbers = range(len(self._form.collections))
+        paths = [self._form.path(release.namespace, release.name, number) for number in numbers]
+        standing = {path: self._ours(path, release) for path in paths}
+        entry = self._ours(_entry_path(release), release)
+        for digest in self._digests(release, *standing.values(), entry):
             remember_revocation(self._registry, digest)
         if entry is not None and entry.get("data"):
             # The server reads it on every request: it stops even where nobody deletes its pods.
             self._empty(_entry_path(release))
-        if service is not None:
-            self._remove(release, service)
+        left = {path: found for path, found in standing.items() if found is not None}
+        for path, found in left.items():  # Everything at once: no address waits for pods to end.
+            self._delete(path, found)
+        if any(self._api.get(path) is not None for path in left):
+            raise Unavailable(f"{release} is being taken down", retry_seconds=_AGAIN_SECONDS)
         if entry is not None:
             self._api.delete(_entry_path(release), uid=str(entry["metadata"]["uid"]))
 
@@ -167,11 +164,30 @@ class KServePublisher:
         selector = f"{names.RELEASE},{names.MANAGED_BY}={names.PLATFORM}"
         found = []
         for where in self._namespaces or ("",):
-            for item in self._api.list(_collection(where), labels=selector):
+            for item in self._api.list(self._form.collection(where), labels=selector):
                 metadata = item["metadata"]
                 name = str(metadata["labels"][names.RELEASE])
                 found.append(ResourceKey("Release", str(metadata["namespace"]), name))
         return tuple(found)
+
+    def _placed(
+        self, release: ResourceKey, spec: Mapping[str, JSON], certificate: Mapping[str, JSON]
+    ) -> str:
+        """A dataset: it stays where its run put it, and stands by its certificate."""
+        artifact = spec.get("artifact")
+        if not isinstance(artifact, Mapping):
+            raise InvalidValue("spec.artifact", "must be an object", type(artifact).__name__)
+        statement = certified(
+            self._registry,
+            certificate,
+            public_key=self._public_key,
+            digest=str(artifact["digest"]),
+            name=release.name,
+        )
+        void = verification.claims_privacy(statement) != "Valid"
+        if void and not release.name.startswith(VOID_PREFIX):
+            raise Refused(f"dataset {release.name} must have a Valid claim; found Void.")
+        return f"pvc://{self._settings.claim}/{self._path(str(artifact['uri']))}"
 
     def _request(
         self, release: ResourceKey, spec: Mapping[str, JSON], certificate: Mapping[str, JSON]
@@ -226,19 +242,20 @@ class KServePublisher:
                 return
         self._api.apply(path, wanted)
 
-    def _service(self, request: endpoint.EndpointRequest) -> None:
-        wanted = endpoint.inference_service(request)
-        release = ResourceKey("Release", request.namespace, request.release)
-        path = _service_path(release)
+    def _object(self, request: endpoint.EndpointRequest, wanted: Json, number: int) -> None:
+        path = self._form.path(request.namespace, request.release, number)
         found = self._api.get(path)
         if found is None:
             try:
-                self._api.create(_collection(request.namespace), wanted)
+                self._api.create(self._form.collection(request.namespace, number), wanted)
             except Conflict:
                 found = self._api.get(path)  # By the look at the Study, or at the Release.
             if found is None:
                 return
         self._check_owner(found, request, path)
+        if _is_stuck(found, wanted):
+            self._delete(path, found)
+            raise Unavailable(f"{path} is being taken down", retry_seconds=_AGAIN_SECONDS)
         if not _stands(found, wanted):
             self._api.patch(path, _replacement(found, wanted))
 
@@ -268,15 +285,15 @@ class KServePublisher:
         except NotFound:
             return  # It went with its owner.
 
-    def _remove(self, release: ResourceKey, service: Json) -> None:
-        path = _service_path(release)
-        if not service["metadata"].get("deletionTimestamp"):
-            try:
-                self._api.delete(path, uid=str(service["metadata"]["uid"]))
-            except Conflict:
-                raise Unavailable(f"{path} changed", retry_seconds=_AGAIN_SECONDS) from None
-        if self._api.get(path) is not None:
-            raise Unavailable(f"{path} is being taken down", retry_seconds=_AGAIN_SECONDS)
+    def _delete(self, path: str, found: Json) -> None:
+        """Delete what serves; it is gone when its pods are, and not before."""
+        if found["metadata"].get("deletionTimestamp"):
+            return
+        uid = str(found["metadata"]["uid"])
+        try:
+            self._api.delete(path, uid=uid, propagation=Propagation.FOREGROUND)
+        except Conflict:
+            raise Unavailable(f"{path} changed", retry_seconds=_AGAIN_SECONDS) from None
 
     def _ours(self, path: str, release: ResourceKey) -> Json | None:
         found = self._api.get(path)
@@ -287,18 +304,8 @@ class KServePublisher:
         annotated = [item["metadata"].get("annotations") or {} for item in found if item]
         digests = {str(item.get(names.CERTIFICATE_DIGEST) or "") for item in annotated}
         spec = (self._api.get(path_of(release)) or {}).get("spec") or {}
-        if spec.get("kind") == "Endpoint":
-            digests.add(str((spec.get("certificate") or {}).get("digest") or ""))
+        digests.add(str((spec.get("certificate") or {}).get("digest") or ""))
         return digests - {""}
-
-
-def _collection(namespace: str) -> str:
-    where = f"namespaces/{namespace}/" if namespace else ""
-    return f"{_API}/{where}{endpoint.PLURAL}"
-
-
-def _service_path(release: ResourceKey) -> str:
-    return f"{_collection(release.namespace)}/{endpoint.endpoint_name(release.name)}"
 
 
 def _entry_path(release: ResourceKey) -> str:
@@ -308,6 +315,14 @@ def _entry_path(release: ResourceKey) -> str:
 def _is_ours(found: Json, release: str) -> bool:
     labels = found["metadata"].get("labels") or {}
     return labels.get(names.MANAGED_BY) == names.PLATFORM and labels.get(names.RELEASE) == release
+
+
+def _is_stuck(found: Json, wanted: Json) -> bool:
+    """Whether an object can never be as we say: what makes it another one cannot be changed."""
+    there = found["spec"]
+    if wanted["kind"] == "Service":
+        return bool(there.get("clusterIP") == _HEADLESS)
+    return bool(wanted["kind"] == "Deployment" and there["selector"] != wanted["spec"]["selector"])
 
 
 def _stands(found: Json, wanted: Json) -> bool:
@@ -355,13 +370,19 @@ def _replacement(found: Json, wanted: Json) -> list[Json]:
     return [
         {"op": "test", "path": "/metadata/uid", "value": there["uid"]},
         {"op": "test", "path": "/metadata/resourceVersion", "value": there["resourceVersion"]},
-        {"op": "replace", "path": "/spec", "value": wanted["spec"]},
+        {"op": "replace", "path": "/spec", "value": _spec(found, wanted)},
         {"op": "add", "path": "/metadata/ownerReferences", "value": ours["ownerReferences"]},
         *({"op": "add", "path": f"/metadata/{key}", "value": v} for key, v in merged.items()),
     ]
 
 
-def _word(reason: object) -> str:
-    """A reason of somebody else's as one word, or that there is none."""
-    text = str(reason)
-    return text[:_WORD_LENGTH_MAX] if text.isalnum() else "an unknown reason"
+def _spec(found: Json, wanted: Json) -> Json:
+    """Our spec in the place of whatever is there; of a Service its addresses stay, and only they.
+
+    A Service's addresses are the API server's to give, and cannot be taken back. Further ones that
+    somebody added, or pods that are not ready, must not answer under its name.
+    """
+    if wanted["kind"] != "Service":
+        return dict(wanted["spec"])
+    kept = {name: found["spec"][name] for name in _GIVEN if name in found["spec"]}
+    return {**kept, **wanted["spec"]}

@@ -7,10 +7,11 @@ settles nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from primum.adapters.kube.api import Json, KubeApi, Propagation
+from primum.adapters.kube.api import Json, KubeApi, Parts, Propagation
 from primum.adapters.kube.pods import (
     JobSettings,
     job,
@@ -50,7 +51,9 @@ class KubeJobRunner:
         self._namespaces = tuple(namespaces)
         self._where: dict[str, str] = {}
         self._listed = False
+        self._listing = threading.Lock()
         self._forgotten: set[str] = set()
+        self._just_made: set[str] = set()
 
     def launch(self, run_id: str, *, name: str, steps: Sequence[StepContext]) -> None:
         """Create the run's Job; a no-op where it exists.
@@ -69,6 +72,7 @@ class KubeJobRunner:
                     f"/apis/batch/v1/namespaces/{namespace}/jobs",
                     job(run_id, name, steps, self._settings),
                 )
+                self._just_made.add(run_id)
             except Conflict:
                 standing = self._api.get(_job_path(namespace, run_id))
         if standing is not None and not _is_ours(standing, run_id, str(steps[0].study["uid"])):
@@ -78,6 +82,9 @@ class KubeJobRunner:
 
     def status(self, run_id: str) -> RunStatus:
         """How the run stands; ``UNKNOWN`` where its Job is gone."""
+        if run_id in self._just_made:  # The server said so a moment ago. It is asked from then on.
+            self._just_made.discard(run_id)
+            return RunStatus.RUNNING
         found = self._job(run_id)
         if found is None:
             return RunStatus.UNKNOWN
@@ -120,7 +127,7 @@ class KubeJobRunner:
     def owners(self) -> Sequence[tuple[str, str, str]]:
         """Every run that is here: run id, namespace, and uid of what it is for."""
         found = []
-        for item in self._jobs(names.RUN):
+        for item in self._jobs(names.RUN, parts=Parts.METADATA):
             labels = item["metadata"]["labels"]
             owner = str(labels.get(names.OWNER, ""))
             found.append((str(labels[names.RUN]), str(item["metadata"]["namespace"]), owner))
@@ -150,24 +157,23 @@ class KubeJobRunner:
         self._forgotten.add(run_id)
 
     def _job(self, run_id: str) -> Json | None:
-        if not self._listed:  # Once per process; asking for each by its label reads all of them.
-            for run, namespace, _ in self.owners():
-                self._where.setdefault(run, namespace)
-            self._listed = True
+        with self._listing:  # Once per process; asking for each by its label reads all of them.
+            if not self._listed:
+                for run, namespace, _ in self.owners():
+                    self._where.setdefault(run, namespace)
+                self._listed = True
         known = self._where.get(run_id)
         if known is not None:
             return self._api.get(_job_path(known, run_id))
-        found = next(iter(self._jobs(f"{names.RUN}={run_id}")), None)
+        found = next(self._jobs(f"{names.RUN}={run_id}"), None)
         if found is not None:
             self._where[run_id] = str(found["metadata"]["namespace"])
         return found
 
-    def _jobs(self, labels: str) -> Sequence[Json]:
-        listed: list[Json] = []
+    def _jobs(self, labels: str, *, parts: Parts = Parts.ALL) -> Iterator[Json]:
         for namespace in self._namespaces or ("",):
             where = f"namespaces/{namespace}/" if namespace else ""
-            listed += self._api.list(f"/apis/batch/v1/{where}jobs", labels=labels)
-        return listed
+            yield from self._api.list(f"/apis/batch/v1/{where}jobs", labels=labels, parts=parts)
 
 
 def run_status(found: Mapping[str, Any]) -> RunStatus:

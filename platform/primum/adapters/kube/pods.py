@@ -10,15 +10,16 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 from primum import signing
 from primum.adapters.kube.objects import owner_reference
 from primum.adapters.kube_manifests import names
+from primum.adapters.kube_manifests.data_access import DataAccess, data_access_from_text
 from primum.domain.canonical import JSON, canonical_json
 from primum.domain.errors import InvalidValue, Tampered
-from primum.domain.study.steps import StepContext
+from primum.domain.study.steps import REGISTER, StepContext
 from primum.resources.metadata import GROUP
 
 STEPS_FOLDER = "/var/run/primum/steps"
@@ -30,6 +31,7 @@ _TOKEN_SECONDS = 3600  # The kubelet replaces it in time.
 _DIGEST = re.compile(r"^[a-z0-9][a-z0-9._:/-]{0,254}@sha256:[0-9a-f]{64}$")
 _SECRET_BYTES_MAX = 900_000  # The API server takes 1 MiB, names and encoding included.
 _LABEL_LENGTH_MAX = 63
+_INSPECTING = ("AuditRun", "PrivacyBudget")  # Their runs look at data, and spend nothing.
 USER = 65532  # The user of distroless images: not root, and nobody's on the node.
 _QUANTITY = re.compile(r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")
 
@@ -47,6 +49,8 @@ class JobSettings:
             certificate is checked with; empty for the image's authorities.
         artifacts_claim: Claim with the artifacts folder, written to.
         data_claim: Claim with dataset files, read only; empty where none are needed.
+        data_access: How pods that open data log in where it lies, as ``DataAccess`` writes it;
+            empty where none has to.
         cpu: CPUs requested and allowed, as a quantity.
         memory: Memory requested and allowed.
         deadline_seconds: After which a run is ended by Kubernetes, whatever it does.
@@ -64,6 +68,7 @@ class JobSettings:
     service_account: str = "default"
     artifacts_claim: str = "primum-artifacts"
     data_claim: str = ""
+    data_access: str = ""
     cpu: str = "2"
     memory: str = "8Gi"
     deadline_seconds: int = 86_400
@@ -89,6 +94,7 @@ class JobSettings:
             raise InvalidValue(
                 "job ledger_url", "must be the address of the ledger API", self.ledger_url
             )
+        data_access_from_text(self.data_access)
         for name in ("cpu", "memory"):
             if not _QUANTITY.fullmatch(getattr(self, name)):
                 raise InvalidValue(
@@ -112,6 +118,7 @@ def job(
         steps: Its steps, in order; at least one.
         settings: How pods are made.
     """
+    settings = settings_for(steps, settings)
     labels = _labels(run_id, steps, settings)
     metadata = _metadata(run_id, name, steps, settings)
     annotations = metadata["annotations"] | {
@@ -139,6 +146,27 @@ def job(
             },
         },
     }
+
+
+def settings_for(steps: Sequence[StepContext], settings: JobSettings) -> JobSettings:
+    """How the pods of a run are made: what opens no protected data sees none of it.
+
+    Policy refuses a pod that mounts protected data without a reservation or an inspection.
+    """
+    if steps[0].step == REGISTER:
+        # It makes no RayJob, and stands in no queue: there is no Study to wait for yet.
+        settings = replace(settings, ray_job="", queue="")
+    return settings if held_by(steps) else replace(settings, data_claim="", data_access="")
+
+
+def held_by(steps: Sequence[StepContext]) -> dict[str, str]:
+    """The label under which the pods of a run may open protected data; empty where none may."""
+    held = reservations(steps)
+    if held:
+        return {names.RESERVATION: held[0]}
+    if steps[0].owner.get("kind") in _INSPECTING:
+        return {names.INSPECTION: steps[0].run_id}
+    return {}
 
 
 def secret(
@@ -197,10 +225,9 @@ def _claims(payload: str) -> Mapping[str, JSON]:
 
 
 def _labels(run_id: str, steps: Sequence[StepContext], settings: JobSettings) -> dict[str, str]:
-    held = reservations(steps)
-    under = {names.RESERVATION: held[0]} if held else {}
-    if not held and steps[0].owner.get("kind") == "AuditRun":
-        under = {names.INSPECTION: run_id}
+    under = held_by(steps)
+    if steps[0].step != REGISTER:
+        under |= {names.STUDY: str(steps[0].study["name"])[:_LABEL_LENGTH_MAX]}
     return {
         **settings.labels,
         names.PART_OF: names.PLATFORM,
@@ -208,7 +235,6 @@ def _labels(run_id: str, steps: Sequence[StepContext], settings: JobSettings) ->
         names.COMPONENT: "worker",
         names.RUN: run_id,
         names.OWNER: str(steps[0].study["uid"]),
-        names.STUDY: str(steps[0].study["name"])[:_LABEL_LENGTH_MAX],
         **under,
     }
 
@@ -233,7 +259,7 @@ def _pod(run_id: str, settings: JobSettings) -> dict[str, Any]:
         "name": "run",
         "image": settings.image,
         "command": ["python", "-m", "primum.entrypoints.walk", STEPS_FOLDER],
-        "env": environment(settings),
+        "env": [*environment(settings), *_access(settings).environment()],
         "resources": {"requests": dict(quantities), "limits": dict(quantities)},
         "securityContext": _restricted(),
         "volumeMounts": _mounts(settings),
@@ -325,7 +351,11 @@ def _mounts(settings: JobSettings) -> list[dict[str, Any]]:
         mounts.append({"name": "api-token", "mountPath": _TOKEN_FOLDER, "readOnly": True})
     if settings.data_claim:
         mounts.append({"name": "data", "mountPath": _DATA_FOLDER, "readOnly": True})
-    return mounts
+    return mounts + [item.mount() for item in _access(settings).mounts()]
+
+
+def _access(settings: JobSettings) -> DataAccess:
+    return data_access_from_text(settings.data_access)
 
 
 def _volumes(run_id: str, settings: JobSettings) -> list[dict[str, Any]]:
@@ -343,4 +373,4 @@ def _volumes(run_id: str, settings: JobSettings) -> list[dict[str, Any]]:
     if settings.data_claim:
         claim = {"claimName": settings.data_claim, "readOnly": True}
         volumes.append({"name": "data", "persistentVolumeClaim": claim})
-    return volumes
+    return volumes + [item.volume() for item in _access(settings).mounts()]

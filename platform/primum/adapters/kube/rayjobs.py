@@ -16,6 +16,7 @@ from typing import Any
 from primum.adapters.kube.api import Expired, Json, KubeApi
 from primum.adapters.kube.pods import job_name, reservations
 from primum.adapters.kube_manifests import names, rayjob
+from primum.adapters.kube_manifests.data_access import data_access_from_text
 from primum.adapters.kube_manifests.parts import Owner, Size
 from primum.adapters.kube_manifests.rayjob_status import Duty, RayJobState, Started, ray_job_state
 from primum.application.ports import RunStatus
@@ -43,6 +44,7 @@ class RayJobSettings:
         image: The worker image, by digest.
         artifacts_claim: Claim that artifacts are written to.
         data_claim: Claim with dataset files; empty where steps need none.
+        data_access: How workers log in where data lies, as ``DataAccess`` writes it.
         ledger_ca: ConfigMap with the authority of the ledger API; empty for the system's.
         service_account: Whom Ray's pods run as; without rights.
         deadline_seconds: After which a RayJob is ended, counted from its start.
@@ -59,6 +61,7 @@ class RayJobSettings:
     image: str
     artifacts_claim: str
     data_claim: str = ""
+    data_access: str = ""
     ledger_ca: str = ""
     service_account: str = "default"
     deadline_seconds: int = 86_400
@@ -72,6 +75,7 @@ class RayJobSettings:
     scratch: str = "20Gi"
 
     def __post_init__(self) -> None:
+        data_access_from_text(self.data_access)
         for size in (self.head, self.worker):
             size.resources()
 
@@ -127,13 +131,18 @@ def manifest_of(
     study, audits = context.study, context.step == "audit"
     held = reservations([context])
     claim = settings.data_claim if context.tickets else ""
+    access = settings.data_access if context.tickets else ""
     workers = rayjob.WorkerGroup(
         name="workers",
-        workers=context.workers,
+        workers=_workers(context),
         gpus_per_worker=context.gpus_per_worker,
+        workers_per_gpu=context.workers_per_gpu if context.step == "job" else 1,
+        cpus_per_worker=context.cpus_per_worker,
+        ray_cpus=_ray_cpus(context),
         reservation=held[0] if held else "",
         inspection="" if held or not audits else context.run_id,
         datasets=(rayjob.DatasetClaim(claim),) if claim else (),
+        access=data_access_from_text(access),
     )
     kind = rayjob.Workload.AUDIT if audits else _KINDS.get(str(study["kind"]))
     request = rayjob.RayJobRequest(
@@ -163,6 +172,21 @@ def manifest_of(
         ),
     )
     return dict(rayjob.ray_job(request))
+
+
+def _workers(context: StepContext) -> int:
+    """All train; all CPUs share an audit's shadows, and one GPU has them all; one evaluates."""
+    if context.step == "job" or (context.step == "audit" and not context.gpus_per_worker):
+        return context.workers
+    return 1
+
+
+def _ray_cpus(context: StepContext) -> int:
+    """What Ray counts in a pod of workers that train together: room for its own and no other."""
+    trains = context.step == "job" and context.study["kind"] == "Train"
+    if not trains or context.workers == 1:
+        return 0
+    return context.workers_per_gpu * max(1, context.cpus_per_worker)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TypeVar
 
 import structlog
 
@@ -43,6 +44,7 @@ _LIST_ATTEMPTS = 3  # A list that gets too old between pages is read again.
 log = structlog.get_logger(__name__)
 
 Announce = Callable[..., None]
+Picked = TypeVar("Picked")
 
 
 class KubeResourceStore:
@@ -131,7 +133,7 @@ class KubeResourceStore:
 
     def keys(self, kind: str) -> Sequence[ResourceKey]:
         """The keys of every resource of a kind, also of those that break a rule."""
-        return tuple(key_of(found) for found in self._objects(kind, "", parts=Parts.METADATA))
+        return self._each(kind, "", key_of)
 
     def check_served(self) -> None:
         """Ask for every kind once.
@@ -145,8 +147,7 @@ class KubeResourceStore:
 
     def uids(self, kind: str) -> frozenset[str]:
         """The uids of every resource of a kind."""
-        listed = self._objects(kind, "", parts=Parts.METADATA)
-        return frozenset(str(found["metadata"]["uid"]) for found in listed)
+        return frozenset(self._each(kind, "", lambda found: str(found["metadata"]["uid"])))
 
     def claim(self, key: ResourceKey) -> StoredResource | None:
         """One resource, with our finalizer on it before anything is done for it.
@@ -275,23 +276,41 @@ class KubeResourceStore:
         if self._pending() is not None and key.kind in READ_ONCE:
             self._here.read[key] = None
 
-    def _objects(
-        self, kind: str, namespace: str, *, name: str = "", parts: Parts = Parts.ALL
-    ) -> Iterator[Json]:
-        if kind not in KINDS:
-            return
-        fields = f"metadata.name={name}" if name else ""
-        for where in (namespace,) if namespace else self._namespaces or ("",):
-            for found in self._listed(collection(kind, where), fields, parts):
-                yield {**found, "kind": kind, "apiVersion": API_VERSION}
+    def _objects(self, kind: str, namespace: str, *, name: str = "") -> Sequence[Json]:
+        return self._listed(kind, namespace, lambda found: found, name=name, parts=Parts.ALL)
 
-    def _listed(self, path: str, fields: str, parts: Parts) -> Sequence[Json]:
-        for _ in range(_LIST_ATTEMPTS):
-            try:
-                return tuple(self._api.list(path, fields=fields, parts=parts))
-            except Expired:
-                continue
-        raise Unavailable(f"list {path}: it changed faster than it could be read")
+    def _each(
+        self, kind: str, namespace: str, pick: Callable[[Json], Picked]
+    ) -> tuple[Picked, ...]:
+        """One thing of the metadata of every object; pages of objects are not kept."""
+        return self._listed(kind, namespace, pick, name="", parts=Parts.METADATA)
+
+    def _listed(
+        self,
+        kind: str,
+        namespace: str,
+        pick: Callable[[Json], Picked],
+        *,
+        name: str,
+        parts: Parts,
+    ) -> tuple[Picked, ...]:
+        if kind not in KINDS:
+            return ()
+        fields = f"metadata.name={name}" if name else ""
+        known = {"kind": kind, "apiVersion": API_VERSION}
+        picked: list[Picked] = []
+        for where in (namespace,) if namespace else self._namespaces or ("",):
+            path = collection(kind, where)
+            for _ in range(_LIST_ATTEMPTS):
+                try:
+                    listed = self._api.list(path, fields=fields, parts=parts)
+                    picked += [pick(found | known) for found in listed]
+                    break
+                except Expired:
+                    continue
+            else:
+                raise Unavailable(f"list {path}: it changed faster than it could be read")
+        return tuple(picked)
 
     def _owners(
         self, key: ResourceKey, before: Mapping[str, Json] | None, owner: str
@@ -303,9 +322,9 @@ class KubeResourceStore:
             if uid == owner and known.kind in OWNER_KINDS and known.namespace == key.namespace:
                 return (owner_reference(known.kind, known.name, owner),)
         for kind in OWNER_KINDS:
-            for found in self._objects(kind, key.namespace, parts=Parts.METADATA):
-                if found["metadata"]["uid"] == owner:
-                    return (owner_reference(kind, found["metadata"]["name"], owner),)
+            for found in self._each(kind, key.namespace, lambda found: found["metadata"]):
+                if found["uid"] == owner:
+                    return (owner_reference(kind, found["name"], owner),)
         raise Conflict(f"{key} must have an owner that exists; found none of that uid.")
 
 

@@ -28,7 +28,8 @@ from primum.adapters.kube_manifests.parts import (
 from primum.domain.canonical import JSON, canonical_json, digest_of
 from primum.domain.errors import InvalidValue
 
-API_VERSION = "serving.kserve.io/v1beta1"
+GROUP, VERSION = "serving.kserve.io", "v1beta1"
+API_VERSION = f"{GROUP}/{VERSION}"
 PLURAL = "inferenceservices"
 COMPONENT = "endpoint"
 PORT = 8080
@@ -97,6 +98,11 @@ def endpoint_url(namespace: str, release: str) -> str:
     """Where predictions are asked for inside the cluster, known before anything runs."""
     name = endpoint_name(release)
     return f"http://{name}-predictor.{namespace}.svc/v2/models/{release}/infer"
+
+
+def workload_url(namespace: str, release: str) -> str:
+    """The same where a Deployment answers behind a Service of its own."""
+    return f"http://{endpoint_name(release)}.{namespace}.svc/v2/models/{release}/infer"
 
 
 def entry_name(release: str) -> str:

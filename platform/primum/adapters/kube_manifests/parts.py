@@ -69,6 +69,15 @@ class Size:
     memory: str
     cpu_limit: str = ""
 
+    def times(self, count: int) -> Size:
+        """What several such containers ask for.
+
+        Raises:
+            InvalidValue: If a quantity is none.
+        """
+        limit = self.cpu_limit and _times("cpu_limit", self.cpu_limit, count)
+        return Size(_times("cpu", self.cpu, count), _times("memory", self.memory, count), limit)
+
     def resources(self, *, gpus: int = 0) -> dict[str, JSON]:
         """``resources`` of a container.
 
@@ -129,6 +138,7 @@ class ContainerSpec:
         arguments: Its arguments.
         environment: Plain values; nothing secret, everybody who may view the pod reads them.
         mounts: What it sees of the pod's volumes.
+        variables: Further entries of its ``env``, such as references to keys of a Secret.
         more: Further fields, such as ports and probes.
     """
 
@@ -140,6 +150,7 @@ class ContainerSpec:
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
+    variables: tuple[Mapping[str, JSON], ...] = ()
     more: Mapping[str, JSON] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, JSON]:
@@ -162,12 +173,20 @@ class ContainerSpec:
             made["command"] = list(self.command)
         if self.arguments:
             made["args"] = list(self.arguments)
-        if self.environment:
-            variables = sorted(self.environment.items())
-            made["env"] = [{"name": name, "value": value} for name, value in variables]
+        plain = [{"name": name, "value": value} for name, value in sorted(self.environment.items())]
+        if plain or self.variables:
+            made["env"] = [*plain, *(dict(item) for item in self.variables)]
         if self.mounts:
             made["volumeMounts"] = [item.mount() for item in self.mounts]
         return made | dict(self.more)
+
+
+def _times(name: str, quantity: str, count: int) -> str:
+    if not _QUANTITY.fullmatch(quantity):
+        raise InvalidValue(f"size.{name}", "must be a Kubernetes quantity", quantity)
+    number = re.match(r"[0-9]+", quantity)
+    digits = number.group() if number else ""
+    return f"{int(digits) * count}{quantity[len(digits) :]}"
 
 
 def pinned(image: str) -> str:

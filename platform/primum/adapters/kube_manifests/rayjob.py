@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from primum.adapters.kube_manifests import names
+from primum.adapters.kube_manifests.data_access import DataAccess
 from primum.adapters.kube_manifests.parts import (
     ContainerSpec,
     Mount,
@@ -62,6 +63,7 @@ _LABEL_LENGTH_MAX = 63
 _GROUP_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?")
 
 
+_NO_LOGIN = DataAccess()
 _EVERYWHERE = "0.0.0.0"  # noqa: S104 - the submitter is another pod; the network policy is the door
 
 
@@ -106,11 +108,15 @@ class WorkerGroup:
 
     Args:
         name: DNS label.
-        workers: How many pods, at least 1.
+        workers: How many, at least 1.
         gpus_per_worker: Whole GPUs of each.
         reservation: The reservation under which they may open data; empty where none do.
         inspection: The run under which they only look, for an audit in the steward's zone.
         datasets: What they may open.
+        access: How they log in where data lies elsewhere.
+        workers_per_gpu: How many share a pod and its one GPU: Kubernetes gives whole GPUs alone.
+        cpus_per_worker: Whole CPUs of each; 0 for what the site gives a worker.
+        ray_cpus: CPUs that Ray counts in a pod; 0 for those that it may use.
     """
 
     name: str
@@ -119,6 +125,25 @@ class WorkerGroup:
     reservation: str = ""
     inspection: str = ""
     datasets: tuple[DatasetClaim, ...] = ()
+    access: DataAccess = _NO_LOGIN
+    workers_per_gpu: int = 1
+    cpus_per_worker: int = 0
+    ray_cpus: int = 0
+
+    @property
+    def pods(self) -> int:
+        """How many pods hold them."""
+        return -(-self.workers // self.workers_per_gpu)
+
+    def size(self, worker: Size) -> Size:
+        """What a pod asks for.
+
+        Args:
+            worker: What the site gives one worker.
+        """
+        if self.cpus_per_worker:
+            worker = Size(str(self.cpus_per_worker), worker.memory)
+        return worker.times(self.workers_per_gpu) if self.workers_per_gpu > 1 else worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +231,8 @@ def ray_job_name(origin: Origin) -> str:
 
 
 def gpus(request: RayJobRequest) -> int:
-    """GPUs of the whole job: of each group, workers times GPUs per worker."""
-    return sum(group.workers * group.gpus_per_worker for group in request.groups)
+    """GPUs of the whole job: of each group, pods times GPUs."""
+    return sum(group.pods * group.gpus_per_worker for group in request.groups)
 
 
 def ray_job(request: RayJobRequest) -> dict[str, JSON]:
@@ -278,7 +303,12 @@ def _check(request: RayJobRequest) -> None:
         if group.workers < 1 or group.gpus_per_worker < 0:
             found = f"{group.workers} workers with {group.gpus_per_worker} GPUs"
             raise InvalidValue(f"group {group.name}", "must have at least one worker", found)
-        if group.datasets and not (group.reservation or group.inspection):
+        shared = group.workers_per_gpu
+        if shared < 1 or group.workers % shared or (shared > 1 and group.gpus_per_worker != 1):
+            rule = "must share one GPU each among as many workers"
+            raise InvalidValue(f"group {group.name}", rule, f"{shared} of {group.workers}")
+        opens = bool(group.datasets or group.access.secret)
+        if opens and not (group.reservation or group.inspection):
             rule = "must have a reservation to open data, or an inspection to audit it"
             raise InvalidValue(f"group {group.name}", rule, "none")
         if group.inspection and request.workload is not Workload.AUDIT:
@@ -369,17 +399,18 @@ def _group(request: RayJobRequest, group: WorkerGroup) -> dict[str, JSON]:
     container = ContainerSpec(
         name="ray-worker",
         image=request.image,
-        size=request.sizes.worker,
+        size=group.size(request.sizes.worker),
         gpus=group.gpus_per_worker,
         environment=_ENVIRONMENT,
-        mounts=(*_ray_mounts(request), *datasets),
+        mounts=(*_ray_mounts(request), *datasets, *group.access.mounts()),
+        variables=tuple(group.access.environment()),
     )
     under = {names.RESERVATION: group.reservation, names.INSPECTION: group.inspection}
     return {
         "groupName": group.name,
-        "replicas": group.workers,
-        "minReplicas": group.workers,
-        "maxReplicas": group.workers,
-        "rayStartParams": {},
+        "replicas": group.pods,
+        "minReplicas": group.pods,
+        "maxReplicas": group.pods,
+        "rayStartParams": {"num-cpus": str(group.ray_cpus)} if group.ray_cpus else {},
         "template": _template(request, container, under=under),
     }

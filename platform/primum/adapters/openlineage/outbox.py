@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -144,6 +145,8 @@ class Outbox:
         self._path = path
         self._destinations = tuple(destinations)
         self._now = now
+        self._lock = threading.Lock()  # To open and close one each time takes longer than to write.
+        self._kept: tuple[sqlite3.Connection, tuple[int, int] | None] | None = None
 
     def emit(self, event: Mapping[str, JSON]) -> None:
         """Queue one event; never raises, since lineage must not fail a job."""
@@ -241,11 +244,44 @@ class Outbox:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            connection = self._open()
+            try:
+                with connection:
+                    yield connection
+            except sqlite3.Error:
+                self._close()  # Whatever is wrong with it, the next one is another.
+                raise
+
+    def _open(self) -> sqlite3.Connection:
+        """The connection that is kept, while it is to the file of that name."""
+        kept = self._kept
+        if kept is not None and kept[1] == _identity(self._path):
+            return kept[0]
+        self._close()
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS)) as connection:
+        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, check_same_thread=False)
+        try:
             connection.execute("PRAGMA synchronous = NORMAL")
             if connection.execute("PRAGMA user_version").fetchone() == (0,):
                 connection.execute("PRAGMA journal_mode = WAL")  # The file remembers it.
                 connection.executescript(_SCHEMA + "PRAGMA user_version = 1;")
-            with connection:
-                yield connection
+        except BaseException:
+            connection.close()
+            raise
+        self._kept = connection, _identity(self._path)
+        return connection
+
+    def _close(self) -> None:
+        if self._kept is not None:
+            self._kept[0].close()
+        self._kept = None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file bears that name now; ``None`` for none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

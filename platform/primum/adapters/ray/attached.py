@@ -1,20 +1,24 @@
 """The Compute port on the Ray cluster that this process is in: the head of a step's own RayJob.
 
-The cluster is there for one step and goes with it, so one worker is enough: an actor on a worker
-node, which has the step's GPUs and sees its data. Text in and out; nothing is retried, because a
-body that touched data never runs twice. Imports ray in the driver's own process, lazily.
+The cluster is there for one step and goes with it: one worker is an actor on a worker node, which
+has the step's GPUs and sees its data; several are a Ray Train group. Text in and out; nothing is
+retried, because a body that touched data never runs twice. Imports ray in the driver's own process,
+lazily.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
+from primum.adapters.ray.group import GroupSize, missing, run_together, runs_together
 from primum.adapters.ray.worker import Worker
 from primum.domain.canonical import JSON
 from primum.domain.errors import Unavailable
 
+_LOOK_SECONDS = 2.0
 _START_SECONDS = 1800.0  # An image of several GB on a new node; the RayJob's own limit is the same.
 
 
@@ -22,7 +26,7 @@ class AttachedRay:
     """``Compute`` on the workers of an existing cluster.
 
     Args:
-        gpus_per_worker: GPUs that the worker takes.
+        size: The workers, and what each takes.
         address: The cluster; ``auto`` is the one that this process is in.
         start_seconds: How long a worker may take to be there.
     """
@@ -30,11 +34,11 @@ class AttachedRay:
     def __init__(
         self,
         *,
-        gpus_per_worker: int,
+        size: GroupSize,
         address: str = "auto",
         start_seconds: float = _START_SECONDS,
     ) -> None:
-        self._gpus_per_worker = gpus_per_worker
+        self._size = size
         self._address, self._start_seconds = address, start_seconds
         self._worker: Any = None
 
@@ -56,12 +60,16 @@ class AttachedRay:
             Unavailable: If none is in time.
         """
         ray = self._joined()
+        if self._together(entry):
+            self._wait_for_room(ray)
+            return
         if self._worker is None:
             self._worker = (
                 ray.remote(Worker)
                 .options(
-                    num_cpus=1,  # The head has none, and so runs no body and sees no data.
-                    num_gpus=self._gpus_per_worker,
+                    # The head has no CPU, and so runs no body and sees no data.
+                    num_cpus=self._size.cpus_per_worker,
+                    num_gpus=self._size.gpus,
                     max_restarts=0,
                     max_task_retries=0,
                 )
@@ -80,6 +88,9 @@ class AttachedRay:
             Unavailable: If no worker could be reached, or it died.
         """
         ray = self._joined()
+        if self._together(entry):
+            text = json.dumps(dict(payload))
+            return run_together(entry, text, self._size, start_seconds=self._start_seconds)
         if self._worker is None:
             self.ready(entry)
         try:
@@ -90,6 +101,17 @@ class AttachedRay:
             self._worker = None
             raise Unavailable(f"the worker died while it worked ({type(error).__name__})") from None
         return result
+
+    def _together(self, entry: str) -> bool:
+        return self._size.workers > 1 and runs_together(entry)
+
+    def _wait_for_room(self, ray: Any) -> None:
+        """Wait until the workers' pods have joined, while no data has been opened."""
+        deadline = time.monotonic() + self._start_seconds
+        while lacking := missing(ray.cluster_resources(), self._size):
+            if time.monotonic() > deadline:
+                raise Unavailable(lacking)
+            time.sleep(_LOOK_SECONDS)
 
     def _joined(self) -> Any:
         import ray

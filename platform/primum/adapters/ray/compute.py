@@ -20,6 +20,7 @@ from typing import Any
 
 from primum.adapters import processes
 from primum.adapters.ray import wire
+from primum.adapters.ray.group import GroupSize, runs_together
 from primum.adapters.ray.wire import Address, ask, read_address
 from primum.domain.canonical import JSON
 from primum.domain.errors import Unavailable
@@ -64,6 +65,7 @@ class RayCompute:
         num_gpus: GPUs that there are for runs; ``None`` counts those of this machine.
         environment: Environment of Ray and its workers besides what this process has.
         settings: How Ray is made otherwise, when this starts it.
+        size: The workers of bodies that several run at once.
     """
 
     def __init__(
@@ -74,9 +76,11 @@ class RayCompute:
         num_gpus: int | None = None,
         environment: Mapping[str, str] = MappingProxyType({}),
         settings: RaySettings | None = None,
+        size: GroupSize | None = None,
     ) -> None:
         self._home = home
         self._environment = environment
+        self._size = size or GroupSize()
         self._settings = replace(settings or RaySettings(), cpus=num_cpus, gpus=num_gpus)
 
     def warm(self) -> None:
@@ -88,9 +92,9 @@ class RayCompute:
         """Wait until a worker is warm; starts Ray where none runs.
 
         Raises:
-            Unavailable: If none is within ``start_seconds``.
+            Unavailable: If none is within ``start_seconds``, or a group would never find room.
         """
-        self._ask({"ask": "ready", "entry": entry, "key": ""})
+        self._ask({"ask": "ready", "entry": entry, "key": "", **self._together(entry)})
 
     def devices(self) -> int:
         """GPUs that the settings name, else those whose device files this machine has."""
@@ -111,9 +115,15 @@ class RayCompute:
             "entry": entry,
             "key": str(known.get("runId", "")),
             "payload": json.dumps(dict(payload)),
+            **self._together(entry),
         }
         result: dict[str, JSON] = json.loads(self._ask(question)["result"])
         return result
+
+    def _together(self, entry: str) -> dict[str, Any]:
+        """The size of the group, for a body that wants more than a warm worker of one CPU."""
+        more = self._size.workers > 1 or self._size.gpus_per_worker > 0
+        return {"size": asdict(self._size)} if more and runs_together(entry) else {}
 
     def _ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         return ask(self._address(), question)
@@ -134,7 +144,8 @@ class RayCompute:
     def _start(self) -> None:
         if processes.is_running(self._home / "ray.lock"):
             return
-        ray_up(self._home, self._settings, environment=self._environment)
+        settings = replace(self._settings, gpus=self.devices())
+        ray_up(self._home, settings, environment=self._environment)
 
 
 def ray_up(home: Path, settings: RaySettings, *, environment: Mapping[str, str]) -> None:
@@ -152,6 +163,7 @@ def ray_up(home: Path, settings: RaySettings, *, environment: Mapping[str, str])
             "RAY_AUTH_TOKEN_PATH": str(_token(home)),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",  # Ray's own 15 starves training beside anything else.
+            "RAY_raylet_start_wait_time_s": "300",  # Ray's own 60 are short beside other work.
             "RAY_enable_worker_prestart": "0",  # Only named workers are used.
             "RAY_prestart_worker_first_driver": "0",
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # Or `uv run` rebuilds each worker.

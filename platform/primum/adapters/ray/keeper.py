@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from primum.adapters import processes
-from primum.adapters.ray import wire
+from primum.adapters.ray import group, wire
 from primum.adapters.ray.wire import MESSAGE_BYTES_MAX, Address, is_gone
 from primum.adapters.ray.worker import Worker
 
@@ -67,6 +67,7 @@ class Keeper:
             *(_Lane(f"primum-worker-{n}", "worker") for n in range(int(settings["workers"]))),
             _Lane("primum-quality", _QUALITY),
         ]
+        self._group = _Lane("primum-group", "group")  # One group at a time has all CPUs and GPUs.
         self._up = threading.Event()
         self._stopping = threading.Event()
         self._busy = 0
@@ -177,17 +178,27 @@ class Keeper:
         while not self._up.wait(_POLL_SECONDS):
             if is_gone(line) or self._stopping.is_set() or time.monotonic() > deadline:
                 return {"unavailable": "Ray did not start in time"}
-        lane = self._lane(str(question["entry"]), str(question["key"]))
+        if "size" in question and question["ask"] == "ready":
+            return self._room(question["size"])
+        own = self._lane(str(question["entry"]), str(question["key"]))
+        lane = self._group if "size" in question else own
         while not lane.turn.acquire(timeout=_POLL_SECONDS):
             if is_gone(line):
                 return {}
         try:
-            found = self._warm(lane, line)
-            if question["ask"] == "ready" or "unavailable" in found:
-                return found
-            return self._on(lane, line, "run", str(question["entry"]), str(question["payload"]))
+            return self._done(lane, question, line)
         finally:
             lane.turn.release()
+
+    def _done(
+        self, lane: _Lane, question: Mapping[str, Any], line: Connection[Any, Any]
+    ) -> dict[str, Any]:
+        if lane is self._group:
+            return self._led(question, line)
+        found = self._warm(lane, line)
+        if question["ask"] == "ready" or "unavailable" in found:
+            return found
+        return self._on(lane, line, "run", str(question["entry"]), str(question["payload"]))
 
     def _lane(self, entry: str, key: str) -> _Lane:
         """The quality worker for validation, else one worker for all steps of a run."""
@@ -195,8 +206,28 @@ class Keeper:
             return self._lanes[-1]
         return self._lanes[zlib.crc32(key.encode()) % (len(self._lanes) - 1)]
 
+    def _room(self, size: Mapping[str, int]) -> dict[str, Any]:
+        """Whether this Ray could ever hold a group, while nothing has been opened for it."""
+        import ray
+
+        lacking = group.missing(ray.cluster_resources(), group.GroupSize(**size))
+        return {"unavailable": lacking} if lacking else {}
+
+    def _led(self, question: Mapping[str, Any], line: Connection[Any, Any]) -> dict[str, Any]:
+        """Run a body at the workers of a group, under a lead of its own that can be ended."""
+        import ray
+
+        lead = ray.remote(group.Lead).options(num_cpus=0, max_restarts=0, max_task_retries=0)
+        self._group.handle = lead.remote()
+        entry, payload = str(question["entry"]), str(question["payload"])
+        seconds = float(self._settings["start_seconds"])
+        try:
+            return self._on(self._group, line, "run", entry, payload, question["size"], seconds)
+        finally:
+            ray.kill(self._group.handle)
+
     def _on(
-        self, lane: _Lane, line: Connection[Any, Any], method: str, *args: str
+        self, lane: _Lane, line: Connection[Any, Any], method: str, *args: Any
     ) -> dict[str, Any]:
         """Call a worker; end its work when the caller hangs up."""
         import ray

@@ -13,6 +13,7 @@ import json
 import os
 
 from primum import extensions
+from primum.adapters.ray.fan_out import RayFanOut
 
 
 class Worker:
@@ -40,4 +41,4 @@ class Worker:
     def run(self, entry: str, payload: str) -> str:
         """Run a body. JSON text in and out, so that nothing is pickled that a body made."""
         work = extensions.load("primum.step_runtime", "work")
-        return json.dumps(work(entry, json.loads(payload)))
+        return json.dumps(work(entry, json.loads(payload), fan_out=RayFanOut()))

@@ -44,6 +44,7 @@ class Database:
         self.engine = _engine(url)
         self.dialect = self.engine.dialect.name
         self._reader = self.engine.execution_options(**_READING[self.dialect])
+        self._asker = _asker(self.engine)
         self._writer = self.engine.execution_options(primum_writes=True)
 
     def read(self, work: Callable[[sa.Connection], Answer]) -> Answer:
@@ -54,6 +55,18 @@ class Database:
             Tampered: If its file is damaged.
         """
         return self._run(self._reader, work)
+
+    def ask(self, work: Callable[[sa.Connection], Answer]) -> Answer:
+        """Run read-only work of one statement, which is a snapshot of its own.
+
+        Of a second statement it would be another one: then it is ``read``. What a server is told
+        besides, to begin and to end, takes longer than most statements.
+
+        Raises:
+            Unavailable: If the database does not answer.
+            Tampered: If its file is damaged.
+        """
+        return self._run(self._asker, work)
 
     def write(self, work: Callable[[sa.Connection], Answer]) -> Answer:
         """Run work as one durable transaction, again if it met a concurrent one.
@@ -70,13 +83,15 @@ class Database:
     def close(self) -> None:
         """Let go of every connection."""
         self.engine.dispose()
+        self._asker.dispose()
 
     def _run(self, engine: sa.Engine, work: Callable[[sa.Connection], Answer]) -> Answer:
         for _ in range(ATTEMPTS_MAX - 1):
             try:
                 return _once(engine, work)
             except exc.DBAPIError as error:
-                cut = error.connection_invalidated and engine is self._reader
+                reads = engine is self._reader or engine is self._asker
+                cut = error.connection_invalidated and reads
                 if not cut and not _may_repeat(error):
                     raise translated(error) from None
             except exc.SQLAlchemyError as error:
@@ -139,11 +154,21 @@ def _engine(url: str) -> sa.Engine:
             raise InvalidValue(_SETTING, "must begin with sqlite:/// or postgresql://", other)
 
 
-def _postgresql(url: sa.URL) -> sa.Engine:
+def _asker(engine: sa.Engine) -> sa.Engine:
+    """For single statements: connections of their own, since to turn one over takes longer."""
+    if engine.dialect.name == "sqlite":
+        return engine  # To begin costs nothing where nobody has to be told.
+    asker = _postgresql(engine.url, isolation_level="AUTOCOMMIT")
+    event.listen(asker, "connect", _refuse_writes)
+    return asker
+
+
+def _postgresql(url: sa.URL, **options: Any) -> sa.Engine:
     engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
         hide_parameters=True,
         connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "primum"},
+        **options,
     )
     event.listen(engine, "connect", _prepare_postgresql)
     event.listen(engine, "checkin", _used)
@@ -177,6 +202,10 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
     connection.execute("SET enable_seqscan TO off")
     connection.execute("SET jit TO off")
     connection.commit()
+
+
+def _refuse_writes(connection: Any, _record: object) -> None:
+    connection.execute("SET default_transaction_read_only TO on")
 
 
 def _sqlite(url: sa.URL) -> sa.Engine:

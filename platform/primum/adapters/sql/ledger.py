@@ -91,6 +91,10 @@ class SqlRowStore:
         """Run read-only work on one snapshot."""
         return self._database.read(lambda connection: work(_SqlBook(connection, self._sharding)))
 
+    def ask(self, work: Callable[[Pages], Answer]) -> Answer:
+        """Run read-only work of one statement."""
+        return self._database.ask(lambda connection: work(_SqlBook(connection)))
+
     def write(
         self,
         work: Callable[[Pen], Answer],
@@ -190,6 +194,15 @@ _ACCOUNTS_OF = _ACCOUNTS.join(
 _RESERVATION = sa.select(tables.reservations).where(
     tables.reservations.c.reservation_id == sa.bindparam("name")
 )
+_IN_ORDER = sa.select(tables.reservations).order_by(tables.reservations.c.fence)
+_OF_ACCOUNT = tables.reservations.c.account_id == sa.bindparam("account_id")
+_OF_STUDY = tables.reservations.c.study_uid == sa.bindparam("study_uid")
+_RESERVATIONS_OF = {  # By whether an account, and whether a Study, restricts them.
+    (False, False): _IN_ORDER,
+    (True, False): _IN_ORDER.where(_OF_ACCOUNT),
+    (False, True): _IN_ORDER.where(_OF_STUDY),
+    (True, True): _IN_ORDER.where(_OF_ACCOUNT, _OF_STUDY),
+}
 _LAPSED = (
     sa.select(tables.reservations)
     .where(tables.reservations.c.state.in_([state.value for state in LIVE_STATES]))
@@ -286,13 +299,10 @@ class _SqlBook:
         return self._reservations[reservation_id]
 
     def reservations(self, *, account_id: str, study_uid: str) -> Sequence[ReservationView]:
-        table = tables.reservations
-        query = sa.select(table).order_by(table.c.fence)
-        if account_id:
-            query = query.where(table.c.account_id == account_id)
-        if study_uid:
-            query = query.where(table.c.study_uid == study_uid)
-        return [reservation_of(row) for row in self._connection.execute(query)]
+        query = _RESERVATIONS_OF[bool(account_id), bool(study_uid)]
+        named = {"account_id": account_id, "study_uid": study_uid}
+        asked = {name: value for name, value in named.items() if value}
+        return [reservation_of(row) for row in self._connection.execute(query, asked)]
 
     def lapsed(self, now: str) -> Sequence[ReservationView]:
         return [reservation_of(row) for row in self._connection.execute(_LAPSED, {"now": now})]

@@ -225,8 +225,6 @@ def remove_masses(sample_rate: float, noise_multiplier: float, steps: int) -> Lo
         Pessimistic masses; the reverse direction is masses * exp(-losses), never a separate grid
         (3.2).
     """
-    import numpy as np
-
     if steps < 1:
         raise InvalidValue("steps", "must be at least 1", steps)
     single = gaussian_step(
@@ -236,9 +234,34 @@ def remove_masses(sample_rate: float, noise_multiplier: float, steps: int) -> Lo
         neighbors=Neighbors.ADD_OR_REMOVE_ONE,
     )
     # The library has no public way to one direction's masses; composing one halves the time.
-    pmf = single._pmf_remove.self_compose(steps, 1e-15).to_dense_pmf()
-    size = len(pmf._probs)
-    losses = (pmf._lower_loss + np.arange(size)) * pmf._discretization
+    return _masses_of(single._pmf_remove.self_compose(steps, 1e-15))
+
+
+@functools.lru_cache(maxsize=_DISTRIBUTIONS_CACHED)
+def event_masses(event: Event) -> LossMasses:
+    """The composed losses of a whole plan when H0 is "the target is absent".
+
+    Args:
+        event: Supported by ``unsupported_by_pld`` under AddOrRemoveOne.
+
+    Returns:
+        Pessimistic masses.
+
+    Raises:
+        UnsupportedEvent: If a part has none; names it.
+    """
+    leaves = flatten(event)
+    leaf, count = leaves[0] if len(leaves) == 1 else (None, 0)
+    if isinstance(leaf, SubsampledGaussian):
+        return remove_masses(float(leaf.sample_rate), float(leaf.noise_multiplier), count)
+    return _masses_of(composed(event, Neighbors.ADD_OR_REMOVE_ONE)._pmf_remove)
+
+
+def _masses_of(distribution: Any) -> LossMasses:
+    import numpy as np
+
+    pmf = distribution.to_dense_pmf()
+    losses = (pmf._lower_loss + np.arange(len(pmf._probs))) * pmf._discretization
     return LossMasses(losses, np.maximum(pmf._probs, 0.0), float(pmf._infinity_mass))
 
 

@@ -407,8 +407,14 @@ class RdpAccountant:
             InvalidValue: If delta is out of range.
         """
         accountants.require_delta(delta)
-        if not flatten(event):
-            return Decimal(0)
-        curve = rdp_curve(event, self.orders, neighbors)
-        epsilon, _ = epsilon_from_rdp(curve, self.orders, float(delta))
-        return accountants.epsilon_up(epsilon)
+        return _epsilon(event, self.orders, delta, neighbors)
+
+
+@functools.lru_cache(maxsize=_CACHE_SIZE)  # People of one group ask for the same again and again.
+def _epsilon(
+    event: Event, orders: tuple[float, ...], delta: Decimal, neighbors: Neighbors
+) -> Decimal:
+    if not flatten(event):
+        return Decimal(0)
+    epsilon, _ = epsilon_from_rdp(rdp_curve(event, orders, neighbors), orders, float(delta))
+    return accountants.epsilon_up(epsilon)

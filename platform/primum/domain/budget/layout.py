@@ -135,7 +135,7 @@ class BlockLayout:
             return self
         if today < _begin(self.start, self._period):
             rule = f"must not lie after today, {today}, for there would be no block"
-            raise InvalidValue("blocks.start", rule, self.start)
+            raise InvalidValue("blocks.start", rule, self.start.isoformat())
         after = max(today, self.start) + _ONE_DAY
         return replace(self, end=after if self.end is None else min(self.end, after))
 

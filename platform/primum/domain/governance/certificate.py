@@ -22,10 +22,11 @@ from primum.domain.accounting.events import (
     samplings,
     worst_case,
 )
+from primum.domain.accounting.selection import runs_in_view
 from primum.domain.budget.entries import AccountView, ReservationState, ReservationView
 from primum.domain.canonical import JSON, digest_of
 from primum.domain.errors import Refused
-from primum.domain.governance import statements
+from primum.domain.governance import statements, unprotected
 from primum.domain.governance.claims import Claim, ClaimStatus
 from primum.domain.governance.evidence import Evidence, EvidenceKind, Verdict
 from primum.domain.governance.gates import GateStage, StageVerdict
@@ -52,7 +53,6 @@ _DISCLOSED_KINDS = {
     EvidenceKind.FAIRNESS: Disclosure.FAIRNESS,
 }
 _AUDIT_KINDS = (EvidenceKind.MEMBERSHIP, EvidenceKind.RECONSTRUCTION)
-_VERDICT_BITS = ("DataValidated", "Audited", "GatesPassed")
 _LOWER_BOUNDS = ("epsilonLower", "epsLower", "lowerBound")
 
 
@@ -144,8 +144,11 @@ def certificate_statement(facts: CertificateFacts) -> dict[str, JSON]:
             for receipt in facts.receipts
             if not isinstance(receipt.event, NoEvent)
         ],
-        "releaseModel": _release_model(facts),
-        "unprotectedQuantities": _unprotected(facts),
+        "releaseModel": unprotected.release_model(study, plan, artifact_kind=facts.artifact.kind),
+        "otherInputs": unprotected.other_inputs(study, plan),
+        "unprotectedQuantities": unprotected.unprotected_quantities(
+            [item.facts for item in facts.budgets]
+        ),
         "ledger": {"seq": facts.ledger_head[0], "hash": facts.ledger_head[1]},
         "budgets": [_budget(item) for item in facts.budgets],
         "evidence": [_cited(item) for item in facts.evidence],
@@ -276,7 +279,8 @@ def _mechanism_refusals(facts: CertificateFacts) -> list[str]:
 
 def _fact_refusals(receipt: Receipt, *, unit: str) -> list[str]:
     found = []
-    ran = flatten(worst_case(receipt.event))  # Filters change nothing in how a step was sampled.
+    # Neither filters nor selections change how a step was sampled.
+    ran = flatten(runs_in_view(worst_case(receipt.event)))
     wanted = {how for leaf, _ in ran if isinstance(leaf, LibraryEvent) for how in samplings(leaf)}
     by_rate = any(isinstance(leaf, SubsampledGaussian) for leaf, _ in ran)
     said = str(receipt.facts.get("sampling") or "no statement")[:40]
@@ -353,40 +357,6 @@ def _mechanism(receipt: Receipt) -> dict[str, JSON]:
         "facts": dict(receipt.facts),
         "samplingVerified": receipt.facts.get("sampling") == "Poisson",
     }
-
-
-def _release_model(facts: CertificateFacts) -> dict[str, JSON]:
-    federated = facts.study.job_kind == "Federate"
-    return {
-        "trust": "Federated" if federated else "Central",
-        "outputs": "final weights only" if facts.artifact.kind == "Model" else "final samples only",
-        "interactive": "no",
-        "data": "static",
-    }
-
-
-def _unprotected(facts: CertificateFacts) -> list[JSON]:
-    """What anyone may learn without a charge; always listed, never argued away."""
-    found: list[JSON] = [
-        {"quantity": bit, "why": "one bit: a verdict that shaped whether this was released"}
-        for bit in _VERDICT_BITS
-    ]
-    for item in facts.budgets:
-        name = item.facts.budget
-        where = f" in blocks {', '.join(item.facts.blocks)}" if item.facts.blocks else ""
-        units = f"{item.facts.units} units of budget {name}{where}"
-        found.append({"quantity": units, "why": "declared public by its steward"})
-        options = sorted(str(option) for option in item.facts.dataset.options)
-        if options:
-            text = f"dataset options of budget {name}: {', '.join(options)}"
-            found.append({"quantity": text, "why": "configuration anyone may see"})
-        found += [
-            {"quantity": f"{disclosure} on budget {name}", "why": "allowed by its disclosures"}
-            for disclosure in item.facts.disclosures
-        ]
-    found.append({"quantity": "class list and feature names", "why": "part of the artifact's form"})
-    found.append({"quantity": "architecture and hyper-parameters", "why": "part of the plan"})
-    return found
 
 
 def _budget(item: BudgetExtract) -> dict[str, JSON]:

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 
 from primum.domain.canonical import JSON, digest_of
 
+REFUSED = "refused"
+"""On the public side of an audit's record: for which reason it was not begun."""
+
 
 class EvidenceKind(enum.StrEnum):
     """What kind of result it is."""
@@ -30,6 +33,7 @@ class EvidenceKind(enum.StrEnum):
     MEMBERSHIP = "Membership"
     RECONSTRUCTION = "Reconstruction"
     RISK_CORRIDOR = "RiskCorridor"
+    REGISTRATION = "Registration"
 
 
 class Verdict(enum.StrEnum):

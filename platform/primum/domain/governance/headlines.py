@@ -27,10 +27,11 @@ def public_headline(item: Evidence) -> str:
     """The Public figures of one record in one phrase; empty where it has none worth a headline."""
     if item.kind is not EvidenceKind.UTILITY:
         return ""
-    accuracy = item.public.get("accuracy")
-    if not isinstance(accuracy, Mapping):
-        return ""
-    return f"accuracy {_interval(accuracy)}"
+    for name, said in (("dice", "Dice"), ("accuracy", "accuracy")):
+        figure = item.public.get(name)
+        if isinstance(figure, Mapping):
+            return f"{said} {_interval(figure)}"
+    return ""
 
 
 def restricted_headline(evidence: Sequence[Evidence], *, claim: str) -> str:

@@ -18,7 +18,7 @@ _EPSILON_STRONG = Decimal(1)  # Tiers of Ponomareva et al. 2023, section 5.2; a 
 _EPSILON_REASONABLE = Decimal(10)
 _GROUP_EXAMPLE = 2
 _PRECISION = 50
-_SECURE_GENERATORS = ("csprng", "chacha", "urandom")
+_SECURE_GENERATORS = ("aes-256 counter mode", "csprng", "chacha", "urandom")
 
 UNIT_SENTENCES: Mapping[PrivacyUnit, str] = {
     PrivacyUnit.PATIENT: (

@@ -7,6 +7,7 @@ so wherever they are shown.
 
 from __future__ import annotations
 
+import functools
 import math
 
 from primum.domain.accounting.profile import gaussian_epsilon
@@ -14,6 +15,7 @@ from primum.domain.errors import InvalidValue
 from primum.domain.risk.intervals import clopper_pearson_one_sided
 
 _BISECTIONS = 100
+_SIZES_CACHED = 1024  # Of audits that were planned; those of a group are much alike.
 _EPSILON_MOST = 1e3  # No feasible number of trials certifies more.
 
 
@@ -161,6 +163,11 @@ def max_certifiable_one_run(*, guesses: int, canaries: int, delta: float, p_valu
 
     A plan that asks for more power than this must be refused before any noise is spent.
     """
+    return _every_guess_right(guesses, canaries, delta, p_value)
+
+
+@functools.lru_cache(maxsize=_SIZES_CACHED)
+def _every_guess_right(guesses: int, canaries: int, delta: float, p_value: float) -> float:
     return one_run_epsilon_lower(
         canaries=canaries, guesses=guesses, correct=guesses, delta=delta, p_value=p_value
     )

@@ -35,6 +35,9 @@ _NEIGHBORS = {
     "add_or_remove_one": Neighbors.ADD_OR_REMOVE_ONE,
     "replace_one": Neighbors.REPLACE_ONE,
 }
+# The library inverts the loss of a mixture point by point: a coarser grid, rounded up like the fine
+# one, takes a second instead of twenty, for at most some thousandths of epsilon.
+_MIXTURE_INTERVALS = 20
 
 
 def _renamed(function: Callable[..., Any], **names: str) -> Callable[..., Any]:
@@ -106,7 +109,7 @@ def _pld_heterogeneous(
 def _group_composed(
     *, q: float, noise_multiplier: float, records_per_subject: int, steps: int, delta: float
 ) -> float:
-    """Binomial mixture of shifts, composed as a loss distribution (1.10)."""
+    """Binomial mixture of shifts, composed as a loss distribution (1.10); never too small."""
     from dp_accounting.pld import privacy_loss_distribution
     from scipy import stats
 
@@ -116,7 +119,7 @@ def _group_composed(
         noise_multiplier,
         counts,
         weights,
-        value_discretization_interval=pld.interval_for(q),
+        value_discretization_interval=_MIXTURE_INTERVALS * pld.interval_for(q),
     )
     return float(single.self_compose(steps).get_epsilon_for_delta(delta))
 

@@ -52,7 +52,7 @@ def from_rdp(*, order: float, rdp: float, kappa: float) -> float:
     """(kappa e^R)^((a-1)/a), at most 1 (Balle, Cherubin & Hayes 2022)."""
     if kappa == 0:
         return 0.0
-    return min(1.0, math.exp((math.log(kappa) + rdp) * (order - 1) / order))
+    return math.exp(min(0.0, (math.log(kappa) + rdp) * (order - 1) / order))
 
 
 def kappa_uniform_candidates(*, candidates: int) -> float:

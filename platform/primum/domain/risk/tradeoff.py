@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from primum.domain.accounting import pld
+from primum.domain.accounting.pld import LossMasses
 
 
 def tpr_upper_epsilon_delta(*, epsilon: float, delta: float, fpr: float) -> float:
@@ -114,9 +115,13 @@ def roc_points(*, q: float, noise_multiplier: float, steps: int) -> tuple[Any, A
 
     The infinity mass is part of every TPR (pessimistic); FPR masses are TPR mass times exp(-loss).
     """
+    return roc_of(pld.remove_masses(q, noise_multiplier, steps))
+
+
+def roc_of(loss: LossMasses) -> tuple[Any, Any]:
+    """Rising FPR and TPR of composed losses; see ``roc_points``."""
     import numpy as np
 
-    loss = pld.remove_masses(q, noise_multiplier, steps)
     present = loss.masses[::-1]
     absent = present * np.exp(-loss.losses[::-1])
     true = np.minimum(1.0, loss.infinity_mass + np.concatenate([[0.0], np.cumsum(present)]))
@@ -134,9 +139,13 @@ def dpsgd_auc(*, q: float, noise_multiplier: float, steps: int) -> float:
 
 def dpsgd_delta(*, q: float, noise_multiplier: float, steps: int, epsilon: float) -> float:
     """delta(epsilon) of the composed remove pair; epsilon may be negative."""
+    return delta_of(pld.remove_masses(q, noise_multiplier, steps), epsilon=epsilon)
+
+
+def delta_of(loss: LossMasses, *, epsilon: float) -> float:
+    """delta(epsilon) of composed losses; epsilon may be negative."""
     import numpy as np
 
-    loss = pld.remove_masses(q, noise_multiplier, steps)
     above = loss.losses > epsilon
     part = loss.masses[above] * -np.expm1(epsilon - loss.losses[above])
     return float(min(1.0, loss.infinity_mass + part.sum()))

@@ -105,6 +105,8 @@ class StudySpec:
         dataset_release: Name of the Dataset to publish, or empty.
         audit_schedule: When the release is audited again, as cron, or empty.
         audit_policy: How, as a Release states it; empty for its defaults.
+        workers_per_gpu: How many workers share one GPU.
+        cpus_per_worker: Whole CPUs of each worker; 0 for what the place gives.
     """
 
     key: ResourceKey
@@ -125,3 +127,5 @@ class StudySpec:
     dataset_release: str
     audit_schedule: str
     audit_policy: Mapping[str, JSON] = field(default_factory=dict)
+    workers_per_gpu: int = 1
+    cpus_per_worker: int = 0

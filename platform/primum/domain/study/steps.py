@@ -18,6 +18,8 @@ from primum.domain.accounting.events import Event, event_from_json
 from primum.domain.canonical import JSON
 from primum.domain.governance.evidence import Evidence
 
+REGISTER = "register"  # The one step of a run that registers a budget's dataset.
+
 
 @dataclass(frozen=True, slots=True)
 class DataToken:
@@ -201,7 +203,8 @@ class StepContext:
         credential: What the step shows to the ledger API; as secret as a ticket.
         owner: The resource that the run is for, as ``{"kind", "name"}``; it lies in the Study's
             namespace and has the uid of ``study``.
-        resources: What the job may use, as ``{"workers", "gpusPerWorker"}``.
+        resources: What the job may use, as ``{"workers", "gpusPerWorker", "workersPerGpu",
+            "cpusPerWorker"}``.
     """
 
     step: str
@@ -251,6 +254,16 @@ class StepContext:
         return int(str(self.resources.get("gpusPerWorker", 0)))
 
     @property
+    def workers_per_gpu(self) -> int:
+        """How many of its workers share a GPU, at least 1."""
+        return int(str(self.resources.get("workersPerGpu", 1)))
+
+    @property
+    def cpus_per_worker(self) -> int:
+        """Whole CPUs of each of its workers; 0 for what the place gives."""
+        return int(str(self.resources.get("cpusPerWorker", 0)))
+
+    @property
     def is_heavy(self) -> bool:
         """Whether the step is worth machines of its own: jobs, audits, and what needs a GPU.
 
@@ -258,7 +271,7 @@ class StepContext:
         """
         if self.step == "evaluate":
             return self.gpus_per_worker > 0
-        return self.step != "validate"
+        return self.step not in ("validate", REGISTER)
 
 
 def context_from_json(value: Mapping[str, JSON]) -> StepContext:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from primum.entrypoints.settings import Settings
 
-CERTIFICATE, PRIVATE_KEY = "tls.crt", "tls.key"
 _USAGE_EXIT = 2
 
 
@@ -34,12 +34,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PrimumError as error:
         sys.stderr.write(f"error: {error}\n")
         return _USAGE_EXIT
+    stopped = threading.Event()
+    if options.certificates:
+        _keep_certificate(server, options.certificates, stopped)
     server.run()
+    stopped.set()
     return 0 if server.started else 1
+
+
+def _keep_certificate(server: uvicorn.Server, folder: Path, stopped: threading.Event) -> None:
+    """Have the server's certificate read again when it is renewed."""
+    from primum.entrypoints.api.certificates import ServedCertificate
+
+    server.config.load()
+    if server.config.ssl is not None:
+        ServedCertificate(folder, server.config.ssl).keep(stopped)
 
 
 def _server(found: Settings, options: argparse.Namespace) -> uvicorn.Server:
     from primum.entrypoints import bootstrap
+    from primum.entrypoints.api import certificates
     from primum.entrypoints.api.server import make_server
 
     bootstrap.prepare_home(found)  # Whoever of us starts first brings the database up to date.
@@ -48,17 +62,19 @@ def _server(found: Settings, options: argparse.Namespace) -> uvicorn.Server:
         from primum.adapters.cluster_identity import ClusterIdentities
         from primum.adapters.kube.api import KubeApi
         from primum.adapters.kube.resources import KubeResourceStore
+        from primum.application.platform import Registering
 
-        api = KubeApi(options.kubeconfig)
-        ports = dataclasses.replace(bootstrap.platform(found), resources=KubeResourceStore(api))
+        api, own = KubeApi(options.kubeconfig), bootstrap.platform(found)
+        conduct = dataclasses.replace(own.conduct, registering=Registering.IN_A_RUN)
+        ports = dataclasses.replace(own, resources=KubeResourceStore(api), conduct=conduct)
         identify = bootstrap.identities(found, ClusterIdentities(api).identify)
         server = make_server(found, figures, platform=ports, identify=identify)
     else:
         server = make_server(found, figures)
     server.config.host, server.config.port = found.host, found.api_port
     if options.certificates:
-        server.config.ssl_certfile = str(options.certificates / CERTIFICATE)
-        server.config.ssl_keyfile = str(options.certificates / PRIVATE_KEY)
+        server.config.ssl_certfile = str(options.certificates / certificates.CERTIFICATE)
+        server.config.ssl_keyfile = str(options.certificates / certificates.PRIVATE_KEY)
     return server
 
 
@@ -67,7 +83,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--certificates",
         type=Path,
-        help=f"folder with {CERTIFICATE} and {PRIVATE_KEY}; without it plain HTTP is served",
+        help="folder with tls.crt and tls.key; without it plain HTTP is served",
     )
     parser.add_argument(
         "--cluster",

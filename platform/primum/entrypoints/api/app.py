@@ -24,6 +24,7 @@ from primum.domain.errors import InvalidValue, NotFound, Refused
 from primum.domain.names import ResourceKey
 from primum.domain.study.lifecycle import Refusal
 from primum.entrypoints.api import (
+    audits,
     exports,
     metrics,
     problems,
@@ -91,6 +92,7 @@ def create_app(
     problems.install(app)
     app.include_router(router)
     app.include_router(questions.router)
+    app.include_router(audits.router)
     app.include_router(steps.router)
     app.include_router(processes.router)
     routes.install(app)

@@ -284,6 +284,35 @@ class EvidenceRecord(Shown):
     )
 
 
+class PastAudit(Shown):
+    """How one audit of a release ended."""
+
+    audit_run: str
+    attack: str
+    causes: list[str] = Field(description="causes is why it ran; empty where somebody asked.")
+    verdict: str
+    reason: str
+    comparison: str = Field(description="comparison is with the run of the same settings before.")
+    at: str
+    figure: str | None = Field(
+        description="figure is what was compared, with its interval; null unless the role may."
+    )
+
+
+class MissedAudits(Shown):
+    """Due times of audits that were given up."""
+
+    count: int
+    until: str = Field(description="until is the last of them.")
+
+
+class AuditHistory(Shown):
+    """Every audit of a release, oldest first."""
+
+    audits: list[PastAudit]
+    missed: list[MissedAudits]
+
+
 class ReleaseCertificate(Shown):
     """What is promised about a release, as it was signed."""
 

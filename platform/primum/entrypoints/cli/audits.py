@@ -313,8 +313,9 @@ def _missed(sets: tuple[AuditSet, ...]) -> list[str]:
 
 def shadows_(
     keep: Annotated[
-        int, typer.Option("--keep", help="Keep them up to that many MiB; 0: none, the default.")
-    ] = -1,
+        int | None,
+        typer.Option("--keep", min=0, help="Keep them up to that many MiB; 0: none, the default."),
+    ] = None,
 ) -> None:
     """Keep shadow models in the zone for the next audit, or see what is kept. Only a steward may.
 
@@ -334,7 +335,7 @@ def shadows_(
     if not who.holds(Role.STEWARD):
         raise Refused(f"audit shadows needs the role steward; {who.name} does not hold it")
     zone = str(bootstrap.zone_folder(settings))
-    if keep >= 0:
+    if keep is not None:
         extensions.load("primum.step_runtime", "shadows_keep")(zone, keep * 2**20)
     found = extensions.load("primum.step_runtime", "shadows_kept")(zone)
     used = f"{found['files']} sets of shadows, {found['bytes'] / 2**20:.1f} MiB"

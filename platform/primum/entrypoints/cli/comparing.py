@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from primum.application.comparing import ComparedStudy
 
 _DIFFERENCE = "rocAucDifference"
-_COLUMNS = ("rocAuc", "accuracy", "ece")
+_COLUMNS = ("dice", "rocAuc", "accuracy", "ece")
+_OF_MASKS = frozenset(("dice",))  # Shown where a Study has it.
 
 
 def register(app: typer.Typer) -> None:
@@ -128,11 +129,13 @@ def _print(found: Sequence[ComparedStudy], tests: Sequence[Any], groups: Any) ->
     from primum.application.comparing import View
     from primum.entrypoints.cli import rendering
 
+    known = {name for item in found for name in item.figures}
+    columns = [name for name in _COLUMNS if name in known or name not in _OF_MASKS]
     rows = []
     for item in found:
         cells = [item.name, item.model, _short(str(item.epsilon)), _short(item.spent)]
-        rows.append([*cells, *(_cell(item, name) for name in _COLUMNS), f"{_short(item.seconds)}"])
-    headers = ["study", "model", "epsilon", "spent", *_COLUMNS, "seconds"]
+        rows.append([*cells, *(_cell(item, name) for name in columns), f"{_short(item.seconds)}"])
+    headers = ["study", "model", "epsilon", "spent", *columns, "seconds"]
     rendering.table(headers, rows)
     figures = [figure for item in found for figure in item.figures.values()]
     if any(figure.view is View.ZONE for figure in figures):
@@ -173,7 +176,16 @@ def _sentence(test: Any) -> str:
         parts.append(
             f"; ROC-AUC {_short(area['difference']['estimate'])}, p {_short(area['adjustedP'])}"
         )
+    parts += [_with_reader(name, pair) for name, pair in test.get("readers", {}).items()]
     return " ".join(parts).replace(" ;", ";")
+
+
+def _with_reader(name: str, pair: Any) -> str:
+    shown = [
+        _short(part["kappa"]["estimate"]) if "kappa" in part else part["masked"]
+        for part in (pair["this"], pair["other"])
+    ]
+    return f"; kappa with reader {name} {shown[0]}, of the other {shown[1]}"
 
 
 def _short(value: str) -> str:

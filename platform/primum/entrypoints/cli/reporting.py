@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +177,7 @@ def summary(settings: Settings, stores: Any, stored: StoredResource) -> list[str
         if status.get("epsilonClaimed", "") in ("", "Infinity"):
             figures.append("no privacy is claimed (Void)")
         else:
-            spent, left = _short(status["epsilonSpent"]), _studies_left(stores, stored)
-            figures.append(f"epsilon spent {spent}, left: {left}")
+            figures.append(f"epsilon spent {_spent(status)}, left: {_studies_left(stores, stored)}")
         lines.append(f"Public     {'   '.join(figures)}")
     lines += _restricted(settings, stores, stored)
     if "certificateUri" in status:
@@ -188,6 +188,13 @@ def summary(settings: Settings, stores: Any, stored: StoredResource) -> list[str
         word = "Dataset" if isinstance(release, Mapping) and "dataset" in release else "Endpoint"
         lines.append(f"{word:<12} {_relative(str(status['endpointUrl']))}")
     return lines
+
+
+def _spent(status: Mapping[str, JSON]) -> str:
+    """What was charged; beside it the claim where a training that ended early cost less."""
+    spent, claimed = _short(status["epsilonSpent"]), _short(status["epsilonClaimed"])
+    nothing = not Decimal(str(status["epsilonSpent"]))
+    return spent if nothing or spent == claimed else f"{spent} (claim {claimed})"
 
 
 def _figures(shown: Mapping[str, JSON]) -> list[str]:
@@ -294,8 +301,6 @@ def _right(left: str, right: str) -> str:
 
 
 def _short(value: object) -> str:
-    from decimal import Decimal
-
     number = Decimal(str(value))
     return f"{number:.2f}" if number.is_finite() else "without bound"
 

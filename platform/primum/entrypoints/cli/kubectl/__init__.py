@@ -19,6 +19,7 @@ from primum.entrypoints.cli.kubectl import (
     explaining,
     ledger,
     quoting,
+    revoking,
 )
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (quoting, explaining, ledger, audits, certificates):
+for module in (quoting, explaining, ledger, audits, certificates, revoking):
     module.register(app)
 
 

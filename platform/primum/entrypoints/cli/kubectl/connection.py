@@ -7,6 +7,7 @@ certificate proves its user to the API server alone (docs/decisions/0024).
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,6 @@ import typer
 from primum.domain.errors import InvalidValue, NotFound, Refused
 from primum.domain.names import ResourceKey
 from primum.entrypoints.cli.rendering import Output
-from primum.resources.metadata import GROUP, VERSION
 
 if TYPE_CHECKING:
     from primum.adapters.kubectl import ClusterLine, Kubectl
@@ -54,6 +54,25 @@ _PLURALS = {
 }
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table, json or yaml.")]
+
+
+class Listing(enum.StrEnum):
+    """How to print what has names, as kubectl's own ``-o`` does."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+
+    @property
+    def plain(self) -> Output:
+        """The same for what has none."""
+        return Output.TABLE if self is Listing.NAME else Output(self.value)
+
+
+ListingOption = Annotated[
+    Listing, typer.Option("--output", "-o", help="table, json, yaml or name.")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +160,17 @@ class Cluster:
         """Declare a resource in the namespace."""
         return self._line.create(self._collection(kind), body)
 
+    def merge(self, kind: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Change fields of a resource of the namespace.
+
+        Raises:
+            NotFound: If there is none.
+        """
+        return self._line.merge(f"{self._collection(kind)}/{name}", body)
+
     def _collection(self, kind: str) -> str:
+        from primum.resources.metadata import GROUP, VERSION
+
         return f"/apis/{GROUP}/{VERSION}/namespaces/{self.namespace}/{_PLURALS[kind]}"
 
     def key(self, kind: str, name: str) -> ResourceKey:
@@ -180,6 +209,7 @@ class Cluster:
         said = {} if url else self._address()
         if url or said.get("url"):
             ca = self._options.ours.get("--ledger-ca") or os.environ.get("PRIMUM_LEDGER_CA", "")
+            ca = ca or self._kept(said.get("ca.crt", ""))
             return LedgerApiClient(
                 url or said["url"], lambda: token, ca_file=ca, patience_seconds=0.0
             )
@@ -192,6 +222,18 @@ class Cluster:
             connect=line.connection,
             header=FORWARDED,
         )
+
+    def _kept(self, authority: str) -> str:
+        """A file with the authority that the chart names, for as long as this lasts."""
+        if not authority:
+            return ""
+        import tempfile
+        from pathlib import Path
+
+        folder = self._closing.enter_context(tempfile.TemporaryDirectory(prefix="primum-ca-"))
+        file = Path(folder) / "ca.crt"
+        file.write_text(authority, encoding="utf-8")
+        return str(file)
 
     @property
     def _home(self) -> str:
@@ -244,6 +286,13 @@ def opened(options: Options) -> Iterator[Cluster]:
     """A cluster to ask until the block ends."""
     with contextlib.ExitStack() as closing:
         yield Cluster(options, closing)
+
+
+def full_name(kind: str, name: str) -> str:
+    """A resource as kubectl's ``-o name`` says it, such as ``study.primum.dev/malignancy``."""
+    from primum.resources.metadata import GROUP
+
+    return f"{kind.lower()}.{GROUP}/{name}"
 
 
 def named(word: str, kind: str) -> str:

@@ -6,8 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from primum.entrypoints.cli.kubectl.connection import Cluster, OutputOption
-from primum.entrypoints.cli.rendering import Output
+from primum.entrypoints.cli.kubectl.connection import (
+    Cluster,
+    Listing,
+    ListingOption,
+    full_name,
+)
 
 _MARKS = {"True": "yes", "False": "NO", "Unknown": "-"}
 
@@ -21,7 +25,7 @@ def explain(
     context: typer.Context,
     kind: Annotated[str, typer.Argument(help="KIND/NAME or KIND.")],
     name: Annotated[str, typer.Argument(help="The resource's name.")] = "",
-    output: OutputOption = Output.TABLE,
+    output: ListingOption = Listing.TABLE,
 ) -> None:
     """Say what a resource has reached, what stands in its way, and what would help.
 
@@ -37,8 +41,11 @@ def explain(
     if not name:
         raise InvalidValue("name", f"must be given, as in {kind}/NAME", "nothing")
     found = cluster.get(wanted, name)
-    if output is not Output.TABLE:
-        rendering.structured(_document(wanted, found), output)
+    if output is Listing.NAME:
+        print(full_name(wanted, name))
+        return
+    if output is not Listing.TABLE:
+        rendering.structured(_document(wanted, found), output.plain)
         return
     told = _document(wanted, found)
     print(f"{wanted} {found['metadata']['namespace']}/{name}: {told['summary']}")

@@ -10,7 +10,12 @@ import typer
 
 from primum.entrypoints.cli import rendering
 from primum.entrypoints.cli.exits import Exit
-from primum.entrypoints.cli.kubectl.connection import Cluster, OutputOption
+from primum.entrypoints.cli.kubectl.connection import (
+    Cluster,
+    Listing,
+    ListingOption,
+    OutputOption,
+)
 from primum.entrypoints.cli.questions import By
 from primum.entrypoints.cli.rendering import Output
 
@@ -31,7 +36,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="ledger")
 
 
-def accounts(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+def accounts(context: typer.Context, output: ListingOption = Listing.TABLE) -> None:
     """Show every account: what was promised, what is spent, what is left.
 
     Example: kubectl primum ledger accounts
@@ -39,7 +44,10 @@ def accounts(context: typer.Context, output: OutputOption = Output.TABLE) -> Non
     cluster: Cluster = context.obj
     found = cluster.ledger.rows("/v1/accounts")
     shown = ("datasetUri", "unit", "policy", "epsilon", "epsilonCharged", "epsilonLeft", "frozen")
-    _print(found, output, shown)
+    if output is Listing.NAME:  # What every other command takes for a budget.
+        _names(found, "accountId")
+        return
+    _print(found, output.plain, shown)
 
 
 def entries(
@@ -60,7 +68,7 @@ def entries(
 
 
 def reservations(
-    context: typer.Context, budget: BudgetArgument, output: OutputOption = Output.TABLE
+    context: typer.Context, budget: BudgetArgument, output: ListingOption = Listing.TABLE
 ) -> None:
     """Show what is held of a budget, and who waits for it.
 
@@ -68,7 +76,10 @@ def reservations(
     """
     cluster: Cluster = context.obj
     found = cluster.ledger.rows(f"/v1/accounts/{cluster.account(budget)}/reservations")
-    _print(found, output, ("state", "study", "requester", "epsilonAlone", "until"))
+    if output is Listing.NAME:
+        _names(found, "reservationId")
+        return
+    _print(found, output.plain, ("state", "study", "requester", "epsilonAlone", "until"))
 
 
 def burndown(
@@ -174,6 +185,11 @@ def _print(rows: Sequence[dict[str, Any]], output: Output, shown: Sequence[str])
         rendering.structured(rows, output)
         return
     rendering.table(shown, [[_cell(row[name]) for name in shown] for row in rows])
+
+
+def _names(rows: Sequence[dict[str, Any]], field: str) -> None:
+    for row in rows:
+        print(row[field])
 
 
 def _cell(value: object) -> str:
