@@ -17,6 +17,7 @@ from primum.domain.governance.evidence import evidence_from_json
 from primum.domain.study.plan import plan_from_json
 from primum.domain.study.spec import AuditSpec
 from primum_pipelines.audits.subject import mechanisms_of
+from primum_pipelines.kinds import declaring
 from primum_pipelines.optimization.dpsgd import DPSGD
 from primum_pipelines.steps.audit import run
 
@@ -170,7 +171,9 @@ def test_every_attack_runs_on_a_private_study(trained) -> None:
     assert float(columns[0]["plis"]) >= float(columns[-1]["plis"]) > 0
 
 
-def test_a_wrong_setting_is_inconclusive_and_names_its_rule(trained) -> None:
+def test_a_wrong_setting_is_inconclusive_and_names_its_rule(trained, monkeypatch) -> None:
+    # A Study that asks for it is refused when it is planned; an AuditRun asks afterwards.
+    monkeypatch.setattr(declaring, "require_asked", lambda *_, **__: None)
     wrong = AuditSpec("Membership", "LiRA", EIGHT | {"variant": "Sideways"})
     found = records_of(run(trained(audits=(wrong,))))["LiRA"]
     assert found.verdict == "Inconclusive"

@@ -269,6 +269,20 @@ def test_released_iterates_are_not_called_final_weights(make):
     assert predicate_of(make)["releaseModel"]["outputs"] == "final weights only"
 
 
+@pytest.mark.parametrize(
+    ("parameters", "said", "unsaid"),
+    [
+        ({"search": {"trials": 8}}, ("which point", "scores of the other trials"), "steps"),
+        ({"search": {"randomStopping": {}}}, ("which point of the space",), "other trials"),
+        ({"earlyStopping": {}}, ("after how many steps",), "point"),
+    ],
+)
+def test_what_is_seen_beside_the_weights_is_named(make, parameters, said, unsaid):
+    outputs = predicate_of(make, plan=make.plan(parameters=parameters))["releaseModel"]["outputs"]
+    assert all(words in outputs for words in said)
+    assert unsaid not in outputs
+
+
 def test_images_are_translated_to_persons(make):
     statement = certificate_statement(image_facts(make, PrivacyUnit.IMAGE))["predicate"]
     text = statement["statements"]["unit"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 from primum import extensions
 from primum.domain.errors import InvalidValue
 from primum.domain.quantities import PrivacyUnit
-from primum.domain.study.spec import DatasetSpec
+from primum.domain.study.spec import AuditSpec, DatasetSpec
 from primum_pipelines.kinds.train import together
 from primum_pipelines.kinds.train.kind import TrainKind
 from primum_pipelines.models.artifact import from_bytes, load_model, to_bytes
@@ -150,3 +152,28 @@ def test_a_model_with_dropout_is_trained_and_answers_without_it(make_zone, study
     rows = torch.zeros((3, 30)).numpy()
     assert (model.predict_proba(rows) == model.predict_proba(rows)).all()
     assert from_bytes(to_bytes(model.module, model.spec)).spec.parameters == model.spec.parameters
+
+
+@pytest.mark.parametrize(
+    ("attack", "given", "said"),
+    [
+        ("LiRA", {"varient": "Offline"}, "must be one of augmentations, pool, shadows, stopping"),
+        ("LiRA", {"variant": "Sideways"}, "variant must be one of Online, Offline; found Sideways"),
+        ("RMIA", {"stopping": "Sometimes"}, "stopping must be one of Certain, Never"),
+        ("OneRunCanary", {"canaries": 100, "shadows": 8}, "must be one of canaries"),
+        ("MechanismSelfTest", {"pool": 9}, "must have no parameters for MechanismSelfTest"),
+        ("DOMIAS", {}, "job.kind: Train makes; found DOMIAS. It is for Synthesize"),
+    ],
+)
+def test_an_audit_that_would_ignore_a_setting_is_refused_before_anything_is_spent(
+    study, planning, attack, given, said
+):
+    with pytest.raises(InvalidValue, match=re.escape(said)):
+        KIND.declare(study(audits=(AuditSpec("Membership", attack, given),)), planning())
+
+
+@pytest.mark.parametrize("attack", extensions.names("primum.audits"))
+def test_an_audit_names_every_setting_that_it_reads(attack):
+    audit = extensions.load("primum.audits", attack)
+    assert isinstance(audit.reads, frozenset)
+    assert set(getattr(audit, "words", {})) <= audit.reads

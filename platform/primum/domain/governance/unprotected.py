@@ -24,15 +24,27 @@ def release_model(study: StudySpec, plan: Plan, *, artifact_kind: str) -> dict[s
         plan: What was declared.
         artifact_kind: ``Model`` or ``Dataset``.
     """
-    answers = plan.parameters.get("answers")
-    together = isinstance(answers, Mapping) and "abstainBelow" in answers
-    weights = "final weights and iterates of the same run" if together else "final weights only"
     return {
         "trust": "Federated" if study.job_kind == "Federate" else "Central",
-        "outputs": weights if artifact_kind == "Model" else "final samples only",
+        "outputs": _weights(plan) if artifact_kind == "Model" else "final samples only",
         "interactive": "no",
         "data": "static",
     }
+
+
+def _weights(plan: Plan) -> str:
+    """What is seen of a training: each is covered by the plan's events, and named here."""
+    found = []
+    answers, search = plan.parameters.get("answers"), plan.parameters.get("search")
+    if isinstance(answers, Mapping) and "abstainBelow" in answers:
+        found.append("iterates of the same run")
+    if isinstance(search, Mapping):
+        found.append("which point of the space was best, with its score")
+        if search.get("trials") is not None:
+            found.append("scores of the other trials")
+    if "earlyStopping" in plan.parameters:
+        found.append("after how many steps it stopped")
+    return f"final weights and {', '.join(found)}" if found else "final weights only"
 
 
 def other_inputs(study: StudySpec, plan: Plan) -> list[JSON]:
