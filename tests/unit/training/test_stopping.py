@@ -188,7 +188,7 @@ def test_looks_at_held_out_units_are_an_access_of_their_own(study, planning, fac
         ({**HELD_OUT, "everyEpochs": 20}, r"everyEpochs must leave a look before the last step"),
         ({**HELD_OUT, "patience": 0}, r"patience must be a whole number from 1"),
         ({**HELD_OUT, "noiseMultiplier": "0"}, r"noiseMultiplier must be above 0"),
-        ({**HELD_OUT, "noiseMultiplier": "0.2"}, r"epsilon"),
+        ({**HELD_OUT, "noiseMultiplier": "0.2"}, r"noiseMultiplier must leave epsilon to the"),
         ({**HELD_OUT, "score": "Train"}, r"score must be one of Public, Synthetic, HeldOut"),
         ("soon", r"earlyStopping must be an object"),
     ],

@@ -131,6 +131,26 @@ def access(facts: DatasetFacts, event: Event) -> Access:
     return declaring.charged(STOPPING_PURPOSE, facts, event, why=_WHY)
 
 
+def require_rest(looks: Decimal, claim: Decimal) -> None:
+    """Refuse looks that leave the training nothing.
+
+    Args:
+        looks: Epsilon of all looks by themselves.
+        claim: Epsilon of the Study.
+
+    Raises:
+        InvalidValue: If they take as much as the Study claims.
+    """
+    if looks >= claim:
+        found = f"looks that take {looks:.2f} of {claim}" if looks.is_finite() else "no bound"
+        raise InvalidValue(
+            f"{_SECTION}.noiseMultiplier",
+            "must leave epsilon to the training",
+            found,
+            "Give more noise, or more epochs between looks.",
+        )
+
+
 def charged_as_executed(facts: DatasetFacts) -> bool:
     """Whether a training that ends early may be charged what ran, on this account."""
     return facts.accounting in _ADAPTIVE_ACCOUNTING

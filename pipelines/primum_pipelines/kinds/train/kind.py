@@ -133,6 +133,9 @@ class TrainKind:
         _require_searchable(study, context, wanted, facts)
         together.require_units(study, facts)
         schedule = _schedule(wanted, facts)
+        if schedule.looks is not None:
+            looks = context.accountant.epsilon(schedule.looks, claim.delta, facts.neighbors)
+            early_stopping.require_rest(looks, claim.epsilon)
         noise = wanted.noise_multiplier or least_noise_multiplier(
             accountant=context.accountant,
             event_at=schedule.whole,
