@@ -180,7 +180,8 @@ def test_its_pod_checks_the_ledger_api_by_the_authorities_that_are_named(
 ):
     with_ca = dataclasses.replace(JOBS, ledger_ca="primum-ledger-ca")
     client = connect(control_plane.kubeconfig)
-    launch(KubeJobRunner(client, with_ca, clock=ManualClock()), namespace, study)
+    runner = KubeJobRunner(client, with_ca, clock=ManualClock(), namespaces=(namespace,))
+    launch(runner, namespace, study)
     pod = the_job(api, namespace)["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     told = {item["name"]: item["value"] for item in container["env"]}
@@ -223,7 +224,8 @@ def test_its_end_is_told_and_its_tickets_are_forgotten(
 
 def test_another_process_finds_the_run(runner, connect, control_plane, namespace, study):
     launch(runner, namespace, study)
-    other = KubeJobRunner(connect(control_plane.kubeconfig), JOBS, clock=ManualClock())
+    client = connect(control_plane.kubeconfig)  # Other tests' runs have the same name.
+    other = KubeJobRunner(client, JOBS, clock=ManualClock(), namespaces=(namespace,))
     assert other.status(RUN) is RunStatus.RUNNING
     assert RUN in other.logs(RUN)
     with pytest.raises(NotFound):
@@ -290,7 +292,8 @@ def test_contexts_that_do_not_fit_are_refused(runner, api, namespace, study):
 def test_a_queue_holds_the_job_until_it_admits_it(connect, control_plane, api, namespace, study):
     settings = dataclasses.replace(JOBS, queue="hospital")
     client = connect(control_plane.kubeconfig)
-    launch(KubeJobRunner(client, settings, clock=ManualClock()), namespace, study)
+    runner = KubeJobRunner(client, settings, clock=ManualClock(), namespaces=(namespace,))
+    launch(runner, namespace, study)
     job = the_job(api, namespace)
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "hospital"
 

@@ -146,7 +146,8 @@ def test_a_released_model_is_attacked_again_by_hand(shown):
     before = place.run("ledger", "accounts", "-o", "json").stdout
     done = place.run("audit", "run", "malignancy", "--attack", "LiRA", "--shadows", "64")
     assert done.returncode in (0, 3), done
-    assert re.search(r"AuditRun oncology/malignancy-lira-\d+ +(Pass|Inconclusive)", done.stdout)
+    named = r"AuditRun oncology/malignancy-lira-[0-9a-f]{8} +(Pass|Inconclusive)"
+    assert re.search(named, done.stdout)
     runs = json.loads(place.run("get", "auditruns", "-o", "json").stdout)["items"]
     assert runs[-1]["status"]["verdict"] in ("Pass", "Inconclusive")
     assert place.run("ledger", "accounts", "-o", "json").stdout == before  # It only looks.

@@ -98,7 +98,7 @@ def audit_run(
     Raises:
         InvalidValue: If it would break one.
     """
-    import time
+    import secrets
 
     from primum.resources.loading import checked_resource
 
@@ -106,7 +106,7 @@ def audit_run(
     audit |= {
         name: value for name, value in (("canaries", canaries), ("shadows", shadows)) if value
     }
-    name = f"{study[:40]}-{attack.lower()[:12]}-{int(time.time()) % 10**8}"
+    name = f"{study[:40]}-{attack.lower()[:12]}-{secrets.token_hex(4)}"
     body: dict[str, Any] = {
         "apiVersion": "primum.dev/v1alpha1",
         "kind": "AuditRun",
