@@ -24,7 +24,6 @@ PROTOTYPE_STEP = "step"
 CHAIN = "study"
 NOTIFICATION = "notify"
 
-_CHAIN_TASK = "exit-handler-1"  # kfp's names for the first exit handler of a pipeline
 _CHAIN_COMPONENT = "comp-exit-handler-1"
 _STEP = re.compile(r"^[a-z][a-z0-9-]{0,39}$")
 _IMAGE = re.compile(r"^[^@\s]+@sha256:[0-9a-f]{64}$")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 HERE = pathlib.Path(__file__).parent
+MEMORY = "/dev/shm"
 QUIET = 0.5  # Waiting processes per core at the start, above which wall times are not judged.
 
 
@@ -73,6 +74,38 @@ def figures():
     _FIGURES.quiet = metering.load() <= QUIET
     _FIGURES.show("load per core at the start", f"{metering.load():.2f}")
     return _FIGURES
+
+
+@pytest.fixture(scope="module")
+def plane(pytestconfig):
+    """API servers with our definitions; pods of Jobs are not what is measured."""
+    from control_plane import ControlPlane, MissingAssets, find_assets
+
+    from primum.resources.kinds import KINDS
+    from primum_operators.schema import crd
+
+    try:
+        assets = find_assets(pytestconfig.cache.mkdir("kube-assets"))
+    except MissingAssets as missing:
+        pytest.skip(str(missing))
+    assets.pop("kube-controller-manager", None)
+    made = ControlPlane(assets)
+    try:
+        made.start()
+        made.install([crd(kind) for kind in KINDS.values()])
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def database():
+    """The URL of a PostgreSQL that writes to memory: what is measured is not the disk."""
+    import postgresql
+
+    parent = MEMORY if pathlib.Path(MEMORY).is_dir() else None
+    with postgresql.running(parent, "fsync=off") as server:
+        yield server.url
 
 
 @pytest.hookimpl(trylast=True)

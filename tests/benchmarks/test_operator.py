@@ -13,10 +13,8 @@ import shutil
 import tempfile
 import time
 
-import postgresql
 import pytest
 from clinic import Clinic
-from control_plane import ControlPlane, MissingAssets, find_assets
 from operator_load import (
     READS,
     WRITES,
@@ -31,38 +29,12 @@ from operator_load import (
 )
 
 from primum.adapters.kube.api import Verb
-from primum.resources.kinds import KINDS
-from primum_operators.schema import crd
 
 PER_SECOND = 10
 SUSTAINED = 300  # Half a minute of them.
 BURST = 1000
 RECONCILES = 10_000
 WRITES_TO_THE_END = 25
-MEMORY = "/dev/shm"
-
-
-@pytest.fixture(scope="module")
-def plane(pytestconfig):
-    try:
-        assets = find_assets(pytestconfig.cache.mkdir("kube-assets"))
-    except MissingAssets as missing:
-        pytest.skip(str(missing))
-    assets.pop("kube-controller-manager", None)  # Pods of Jobs are not what is measured.
-    made = ControlPlane(assets)
-    try:
-        made.start()
-        made.install([crd(kind) for kind in KINDS.values()])
-        yield made
-    finally:
-        made.stop()
-
-
-@pytest.fixture(scope="module")
-def database():
-    parent = MEMORY if pathlib.Path(MEMORY).is_dir() else None
-    with postgresql.running(parent, "fsync=off") as server:
-        yield server.url
 
 
 def namespace(plane, name):

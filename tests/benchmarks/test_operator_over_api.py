@@ -17,9 +17,7 @@ import time
 import urllib.request
 import warnings
 
-import postgresql
 import pytest
-from control_plane import ControlPlane, MissingAssets, find_assets
 from operator_load import (
     READS,
     WRITES,
@@ -32,27 +30,7 @@ from operator_load import (
     wait_for_budget,
 )
 
-from primum.resources.kinds import KINDS
-from primum_operators.schema import crd
-
 WARM, STUDIES = 20, 300
-MEMORY = "/dev/shm"
-
-
-@pytest.fixture
-def plane(pytestconfig):
-    try:
-        assets = find_assets(pytestconfig.cache.mkdir("kube-assets"))
-    except MissingAssets as missing:
-        pytest.skip(str(missing))
-    assets.pop("kube-controller-manager", None)  # Pods of Jobs are not what is measured.
-    made = ControlPlane(assets)
-    try:
-        made.start()
-        made.install([crd(kind) for kind in KINDS.values()])
-        yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture
@@ -60,13 +38,6 @@ def folder():
     made = pathlib.Path(tempfile.mkdtemp(prefix="primum-load-"))
     yield made
     shutil.rmtree(made, ignore_errors=True)
-
-
-@pytest.fixture
-def database():
-    parent = MEMORY if pathlib.Path(MEMORY).is_dir() else None
-    with postgresql.running(parent, "fsync=off") as server:
-        yield server.url
 
 
 class LedgerApi:

@@ -10,8 +10,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install primum[train]")
 pytest.importorskip("opacus", reason="needs Opacus: pip install primum[train]")
 
+from shadow_timing import compare_shadows  # noqa: E402
+
 from primum_pipelines.attacks.pool import Pool  # noqa: E402
-from primum_pipelines.attacks.shadow_benchmark import compare_shadows  # noqa: E402
 from primum_pipelines.attacks.shadows import Recipe  # noqa: E402
 from primum_pipelines.models.registry import build as build_model  # noqa: E402
 from primum_pipelines.optimization.algorithm import (  # noqa: E402

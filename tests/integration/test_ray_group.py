@@ -11,65 +11,30 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from wisconsin import JOB, make_context, make_facts, make_study
 
 from primum import signing
 from primum.adapters import processes
 from primum.adapters.ray import RayCompute, RaySettings, ray_down
 from primum.adapters.ray.group import GroupSize
 from primum.domain.accounting.events import Repeated, event_from_json
-from primum.domain.accounting.rdp import RdpAccountant
 from primum.domain.canonical import canonical_json
 from primum.domain.errors import Unavailable
-from primum.domain.names import ResourceKey
-from primum.domain.quantities import Neighbors, PrivacyUnit
-from primum.domain.study.jobs import PlanningContext
-from primum.domain.study.plan import DatasetFacts
-from primum.domain.study.spec import DataRole, DatasetSpec, StudyInput, StudySpec
 from primum.domain.study.steps import WorkRequest
 from primum_pipelines.kinds.train.kind import TrainKind
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ENTRY = "primum_pipelines.kinds.train.step:train"
-FACTS = DatasetFacts(
-    budget="wisconsin",
-    account_id="account-1",
-    dataset=DatasetSpec("sklearn://breast_cancer", PrivacyUnit.PATIENT),
-    units=569,
-    train_units=463,
-    neighbors=Neighbors.ADD_OR_REMOVE_ONE,
-    accounting="RDP",
-    epsilon=Decimal("8.0"),
-    delta=Decimal("1e-5"),
-    disclosures=("Utility",),
-)
-STUDY = StudySpec(
-    key=ResourceKey("Study", "oncology", "malignancy"),
-    uid="study-1",
-    generation=1,
-    purpose="Tell malignant from benign",
-    inputs=(StudyInput(DataRole.PRIVATE, budget="wisconsin"),),
-    epsilon=Decimal("3.0"),
-    delta=Decimal("1e-5"),
-    job_kind="Train",
-    job={"model": "Logistic", "epochs": 3, "batchSize": 128, "maxGradNorm": "1.0"},
-    workers=2,
-    gpus_per_worker=0,
-    expectations=(),
-    audits=(),
-    policy="clinical-default",
-    endpoint="malignancy",
-    dataset_release="",
-    audit_schedule="",
-)
+FACTS = make_facts()
+STUDY = make_study(job={**JOB, "epochs": 3}, workers=2)
 
 
 def plan_of(study):
-    return TrainKind().declare(study, PlanningContext({"wisconsin": FACTS}, {}, RdpAccountant()))
+    return TrainKind().declare(study, make_context(FACTS))
 
 
 def payload(folder, study=STUDY):

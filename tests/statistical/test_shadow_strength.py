@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from shadow_recipes import recipe
 
 torch = pytest.importorskip("torch")
 
@@ -14,27 +15,7 @@ from primum_pipelines.attacks.shadow_program import Architecture, Program  # noq
 from primum_pipelines.attacks.shadows import complementary_halves  # noqa: E402
 
 RECORDS, COLUMNS, SHADOWS, TARGETS = 240, 100, 32, 4
-RECIPE = {
-    "algorithm": "DPSGD",
-    "noiseMultiplier": "0.01",
-    "sampleRate": "0.5",
-    "steps": 30,
-    "maxGradNorm": "1.0",
-    "clipping": "Flat",
-    "learningRate": "2.0",
-    "momentum": "0",
-    "optimizer": "SGD",
-    "gradients": "Auto",
-    "schedule": "Constant",
-    "warmUp": "0",
-    "averaging": "0",
-    "weightDecay": "0",
-    "biasAware": "0",
-    "loss": "CrossEntropy",
-    "trainable": "All",
-    "precision": "Float32",
-    "trainUnits": RECORDS,
-}
+RECIPE = recipe(noiseMultiplier="0.01", steps=30, learningRate="2.0", trainUnits=RECORDS)
 
 
 def memorizable():

@@ -8,7 +8,6 @@ from the Study's. Opens the data through the audit's own access; records stay in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from primum.domain.canonical import JSON, decimal_text
@@ -20,7 +19,11 @@ from primum_pipelines.audits.audit import (
     ThreatModel,
     identification_verdict,
 )
-from primum_pipelines.audits.gradient_inversion import TRIALS_MIN, one_update_bound
+from primum_pipelines.audits.gradient_inversion import (
+    TRIALS_MIN,
+    identification_bound,
+    one_update_bound,
+)
 from primum_pipelines.audits.parameters import whole
 from primum_pipelines.audits.subject import AuditSubject
 
@@ -114,18 +117,12 @@ class DiffusionPrior:
             name=self.name,
             verdict=verdict,
             public={
-                "threatModel": THREAT.to_json(),
-                "claim": str(subject.plan.epsilon),
-                "delta": str(subject.plan.delta),
+                **subject.stated(THREAT),
                 "confidence": str(FAIL_CONFIDENCE),
                 "prior": str(parameters.get("prior", SYNTHETIC)),
                 "trials": found.trials,
                 "targets": found.targets,
-                "bounds": {
-                    "candidates": found.candidates,
-                    "kappa": decimal_text(Decimal(1) / found.candidates),
-                    "gammaOneUpdate": decimal_text(bound),
-                },
+                "bounds": identification_bound(bound, candidates=found.candidates),
             },
             restricted=_restricted(found, lower=lower),
             reasons=reasons,

@@ -71,9 +71,7 @@ class ReconstructionBounds:
     def to_json(self) -> dict[str, JSON]:
         """Canonical form."""
         return {
-            "candidates": self.candidates,
-            "kappa": decimal_text(Decimal(1) / self.candidates),
-            "gammaOneUpdate": decimal_text(self.gamma_one_update),
+            **identification_bound(self.gamma_one_update, candidates=self.candidates),
             "gammaAllUpdates": decimal_text(self.gamma_all_updates),
             "expectedNcc": decimal_text(self.expected_ncc),
             "nccThreshold": decimal_text(NCC_THRESHOLD),
@@ -144,9 +142,7 @@ class GradientInversion:
             name=self.name,
             verdict=verdict,
             public={
-                "threatModel": THREAT.to_json(),
-                "claim": str(subject.plan.epsilon),
-                "delta": str(subject.plan.delta),
+                **subject.stated(THREAT),
                 "confidence": str(FAIL_CONFIDENCE),
                 "trials": measured.trials,
                 "targets": measured.targets,
@@ -192,6 +188,15 @@ def _site(subject: AuditSubject) -> Mapping[str, JSON]:
     budget = subject.released_by().budget
     found = sites.get(budget, next(iter(sites.values()), {}))
     return found if isinstance(found, Mapping) else {}
+
+
+def identification_bound(gamma: float, *, candidates: int) -> dict[str, JSON]:
+    """What one update allows, as evidence states it: success gamma among equal candidates."""
+    return {
+        "candidates": candidates,
+        "kappa": decimal_text(Decimal(1) / candidates),
+        "gammaOneUpdate": decimal_text(gamma),
+    }
 
 
 def one_update_bound(

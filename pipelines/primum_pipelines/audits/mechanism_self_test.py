@@ -94,9 +94,7 @@ class MechanismSelfTest:
             name=self.name,
             verdict=verdict,
             public={
-                "threatModel": THREAT.to_json(),
-                "claim": str(subject.plan.epsilon),
-                "delta": str(subject.plan.delta),
+                **subject.stated(THREAT),
                 "algorithm": algorithm.name,
                 "falseAlarmRate": decimal_text(FALSE_ALARM_RATE * max(1, len(tested))),
                 "mechanisms": [_public(item) for item in tested],

@@ -284,9 +284,7 @@ def planned(
     """The public side of a membership audit: what follows from the plan and the sample sizes."""
     bounds = tpr_bounds(subject.released_by(), fprs=FPRS)
     return {
-        "threatModel": threat.to_json(),
-        "claim": str(subject.plan.epsilon),
-        "delta": str(subject.plan.delta),
+        **subject.stated(threat),
         "confidence": str(CONFIDENCE),
         "method": method,
         "boundImplied": {

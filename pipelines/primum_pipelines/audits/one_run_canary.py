@@ -283,9 +283,7 @@ def _most(canaries: int, guesses: int, delta: float) -> float:
 
 def _public(subject: AuditSubject) -> dict[str, JSON]:
     return {
-        "threatModel": THREAT.to_json(),
-        "claim": str(subject.plan.epsilon),
-        "delta": str(subject.plan.delta),
+        **subject.stated(THREAT),
         "confidence": str(CONFIDENCE),
         "method": "one training run, as many canaries guessed as the plan says",
     }

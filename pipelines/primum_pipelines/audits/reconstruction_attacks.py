@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
 
 from primum.domain.canonical import JSON, decimal_text
 from primum.domain.governance.evidence import EvidenceKind, Verdict
@@ -14,7 +13,12 @@ from primum_pipelines.audits.audit import (
     ThreatModel,
     identification_verdict,
 )
-from primum_pipelines.audits.gradient_inversion import TRIALS_MIN, local_steps, one_update_bound
+from primum_pipelines.audits.gradient_inversion import (
+    TRIALS_MIN,
+    identification_bound,
+    local_steps,
+    one_update_bound,
+)
 from primum_pipelines.audits.parameters import CLASSIFIERS, whole
 from primum_pipelines.audits.subject import AuditSubject
 
@@ -90,19 +94,13 @@ class Imprint:
             name=self.name,
             verdict=verdict,
             public={
-                "threatModel": SERVER.to_json(),
-                "claim": str(subject.plan.epsilon),
-                "delta": str(subject.plan.delta),
+                **subject.stated(SERVER),
                 "confidence": str(FAIL_CONFIDENCE),
                 "batch": found.batch,
                 "bins": effort.bins,
                 "localSteps": effort.local_steps,
                 "trials": found.trials,
-                "bounds": {
-                    "candidates": found.candidates,
-                    "kappa": decimal_text(Decimal(1) / found.candidates),
-                    "gammaOneUpdate": decimal_text(bound),
-                },
+                "bounds": identification_bound(bound, candidates=found.candidates),
             },
             restricted={
                 "identified": found.identified,

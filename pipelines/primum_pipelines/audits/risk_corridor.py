@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 NAME = "RiskCorridor"
 CANDIDATES = (2, 10, 100, 1000)
 FPRS = (0.001, 0.01, 0.1)
-DIMENSION_DEFAULT = 30  # Where the job left no model to read the dimension from.
 _THREAT = ThreatModel(
     access="AllUpdates",
     architecture="GrayBox",
@@ -70,9 +69,7 @@ def risk_corridor(subject: AuditSubject, *, dimension: int, findings: Sequence[F
         name=NAME,
         verdict=verdict,
         public={
-            "threatModel": _THREAT.to_json(),
-            "claim": str(subject.plan.epsilon),
-            "delta": str(subject.plan.delta),
+            **subject.stated(_THREAT),
             **plan_bounds(mechanism, dimension=dimension),
         },
         restricted={

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from primum.domain.study.steps import WorkRequest
     from primum_pipelines.attacks.membership import ShadowSet
     from primum_pipelines.attacks.shadow_cache import ShadowCache
+    from primum_pipelines.audits.audit import ThreatModel
     from primum_pipelines.datasets.table import UnitTable
     from primum_pipelines.models.artifact import LoadedModel
     from primum_pipelines.optimization.algorithm import TrainingAlgorithm
@@ -123,6 +124,14 @@ class AuditSubject:
             if kind in self.artifacts:
                 return str(self.artifacts[kind]["digest"])
         return ""
+
+    def stated(self, threat: ThreatModel) -> dict[str, JSON]:
+        """What every audit states in public: who attacks, and the claim that is attacked."""
+        return {
+            "threatModel": threat.to_json(),
+            "claim": str(self.plan.epsilon),
+            "delta": str(self.plan.delta),
+        }
 
     def released_by(self) -> PlannedMechanism:
         """The mechanism that made the artifact; the most revealing one where there are several.

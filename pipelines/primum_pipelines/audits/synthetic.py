@@ -272,9 +272,7 @@ class Copies:
             name=self.name,
             verdict=verdict,
             public={
-                "threatModel": THREAT.to_json(),
-                "claim": str(subject.plan.epsilon),
-                "delta": str(subject.plan.delta),
+                **subject.stated(THREAT),
                 "confidence": str(FAIL_CONFIDENCE),
             },
             restricted={

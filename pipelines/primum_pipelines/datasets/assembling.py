@@ -150,17 +150,6 @@ def labels_in_cells(
     return of(labels.columns[0], labels.classes)
 
 
-def require_mask(mask: NDArray[np.uint8], *, classes: int, said: str) -> None:
-    """Refuse a mask with a class that is not declared.
-
-    Raises:
-        InvalidValue: If it has one.
-    """
-    if mask.size and int(mask.max()) >= classes:
-        rule = f"must hold class numbers below {classes}"
-        raise InvalidValue(said, rule, "a greater one", "Declare every class in options.classes.")
-
-
 def _placed(sheet: Sheet, reading: Reading) -> tuple[NDArray[np.int64], NDArray[np.str_] | None]:
     """The rows to read, and the block of each."""
     if reading.layout is None:

@@ -125,6 +125,23 @@ def roc_auc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Flo
     return area
 
 
+def mean_of_defined(values: Floats, shares: Floats | float = 1.0) -> Floats:
+    """The mean of figures over those that are defined, for each resample.
+
+    Args:
+        values: ``(k, b)``.
+        shares: Weights of the figures, ``(k, b)`` or one for all.
+
+    Returns:
+        ``(b,)``; NaN where none is defined.
+    """
+    known = np.isfinite(values)
+    share = np.where(known, shares, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Floats = (np.where(known, values, 0) * share).sum(axis=0) / share.sum(axis=0)
+    return found
+
+
 def average_precision(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
     """Weighted area under the precision-recall curve, as a step function; ties are one step."""
     order = np.argsort(-scores, kind="stable")

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from primum.domain.canonical import JSON
-from primum_pipelines.evaluation.figures import Floats, Ints, over_units
-from primum_pipelines.evaluation.subgroups import GROUP_MIN, Measure, in_groups, people
+from primum_pipelines.evaluation.figures import Floats, Ints, mean_of_defined, over_units
+from primum_pipelines.evaluation.subgroups import GROUP_MIN, Measure, in_groups, of_each, people
 
 _FIGURES = ("dice", "iou", "accuracy")
 _DIFFERENCES = {
@@ -23,7 +23,6 @@ _DIFFERENCES = {
     "iouDifference": "iou",
     "accuracyDifference": "accuracy",
 }
-_MASKED: Mapping[str, JSON] = {"masked": f"fewer than {GROUP_MIN}"}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -90,13 +89,8 @@ def utility(counted: Overlaps, classes: Sequence[str]) -> dict[str, JSON]:
         lambda weights: _values(counted, every, weights, measured),
     )
     report: dict[str, JSON] = {name: found[name].to_json() for name in _FIGURES}
-    report["classes"] = {
-        name: {figure: found[f"{number}/{figure}"].to_json() for figure in ("dice", "iou")}
-        if number in measured
-        else dict(_MASKED)
-        for number, name in enumerate(classes)
-        if number
-    }
+    foreground = {number: name for number, name in enumerate(classes) if number}
+    report["classes"] = of_each(found, foreground, ("dice", "iou"), measured)
     return report
 
 
@@ -130,8 +124,8 @@ def _values(
         iou = _means(both / (said + true - both), of_unit)
         right = _means((both.sum(axis=1) / true.sum(axis=1))[:, None], of_unit)
     found = {
-        "dice": _over(dice[:, measured]),
-        "iou": _over(iou[:, measured]),
+        "dice": mean_of_defined(dice[:, measured].T),
+        "iou": mean_of_defined(iou[:, measured].T),
         "accuracy": right[:, 0],
     }
     for number in measured:
@@ -144,13 +138,4 @@ def _means(values: Floats, weights: Floats) -> Floats:
     """Weighted means ``(b, classes)`` over the units that have a value."""
     known = np.isfinite(values)
     found: Floats = weights @ np.where(known, values, 0) / (weights @ known.astype(np.float64))
-    return found
-
-
-def _over(means: Floats) -> Floats:
-    """The mean over classes that have one, ``(b,)``; NaN where none has."""
-    known = np.isfinite(means)
-    total = np.where(known, means, 0).sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found: Floats = total / known.sum(axis=1)
     return found

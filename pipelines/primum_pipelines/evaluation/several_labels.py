@@ -19,13 +19,15 @@ from primum_pipelines.evaluation.figures import (
     Floats,
     Ints,
     average_precision,
+    mean_of_defined,
     over_units,
     roc_auc,
 )
-from primum_pipelines.evaluation.subgroups import GROUP_MIN, Measure, in_groups, people
+from primum_pipelines.evaluation.subgroups import GROUP_MIN, Measure, in_groups, of_each, people
 
 _THRESHOLD = 0.5
 _OF_LABEL = ("rocAuc", "averagePrecision", "sensitivity", "specificity")
+_OF_CALIBRATION = ("ece", "brier")
 _FIGURES = ("accuracy", "exactMatch", "rocAuc", "weightedRocAuc", "averagePrecision")
 _GROUP_FIGURES = ("accuracy", "rocAuc", "sensitivity", "specificity")
 _DIFFERENCES = {
@@ -33,7 +35,6 @@ _DIFFERENCES = {
     "rocAucDifference": "rocAuc",
     "equalOpportunityDifference": "sensitivity",
 }
-_MASKED: Mapping[str, JSON] = {"masked": f"fewer than {GROUP_MIN}"}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -81,12 +82,7 @@ def utility(answers: Answers, names: Sequence[str]) -> dict[str, JSON]:
         lambda weights: _values(answers, every, weights, measured),
     )
     report: dict[str, JSON] = {name: found[name].to_json() for name in _FIGURES}
-    report["labels"] = {
-        name: {figure: found[f"{number}/{figure}"].to_json() for figure in _OF_LABEL}
-        if number in measured
-        else dict(_MASKED)
-        for number, name in enumerate(names)
-    }
+    report["labels"] = of_each(found, dict(enumerate(names)), _OF_LABEL, measured)
     return report
 
 
@@ -107,13 +103,8 @@ def calibration(answers: Answers, names: Sequence[str]) -> dict[str, JSON]:
         answers.units,
         lambda weights: _calibration_of(answers, weights, measured),
     )
-    report: dict[str, JSON] = {name: found[name].to_json() for name in ("ece", "brier")}
-    report["labels"] = {
-        name: {figure: found[f"{number}/{figure}"].to_json() for figure in ("ece", "brier")}
-        if number in measured
-        else dict(_MASKED)
-        for number, name in enumerate(names)
-    }
+    report: dict[str, JSON] = {name: found[name].to_json() for name in _OF_CALIBRATION}
+    report["labels"] = of_each(found, dict(enumerate(names)), _OF_CALIBRATION, measured)
     return report
 
 
@@ -167,11 +158,7 @@ def _mean(
     if not measured:
         return np.full(len(weights), np.nan)
     values = np.stack([found[f"{number}/{name}"] for number in measured])
-    known = np.isfinite(values)
-    share = np.where(known, np.stack(shares) if shares else 1.0, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        average: Floats = (np.where(known, values, 0) * share).sum(axis=0) / share.sum(axis=0)
-    return average
+    return mean_of_defined(values, np.stack(shares) if shares else 1.0)
 
 
 def _calibration_of(
@@ -186,6 +173,6 @@ def _calibration_of(
         inside = np.eye(BINS)[bins] * apart[:, None]
         found[f"{number}/ece"] = np.abs(weights @ inside).sum(axis=1) / total
         found[f"{number}/brier"] = weights @ apart**2 / total
-    for name in ("ece", "brier"):
+    for name in _OF_CALIBRATION:
         found[name] = _mean(found, name, measured, weights)
     return found

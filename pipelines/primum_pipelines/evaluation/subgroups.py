@@ -8,7 +8,7 @@ patient are that patient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from primum.domain.canonical import JSON, decimal_text
 from primum_pipelines.evaluation.figures import (
+    Figure,
     Floats,
     Ints,
     Scored,
@@ -77,6 +78,28 @@ def in_groups(measure: Measure, groups: Mapping[str, Ints]) -> dict[str, JSON]:
         over the groups that were measured. A figure of a group that lacks a class is NaN.
     """
     return {name: _of_attribute(measure, numbers) for name, numbers in groups.items()}
+
+
+def of_each(
+    found: Mapping[str, Figure],
+    names: Mapping[int, str],
+    figures: Sequence[str],
+    measured: Collection[int],
+) -> dict[str, JSON]:
+    """Figures of each class or label by its name; those that few units have are masked.
+
+    Args:
+        found: Figures under ``{number}/{figure}``.
+        names: Names of what is shown, by number.
+        figures: Names of the figures.
+        measured: Numbers of those that enough units have.
+    """
+    return {
+        name: {figure: found[f"{number}/{figure}"].to_json() for figure in figures}
+        if number in measured
+        else dict(_MASKED)
+        for number, name in names.items()
+    }
 
 
 def people(units: NDArray[np.generic] | None, inside: NDArray[np.bool_]) -> int:

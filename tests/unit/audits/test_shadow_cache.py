@@ -6,6 +6,7 @@ import stat
 
 import numpy as np
 import pytest
+from shadow_recipes import recipe
 
 torch = pytest.importorskip("torch")
 
@@ -21,8 +22,6 @@ from primum_pipelines.attacks.shadow_program import Program  # noqa: E402
 from primum_pipelines.datasets.table import UnitTable  # noqa: E402
 from primum_pipelines.kinds.training import fresh_model  # noqa: E402
 from primum_pipelines.models.artifact import LoadedModel, ModelSpec  # noqa: E402
-
-from .recipes import recipe  # noqa: E402
 
 SPEC = ModelSpec(
     "Logistic", {}, (3,), ("no", "yes"), "yes", ("a", "b", "c"), ("0",) * 3, ("1",) * 3, "s"

@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 
 import pytest
+from shadow_recipes import recipe
 
 torch = pytest.importorskip("torch")
 
@@ -19,8 +20,6 @@ from primum_pipelines.datasets.units import one_row_each  # noqa: E402
 from primum_pipelines.fan_out import Alone  # noqa: E402
 from primum_pipelines.kinds.train import fitting  # noqa: E402
 from primum_pipelines.optimization.losses import TaskLoss  # noqa: E402
-
-from .recipes import recipe  # noqa: E402
 
 PICTURE = (1, 8, 8)
 SMALL = Architecture("SmallCNN", {"channels": 8}, PICTURE, 3)

@@ -175,29 +175,53 @@ def evidence(
     """Training evidence: planned and executed events; the loss stays restricted."""
     plan, report = records.plan_of(request), trained.report
     public: dict[str, JSON] = {
-        "algorithm": plan.mechanism["algorithm"],
-        "reviewed": plan.mechanism["reviewed"],
         "planned": access.event.to_json(),
         "executed": executed_event(report, plan.parameters).to_json(),
+        "workers": report.workers,
+    }
+    if "earlyStopping" in plan.mechanism:
+        public["looks"] = report.looks
+    return training_record(request, trained, subject, loss=loss, public=public)
+
+
+def training_record(
+    request: WorkRequest,
+    trained: Trained,
+    subject: str,
+    *,
+    loss: float,
+    public: Mapping[str, JSON],
+) -> Evidence:
+    """Evidence of the training that made the released model.
+
+    Args:
+        request: The step's request.
+        trained: That training.
+        subject: Digest of the model.
+        loss: Its mean on the training units; stays restricted.
+        public: What is to be said of all that ran, beside what every training says.
+    """
+    plan, report = records.plan_of(request), trained.report
+    said: dict[str, JSON] = {
+        **public,
+        "algorithm": plan.mechanism["algorithm"],
+        "reviewed": plan.mechanism["reviewed"],
         "maxGradNorm": plain(report.max_grad_norm),
         "clipping": report.clipping.value,
         "gradients": report.gradients,
         "sampling": report.sampling,
         "generator": report.generator,
-        "workers": report.workers,
         "canaries": plan.mechanism["canaries"],
     }
-    if "earlyStopping" in plan.mechanism:
-        public["looks"] = report.looks
     if trained.sealed is not None:
-        public["canaryCommitment"] = trained.sealed.commitment
+        said["canaryCommitment"] = trained.sealed.commitment
     return records.record(
         request,
         EvidenceKind.TRAINING,
         name=str(plan.mechanism["algorithm"]),
         subject=subject,
         verdict=None,
-        public=public,
+        public=said,
         restricted={
             "trainLoss": decimal_text(loss),
             **{name: str(value) for name, value in report.diagnostics.items()},

@@ -26,7 +26,7 @@ from primum.domain.accounting.selection import selected_from
 from primum.domain.canonical import JSON, canonical_json, decimal_text
 from primum.domain.conditions import Reason
 from primum.domain.errors import InvalidValue
-from primum.domain.governance.evidence import Evidence, EvidenceKind
+from primum.domain.governance.evidence import Evidence
 from primum.domain.study.plan import Access, Plan
 from primum.domain.study.steps import Receipt, StepStatus, WorkRequest, WorkResult
 from primum_pipelines import fan_out
@@ -205,37 +205,14 @@ def _receipt(request: WorkRequest, access: Access, told: _Told) -> Receipt:
 
 def _evidence(inputs: Inputs, best: Tried, told: _Told, *, subject: str) -> Evidence:
     """Of the best trial; of the others only where each of them is charged."""
-    request, report = inputs.request, best.trained.report
-    plan = records.plan_of(request)
     loss = fitting.mean_loss(best.module, inputs.table, best.spec, parameters=best.parameters)
     public: dict[str, JSON] = {
-        "algorithm": plan.mechanism["algorithm"],
-        "reviewed": plan.mechanism["reviewed"],
         # As text: rules of a policy look at evidence, and an event nests deeper than they may.
         "planned": describe(told.planned),
         "executed": describe(told.event()),
-        "maxGradNorm": plain(report.max_grad_norm),
-        "clipping": report.clipping.value,
-        "gradients": report.gradients,
-        "sampling": report.sampling,
-        "generator": report.generator,
-        "canaries": plan.mechanism["canaries"],
         "chosen": dict(best.point),
         "score": decimal_text(best.score),
     }
     if told.trials:
         public["trials"] = told.trials
-    if best.trained.sealed is not None:
-        public["canaryCommitment"] = best.trained.sealed.commitment
-    return records.record(
-        request,
-        EvidenceKind.TRAINING,
-        name=str(plan.mechanism["algorithm"]),
-        subject=subject,
-        verdict=None,
-        public=public,
-        restricted={
-            "trainLoss": decimal_text(loss),
-            **{name: str(value) for name, value in report.diagnostics.items()},
-        },
-    )
+    return outcome.training_record(inputs.request, best.trained, subject, loss=loss, public=public)

@@ -27,7 +27,6 @@ from primum.domain.errors import Unavailable
 
 _DOWN_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
-_LOG_SHOWN = 300
 
 
 @dataclass(frozen=True, slots=True)

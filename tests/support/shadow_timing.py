@@ -1,4 +1,4 @@
-"""How much faster stacked shadows are than one training after another. Used by the benchmarks.
+"""How much faster stacked shadows are than one training after another.
 
 Same models, same recipe, same pool; CPU seconds of this process, because wall time lies on a busy
 machine.
