@@ -5,6 +5,10 @@ body run by a compute worker, record what it came to, tell lineage. ``work`` run
 around the body. Neither opens data, neither lets an exception's text out: only our own messages
 pass, a traceback goes to the steward's log. It must not import anything heavy, and it decides
 nothing about budgets: what a step cannot prove by a receipt the ledger charges in full.
+
+A worker may be lost in the middle. What its body left for that case (``leave``) then counts, and
+where the body says that it can go on, another worker is asked, a few times
+(docs/decisions/0036).
 """
 
 from __future__ import annotations
@@ -12,19 +16,21 @@ from __future__ import annotations
 import base64
 import importlib
 import json
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from primum.domain.canonical import JSON
 from primum.domain.conditions import Reason
-from primum.domain.errors import InvalidValue, PrimumError, Tampered
+from primum.domain.errors import InvalidValue, PrimumError, Tampered, Unavailable
 from primum.domain.governance.evidence import Evidence, evidence_from_json
 from primum.domain.study.lineage import ReservationLink, step_ended, step_started
+from primum.domain.study.plan import Treatment
 from primum.domain.study.steps import (
     ArtifactRef,
     DataToken,
@@ -37,6 +43,7 @@ from primum.domain.study.steps import (
     WorkResult,
     receipt_from_json,
     work_request_from_json,
+    work_result_from_json,
 )
 from primum_pipelines.fan_out import FanOut, using
 from primum_pipelines.progress import keep_traceback
@@ -57,10 +64,35 @@ PRELOAD: Mapping[str, Sequence[str]] = {
 TOGETHER = frozenset({"primum_pipelines.kinds.train.step:train"})
 """Bodies that every worker of a Study runs at once, as one ``torch.distributed`` group."""
 
-_LEAVE: ContextVar[Callable[[Mapping[str, JSON]], None] | None] = ContextVar("leave", default=None)
+_PAUSES_SECONDS = (2.0, 15.0, 60.0)
+"""Before a lost body is asked to go on. A node that was taken away is replaced within minutes, for
+which a worker is waited; a body that kills its worker again and again is not asked a fourth time.
+"""
+
 _MESSAGE_LENGTH_MAX = 1024
 _EXPOSED = "Exposed"
+_CHARGED = Treatment.CHARGED.value
 _ZERO = "0"
+
+
+@dataclass(slots=True)
+class _Words:
+    """What a body has left for the case that it ends without a report."""
+
+    last: Mapping[str, JSON]
+    keep: Callable[[Mapping[str, JSON]], None] | None
+
+    def leave(self, word: Mapping[str, JSON]) -> None:
+        if self.keep is not None:
+            self.keep(word)
+        self.last = word
+
+    @property
+    def receipts(self) -> Sequence[Mapping[str, JSON]]:
+        return work_result_from_json(self.last).receipts if self.last else ()
+
+
+_WORDS: ContextVar[_Words | None] = ContextVar("words", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +114,11 @@ def now() -> str:
 
 
 def execute(
-    context: StepContext, services: StepServices, *, clock: Callable[[], str] = now
+    context: StepContext,
+    services: StepServices,
+    *,
+    clock: Callable[[], str] = now,
+    pause: Callable[[float], None] = time.sleep,
 ) -> StepOutcome:
     """Run one step, or find that it already ran.
 
@@ -90,14 +126,17 @@ def execute(
         context: What the step was told.
         services: What the platform lets it do.
         clock: Time of lineage events.
+        pause: Waits before a lost body is asked to go on.
 
     Returns:
         The outcome that stands: the earlier one where there is one, else the one recorded now. A
         body that fails is an outcome too.
 
     Guarantees:
-        The body runs at most once per outcome id once a ticket was redeemed. An outcome never holds
-        a receipt that does not name the data token it was given, nor a message that is not ours.
+        The body of a step with a charged access runs at most once per outcome id once a ticket was
+        redeemed, unless its worker was lost and the body itself had said how to go on without doing
+        anything twice. An outcome never holds a receipt that does not name the data token it was
+        given, nor a message that is not ours.
 
     Raises:
         Unavailable: If the platform could not be reached before anything began, or could not store
@@ -107,7 +146,7 @@ def execute(
     if standing is not None:
         return standing
     upstream = _upstream(context, services)
-    step = _Step(context, services, upstream, clock)
+    step = _Step(context, services, upstream, clock, pause)
     if services.begun(context.outcome_id) == _EXPOSED:
         message = f"{context.step} was exposed and left no outcome; it will be charged in full."
         return step.end(_Ended(StepStatus.FAILED, Reason.STEP_LOST, message), {})
@@ -117,7 +156,7 @@ def execute(
         services.ready(context.entry)
         for access in _accesses(context):
             tokens[access] = _redeemed(context, services, access)
-        ended = _read(context, services.compute(context.entry, step.request(tokens)), tokens)
+        ended = _read(context, step.result(tokens), tokens)
     except Exception as error:  # noqa: BLE001 - whatever went wrong is the step's outcome
         ended = step.failed(error)
     return step.end(ended, tokens)
@@ -131,9 +170,54 @@ class _Step:
     services: StepServices
     upstream: Mapping[str, StepOutcome]
     clock: Callable[[], str]
+    pause: Callable[[float], None]
 
-    def request(self, tokens: Mapping[str, DataToken]) -> WorkRequest:
-        """What the worker gets: tokens instead of tickets."""
+    def result(self, tokens: dict[str, DataToken]) -> WorkResult:
+        """What the body reports; another worker is asked where one was lost, if it may be.
+
+        A body that was lost goes on from what it had left. One of a step without a charged access
+        begins again: it has released nothing.
+
+        Raises:
+            Unavailable: If a worker was lost and nobody can say what it did.
+        """
+        left: Mapping[str, JSON] = {}
+        for seconds in _PAUSES_SECONDS:
+            try:
+                result = self._asked(tokens, left)
+                if not result.resume:
+                    return result
+                left = result.to_json()
+            except Unavailable:
+                if self._is_charged:
+                    raise
+            self.pause(seconds)
+            try:
+                self._ready_again(tokens)
+            except PrimumError as error:
+                if not left:
+                    raise
+                message = f"{result.message.rstrip('.')}; nothing went on: {error}"
+                return replace(result, message=message, resume={})
+        return self._asked(tokens, left)
+
+    def _asked(self, tokens: Mapping[str, DataToken], left: Mapping[str, JSON]) -> WorkResult:
+        return self.services.compute(self.context.entry, self.request(tokens, left=left))
+
+    def _ready_again(self, tokens: dict[str, DataToken]) -> None:
+        """Wait for a worker, and redeem again: so the ledger sees that what pays still stands."""
+        self.services.ready(self.context.entry)
+        for access in tokens:
+            tokens[access] = _redeemed(self.context, self.services, access)
+
+    @property
+    def _is_charged(self) -> bool:
+        return any(item["treatment"] == _CHARGED for item in _declared(self.context))
+
+    def request(
+        self, tokens: Mapping[str, DataToken], *, left: Mapping[str, JSON] | None = None
+    ) -> WorkRequest:
+        """What the worker gets: tokens instead of tickets, and what a lost worker left."""
         context = dict(self.context.to_json())
         context |= {"tickets": {}, "credential": ""}
         return WorkRequest(
@@ -144,6 +228,7 @@ class _Step:
             data_dirs=tuple(self.services.data_dirs()),
             inputs={name: outcome.to_json() for name, outcome in self.upstream.items()},
             zone_dir=self.services.zone_dir(),
+            left=left or {},
         )
 
     def failed(self, error: Exception) -> _Ended:
@@ -198,12 +283,15 @@ def work(
 
     Returns:
         Its ``WorkResult`` as JSON; a failed one where the function raised. No exception leaves,
-        since a framework would print its text and arguments.
+        since a framework would print its text and arguments. Its receipts are then those of the
+        last report that was left.
     """
     step, artifacts_uri = "step", ""
-    held = _LEAVE.set(leave)
+    words = _Words({}, leave)
+    held = _WORDS.set(words)
     try:
         request = work_request_from_json(payload)
+        words.last = request.left
         step, artifacts_uri = str(request.context["step"]), request.artifacts_uri
         with using(fan_out):
             result: WorkResult = _function(entry)(request)
@@ -215,25 +303,29 @@ def work(
             status=StepStatus.FAILED.value,
             reason=Reason.STEP_FAILED.value,
             message=scrubbed(step, error),
-            receipts=(),
+            receipts=words.receipts,
             evidence=(),
             artifacts=(),
             body_seconds=_ZERO,
         )
         return failed.to_json()
     finally:
-        _LEAVE.reset(held)
+        _WORDS.reset(held)
 
 
 def leave(result: WorkResult) -> None:
-    """Leave a report that counts if this worker is lost: of the last one left, if any is kept.
+    """Leave a report that counts if this body ends without its own: the last one that was left.
 
     Args:
-        result: A failed report; its receipts must cover all that may run before the next one.
+        result: A failed report; its receipts must cover all that may run before the next one. What
+            the body needs to go on elsewhere is its ``resume``.
+
+    Raises:
+        Unavailable: If it cannot be kept. Nothing that it covers may be run then.
     """
-    keep = _LEAVE.get()
-    if keep is not None:
-        keep(result.to_json())
+    words = _WORDS.get()
+    if words is not None:
+        words.leave(result.to_json())
 
 
 def scrubbed(step: str, error: BaseException) -> str:
@@ -262,11 +354,15 @@ def _upstream(context: StepContext, services: StepServices) -> dict[str, StepOut
 
 def _accesses(context: StepContext) -> list[str]:
     """Names of the accesses that the plan gives to this step, in its order."""
+    return [str(item["name"]) for item in _declared(context)]
+
+
+def _declared(context: StepContext) -> list[Mapping[str, JSON]]:
+    """The accesses that the plan gives to this step, in its order."""
     declared = context.plan.get("accesses")
     if not isinstance(declared, list | tuple):
         raise TypeError("a plan lists its accesses")
-    own = [item for item in declared if isinstance(item, Mapping) and item["step"] == context.step]
-    return [str(item["name"]) for item in own]
+    return [item for item in declared if isinstance(item, Mapping) and item["step"] == context.step]
 
 
 def _redeemed(context: StepContext, services: StepServices, access: str) -> DataToken:

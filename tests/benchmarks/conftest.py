@@ -59,6 +59,13 @@ class Figures:
         else:
             self.show(what, f"{value:.2f} s{note}", f"<= {limit:g} s", "not judged: machine busy")
 
+    def walls_at_least(self, what, value, limit):
+        """Note a ratio of wall times; held to its limit on a quiet machine only."""
+        if value >= limit or self.quiet:
+            self.at_least(what, value, limit)
+        else:
+            self.show(what, f"{value:.2f} x", f">= {limit:g} x", "not judged: machine busy")
+
 
 def _word(met):
     return "met" if met else "missed"

@@ -209,7 +209,7 @@ def planted(mechanism):
             reported_sums=frozenset({canaries.HEAD_PARAMETER}),
         )
     )
-    found = canaries.scores(report.update_sums, max_grad_norm=1.0)
+    found = canaries.scores(report)
     return Canaries(tuple(int(coin) for coin in sealed.coins), tuple(found))
 
 

@@ -142,7 +142,7 @@ REFUSED_DOCUMENTS = {
     ),
     "epsilon below zero": (
         study("a", ('epsilon: "3.0"', 'epsilon: "-1"')),
-        "spec.privacy.epsilon must be a quoted decimal",
+        "spec.privacy.epsilon must be above 0",
         "found -1.",
     ),
     "epsilon of a budget": (

@@ -420,6 +420,7 @@ WRONG = [
     ("Study", "spec.job.kind", "Trian"),
     ("Study", "spec.job.train", None),
     ("Study", "spec.job.synthesize", {"samples": 1}),
+    ("Study", "spec.job.privateFeatures", {"model": "MLP"}),  # beside kind: Train
     ("Study", "spec.job.parameters", {"a": "b"}),
     ("Study", "spec.job.train.epochs", 0),
     ("Study", "spec.job.train.epochs", "20"),

@@ -35,6 +35,7 @@ UNITS = {  # as registering the datasets counts them
 REFUSED = {"as-usual"}
 VOID = {"void-biopsies", "laundered", "filtered-xrays", "unprotected"}
 PLUGIN = {"leaky": "LeakySGD"}
+FREE = {"biopsy-model"}  # on released data alone
 
 
 def stored(loaded):
@@ -86,7 +87,9 @@ def context():
     edge = "generator trained on wisconsin without a charge"
     void = SyntheticFacts("void-biopsies", "d.npz", "Void", "sha256:0", (edge,))
     datasets = {name: facts_of(item) for name, item in all_of("PrivacyBudget").items()}
-    return PlanningContext(datasets, {"void-biopsies": void}, RdpAccountant())
+    table = SyntheticFacts("biopsy-features", "d.npz", "Valid", "sha256:0")
+    released = {item.release: item for item in (void, table)}
+    return PlanningContext(datasets, released, RdpAccountant())
 
 
 def declared(name, context):
@@ -98,13 +101,21 @@ def is_void(plan):
     return bool(plan.void_edges) or any(a.treatment is Treatment.UNCHARGED for a in plan.accesses)
 
 
-@pytest.mark.parametrize("name", sorted(set(STUDIES) - REFUSED - VOID - set(PLUGIN)))
+@pytest.mark.parametrize("name", sorted(set(STUDIES) - REFUSED - VOID - FREE - set(PLUGIN)))
 def test_an_ordinary_example_stays_within_its_claim(name, context):
     study, plan = declared(name, context)
     assert 0 < plan.epsilon <= study.epsilon
     assert not is_void(plan)
     if study.audits and name != "everything":
         assert plan.max_certifiable is None or plan.max_certifiable >= plan.epsilon
+
+
+@pytest.mark.parametrize("name", sorted(FREE))
+def test_an_example_on_released_data_alone_costs_nothing(name, context):
+    _, plan = declared(name, context)
+    assert plan.accesses == ()
+    assert plan.epsilon == 0
+    assert not is_void(plan)
 
 
 @pytest.mark.parametrize("name", sorted(VOID))

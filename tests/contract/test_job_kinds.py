@@ -13,6 +13,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
+from wisconsin import DATASET_KINDS
 
 from primum import extensions
 from primum.domain.accounting.events import NoEvent
@@ -38,6 +39,7 @@ JOBS = {
         "batchSize": 32,
         "maxGradNorm": "1.0",
     },
+    "PrivateFeatures": {"model": "MLP"},
 }
 SITES = {"Federate": ("cleveland", "hungarian")}
 STEPS = ("validate", "job", "evaluate", "audit")
@@ -45,6 +47,7 @@ HEAVY = ("torch", "opacus", "flwr", "ray", "great_expectations", "sklearn", "pan
 
 
 def make_study(kind, **changes):
+    makes_data = kind in DATASET_KINDS
     budgets = SITES.get(kind, ("wisconsin",))
     study = StudySpec(
         key=ResourceKey("Study", "oncology", "a-study"),
@@ -61,8 +64,8 @@ def make_study(kind, **changes):
         expectations=(),
         audits=(),
         policy="clinical-default",
-        endpoint="an-endpoint",
-        dataset_release="",
+        endpoint="" if makes_data else "an-endpoint",
+        dataset_release="some-data" if makes_data else "",
         audit_schedule="",
     )
     return replace(study, **changes)
@@ -97,6 +100,15 @@ def make_context(kind, *, accountant=None, synthetic=None, **changes):
 @pytest.fixture(params=KINDS)
 def kind(request):
     return extensions.load(GROUP, request.param)()
+
+
+def test_a_release_of_what_the_kind_does_not_make_is_refused(kind):
+    """It would fail after the charge, when there is nothing of the sort to release."""
+    other = {"endpoint": "x", "dataset_release": ""}
+    if kind.name not in DATASET_KINDS:
+        other = {"endpoint": "", "dataset_release": "x"}
+    with pytest.raises(InvalidValue, match=r"spec\.release\..* must be absent"):
+        kind.declare(make_study(kind.name, **other), make_context(kind.name))
 
 
 def test_every_registered_kind_is_in_the_suite():
@@ -142,7 +154,7 @@ def test_units_with_several_examples_are_clipped_as_units_or_refused(kind):
         context = make_context(kind.name, dataset=bounded)
         if most == 1:
             kind.declare(make_study(kind.name), context)
-        elif kind.name == "Train":
+        elif kind.name in ("Train", "PrivateFeatures"):
             plan = kind.declare(make_study(kind.name), context)
             assert plan.mechanism["unitExamplesMax"] == most
         else:

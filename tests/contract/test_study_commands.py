@@ -1,10 +1,11 @@
-"""``primum study compare``: what is side by side, who sees what, and what cannot be compared.
+"""``primum study compare`` and ``show``: what is side by side, who sees what, what cannot be.
 
 Commands run in this process against a home folder with planned and evaluated Studies.
 """
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 
 import numpy as np
@@ -23,6 +24,7 @@ from primum_pipelines.evaluation import predictions, subgroups
 from primum_pipelines.evaluation.figures import Scored, utility
 
 ROWS = 120
+PICTURE = b"<svg/>"
 SEX = np.tile([0, 1], ROWS // 2)
 
 
@@ -82,6 +84,12 @@ class Ward:
             ),
             kind=predictions.ARTIFACT_KIND,
         )
+        picture = artifacts.store(
+            f"{bootstrap.artifacts_uri(self.settings)}/{stored.uid}",
+            "reliability-wisconsin.svg",
+            PICTURE,
+            kind="Picture",
+        )
         measured = {n: figure.to_json() for n, figure in utility(scored).items()}
         sides = (
             (EvidenceKind.UTILITY, measured, {}),
@@ -99,7 +107,7 @@ class Ward:
             "evaluated",
             (),
             tuple(item.digest for item in evidence),
-            (kept,),
+            (kept, picture),
             "2.5",
         )
         self.stores.evidence.record(
@@ -222,3 +230,35 @@ def test_answers_that_were_changed_are_noticed(ward, say):
         assert say("good", "poor").code == 6
     finally:
         path.write_bytes(before)
+
+
+@pytest.fixture
+def show(ward, capsys):
+    line = CommandLine(ward.home)
+    return lambda *words, **more: line("study", "show", *words, capsys=capsys, **more)
+
+
+def test_every_figure_of_a_study_is_shown_with_its_interval(show):
+    said = show("fair").out
+    assert re.search(r"Utility +wisconsin +rocAuc +0\.\d+ \(0\.\d+ to \d", said)
+    assert re.search(r"Fairness +wisconsin +sex/0/sensitivity +.*\)\*", said)
+    assert "* Restricted: shown because" in said
+    found = show("good", "-o", "json").json()
+    assert {"accuracy", "mcc", "sex/gap/rocAuc"} <= {item["figure"] for item in found}
+
+
+def test_pictures_are_copied_for_the_zone_alone(show, tmp_path):
+    folder = tmp_path / "figures"
+    assert show("good", "--pictures", str(folder)).code == 0
+    assert (folder / "reliability-wisconsin.svg").read_bytes() == PICTURE
+    refused = show("good", "--pictures", str(tmp_path / "no"), PRIMUM_TOKEN="nobody")
+    assert refused.code != 0
+    assert "needs the role steward or auditor" in refused.err
+    assert not (tmp_path / "no").exists()
+
+
+def test_who_has_no_role_is_shown_what_is_public(show):
+    said = show("good", PRIMUM_TOKEN="nobody").out
+    assert "rocAuc" in said
+    assert "Fairness" not in said
+    assert "Restricted" not in said

@@ -86,6 +86,7 @@ REFUSED = [
     ("Study", STUDY, "data", [{"role": "Private", "release": "a"}], "budget"),
     ("Study", STUDY, "data", [{"role": "Private", "budget": "a"}] * 2, "once"),
     ("Study", STUDY, "job.synthesize", {"samples": 3}, "job"),
+    ("Study", STUDY, "job.privateFeatures", {"model": "MLP"}, "privateFeatures"),
     ("Study", STUDY, "purpose", "", "purpose"),
 ]
 

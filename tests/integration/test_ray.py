@@ -15,7 +15,7 @@ import pytest
 
 from primum.adapters import processes
 from primum.adapters.ray import RayCompute, RaySettings, ray_down
-from primum.adapters.ray.wire import Address, ask, read_address
+from primum.adapters.ray.wire import Address, KeeperLine, ask, read_address
 from primum.domain.errors import Unavailable
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
@@ -69,6 +69,23 @@ def fanning_badly(request):
     from primum_pipelines import fan_out
 
     fan_out.current().map("trial.bodies:part", b"patient 42", ["one", "leaks"])
+
+
+def dying_after_word(request):
+    from dataclasses import replace
+    from primum_pipelines import runtime
+
+    told = int(dict(request.left).get("resume", {"steps": 0})["steps"])
+    if told >= 30:
+        return _said(f"went on at {told}")
+    runtime.leave(replace(_said("ten more"), resume={"steps": told + 10}))
+    if told < 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+def dying_before_word(request):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def lingering(request):
@@ -165,6 +182,34 @@ def test_a_killed_worker_is_unavailable_once_and_replaced(compute, tmp_path):
         compute.call("trial.bodies:dying", make_payload(tmp_path))
 
     assert pid_of(compute, tmp_path) != before
+
+
+def test_what_a_killed_worker_had_left_is_its_report(compute, tmp_path):
+    """Killed three times; each goes on from what the one before had left."""
+    payload, steps = make_payload(tmp_path), []
+    for _ in range(3):
+        report = compute.call("trial.bodies:dying_after_word", payload)
+        steps.append(report["resume"]["steps"])
+        payload["left"] = report
+
+    assert steps == [10, 20, 30]
+    done = compute.call("trial.bodies:dying_after_word", payload)
+    assert (done["message"], done["resume"]) == ("went on at 30", {})
+
+
+def test_what_was_left_counts_until_another_word_is(compute, tmp_path):
+    """The second worker dies before it says anything: what the first had left still stands."""
+    left = compute.call("trial.bodies:dying_after_word", make_payload(tmp_path))
+    again = compute.call("trial.bodies:dying_before_word", {**make_payload(tmp_path), "left": left})
+
+    assert again == left
+
+
+def test_nobody_leaves_word_for_a_call_that_nobody_waits_for(compute):
+    """So a worker that was taken for lost, and lives on, runs no further step."""
+    line = KeeperLine(str(compute.home), "0" * 32)
+    with pytest.raises(Unavailable, match="the call was given up"):
+        line("{}")
 
 
 def test_a_step_that_dies_takes_its_work_with_it(compute, tmp_path):

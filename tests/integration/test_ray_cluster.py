@@ -37,6 +37,16 @@ def leaking(request):
 
 def dying(request):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dying_after_word(request):
+    from dataclasses import replace
+    from primum_pipelines import runtime
+
+    if request.left:
+        return _said(f"went on at {request.left['resume']['steps']}")
+    runtime.leave(replace(_said("ten"), resume={"steps": 10}))
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 DRIVER = """
@@ -66,6 +76,10 @@ try:
     said["where"] = compute.call("trial:where", payload)["message"]
     said["again"] = compute.call("trial:where", payload)["message"]
     said["leaking"] = compute.call("trial:leaking", payload)["message"]
+    left = compute.call("trial:dying_after_word", payload)
+    payload["left"] = left
+    said["left"] = [left, compute.call("trial:dying_after_word", payload)["message"]]
+    del payload["left"]
     compute.call("trial:dying", payload)
 except Unavailable as error:
     said["unavailable"] = str(error)
@@ -100,3 +114,5 @@ def test_a_body_runs_on_a_worker_with_the_gpus_of_its_step(tmp_path):
     assert said["leaking"] == "job failed: ValueError"
     assert "patient" not in done.stdout + done.stderr
     assert "died while it worked" in said["unavailable"]
+    left, then = said["left"]
+    assert (left["message"], left["resume"], then) == ("ten", {"steps": 10}, "went on at 10")

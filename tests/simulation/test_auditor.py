@@ -14,6 +14,7 @@ from simulated.world import World
 
 from primum import verification
 from primum.adapters import memory
+from primum.application import access as accesses
 from primum.application import audits, releasing, settlement, step_services
 from primum.domain.accounting.events import NoEvent
 from primum.domain.accounting.policy_rdp import RdpPolicy
@@ -132,6 +133,7 @@ def redeem_as_often_as_asked(monkeypatch):
         return Result(ResultCode.ACCEPTED) if result.stands else result
 
     monkeypatch.setattr(memory.MemoryLedgerStore, "expose", expose)
+    monkeypatch.setattr(accesses, "_once", lambda *_, **__: None)
 
 
 def admit_everything(monkeypatch):
@@ -182,6 +184,16 @@ def rewrite_an_entry(monkeypatch):
     monkeypatch.setattr(memory.MemoryLedgerStore, "thaw", thaw)
 
 
+def forget_what_a_lost_worker_left(monkeypatch):
+    """A retry that calls the body again, as retries do."""
+    original = runtime._Step.request
+
+    def request(self, tokens, *, left=None):
+        return original(self, tokens)
+
+    monkeypatch.setattr(runtime._Step, "request", request)
+
+
 @pytest.mark.parametrize(
     ("bug", "said"),
     [
@@ -192,6 +204,7 @@ def rewrite_an_entry(monkeypatch):
         (certify_whatever_the_audits_say, "was published with|was published although"),
         (mint_before_the_ledger_knows, "without an Exposed or Inspected entry"),
         (redeem_as_often_as_asked, "ran twice"),
+        (forget_what_a_lost_worker_left, "ran twice"),
         (admit_everything, "holds epsilon"),
         (grant_whatever_waits, "holds epsilon|must fit what its account had left"),
         (grant_parts_of_a_claim, "came apart"),

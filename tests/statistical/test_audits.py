@@ -35,6 +35,7 @@ from primum_pipelines.optimization.algorithm import (  # noqa: E402
     TrainingReport,
     TrainingTask,
 )
+from primum_pipelines.optimization.presence import Presence  # noqa: E402
 
 
 @dataclass
@@ -254,31 +255,53 @@ def test_analytic_inversion_without_noise_is_exact() -> None:
     assert np.allclose(found, records)
 
 
-def one_run(*, noise_multiplier: float, canaries: int, seed: int):
-    """Canary scores straight from the definition of the mechanism."""
+def one_run(*, noise_multiplier: float, canaries: int, seed: int, planned: PlannedMechanism):
+    """Canary scores straight from the definition of the mechanism, each step on its own."""
     generator = np.random.default_rng(seed)
     coins = generator.integers(0, 2, canaries)
-    taken = generator.binomial(72, 0.281, canaries) * coins
-    noise = generator.standard_normal(canaries) * noise_multiplier * math.sqrt(72)
-    return Canaries(tuple(coins.tolist()), tuple((taken + noise).tolist()))
+    presence = Presence(
+        {"head": torch.zeros(canaries)},
+        noise_multiplier=planned.noise_multiplier,
+        sample_rate=planned.sample_rate,
+        max_grad_norm=1.0,
+    )
+    for _ in range(planned.steps):
+        taken = (generator.random(canaries) < planned.sample_rate) * coins
+        noisy = taken + generator.standard_normal(canaries) * noise_multiplier
+        presence.add({"head": torch.from_numpy(noisy)})
+    scores = presence.ratios["head"].tolist()
+    return Canaries(tuple(coins.tolist()), tuple(scores))
 
 
 PLANNED = PlannedMechanism(
     budget="b", noise_multiplier=3.7762, sample_rate=0.281, steps=72, max_grad_norm=1.0
 )
+FEW_STEPS = PlannedMechanism(
+    budget="b", noise_multiplier=0.8848, sample_rate=0.5, steps=4, max_grad_norm=1.0
+)
 
 
-def test_one_run_audit_contradicts_a_true_claim_in_at_most_5_percent() -> None:
+@pytest.mark.parametrize(
+    ("planned", "claim", "canaries"), [(PLANNED, 3.0, 100), (FEW_STEPS, 8.0, 2000)]
+)
+def test_one_run_audit_contradicts_a_true_claim_in_at_most_5_percent(
+    planned, claim, canaries
+) -> None:
     """200 seeded null runs at the true claim; 5 % plus binomial slack is 19 of 200."""
     above = tail = 0
     for seed in range(200):
         figures = measure(
-            one_run(noise_multiplier=3.7762, canaries=100, seed=seed),
-            mechanism=PLANNED,
-            claim=3.0,
+            one_run(
+                noise_multiplier=planned.noise_multiplier,
+                canaries=canaries,
+                seed=seed,
+                planned=planned,
+            ),
+            mechanism=planned,
+            claim=claim,
             delta=1e-5,
         )
-        above += figures.epsilon_lower > 3.0
+        above += figures.epsilon_lower > claim
         tail += figures.low_tail.tpr_lower > figures.low_tail.bound
     assert above + tail <= 19
 
@@ -287,13 +310,31 @@ def test_one_run_audit_contradicts_a_true_claim_in_at_most_5_percent() -> None:
 def test_one_run_audit_catches_missing_noise_at_claim_1(seed: int) -> None:
     """Sigma = 0 with 500 canaries against a claim of 1."""
     figures = measure(
-        one_run(noise_multiplier=0.0, canaries=500, seed=seed),
+        one_run(noise_multiplier=0.0, canaries=500, seed=seed, planned=PLANNED),
         mechanism=PLANNED,
         claim=1.0,
         delta=1e-5,
     )
     assert figures.epsilon_lower > 1.0
     assert figures.low_tail.tpr_lower > figures.low_tail.bound
+
+
+@pytest.mark.parametrize("planned", [FEW_STEPS, PlannedMechanism("b", 0.936, 0.1, 100, 1.0)])
+def test_looking_at_every_step_shows_more_than_looking_at_their_sum(planned) -> None:
+    """Both at a claim of 8, 2,000 canaries, means of five seeds."""
+    found: dict[str, list[float]] = {"steps": [], "sum": []}
+    for seed in range(5):
+        seen = one_run(
+            noise_multiplier=planned.noise_multiplier, canaries=2000, seed=seed, planned=planned
+        )
+        generator = np.random.default_rng(seed)
+        taken = generator.binomial(planned.steps, planned.sample_rate, 2000) * np.array(seen.coins)
+        noise = generator.standard_normal(2000) * planned.noise_multiplier
+        summed = Canaries(seen.coins, tuple((taken + noise * math.sqrt(planned.steps)).tolist()))
+        for name, scores in (("steps", seen), ("sum", summed)):
+            figures = measure(scores, mechanism=planned, claim=8.0, delta=1e-5)
+            found[name].append(figures.epsilon_lower)
+    assert np.mean(found["steps"]) > np.mean(found["sum"]) + 0.15
 
 
 def overfitted(*, noise_multiplier: float, seed: int = 0):

@@ -23,7 +23,7 @@ from primum_pipelines.optimization.algorithm import (
     MechanismParameters,
     TrainingTask,
 )
-from primum_pipelines.optimization.checkpoints import Checkpoints
+from primum_pipelines.optimization.checkpoints import Checkpoints, Continuation
 from primum_pipelines.optimization.dpsgd import DPSGD
 from primum_pipelines.optimization.settings import ClippingRule, Descent
 from primum_pipelines.optimization.stopping import StoppingRule
@@ -217,7 +217,7 @@ def trials(group, folder):
         said(lambda: workers.require_same(group, [group.rank], what="dataset of the training")),
     )
     yield "three", said(lambda: workers.joined(workers=3))
-    kept = Checkpoints(folder / "two.pt", "run", 3, {})
+    kept = Checkpoints(folder / "two.pt", Continuation(b"run"), 3, {})
     for name, on_step in {"crashed": crash, "resumed": None}.items():
         whole = filtered(seed=None, checkpoints=kept, on_step=on_step)
         try:

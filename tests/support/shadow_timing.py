@@ -1,17 +1,21 @@
 """How much faster stacked shadows are than one training after another.
 
-Same models, same recipe, same pool; CPU seconds of this process, because wall time lies on a busy
-machine.
+Same models, same recipe, same pool. CPU seconds of this process, because a clock lies on a busy
+machine; and seconds of a clock, for a quiet one, where one training after another has all cores.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice, repeat
+from multiprocessing import get_context
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from primum_pipelines.attacks.pool import Pool
 from primum_pipelines.attacks.shadow_groups import group_of
@@ -97,6 +101,114 @@ def compare_shadows(
         stacked_accuracy=_accuracy(logits_of(build(), stack, pool.inputs), pool),
         sequential_accuracy=_accuracy(alone, pool),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowWalls:
+    """Seconds of a clock for 64 models, with every core of the machine.
+
+    Args:
+        opacus: A loop of Opacus with its hooks, one model after another on all cores.
+        sequential: Our own training, one model after another on all cores.
+        stacked: Groups of stacked models, a process of one thread per core.
+    """
+
+    opacus: float
+    sequential: float
+    stacked: float
+
+
+def clock_shadows(
+    build: Callable[[], nn.Module],
+    pool: Pool,
+    recipe: Recipe,
+    *,
+    algorithm: TrainingAlgorithm,
+    models: int,
+    sample: int,
+    cores: int,
+) -> ShadowWalls:
+    """Time 64 shadows as somebody waits for them; meaningful on a quiet machine alone.
+
+    Args:
+        build: Makes a fresh module; importable, for other processes build it too.
+        pool: The records.
+        recipe: The recipe of all.
+        algorithm: Of our own sequential training.
+        models: Number of shadows.
+        sample: How many to train one after another; the rest is extrapolated.
+        cores: Of the machine.
+    """
+    generator = torch.Generator().manual_seed(7)
+    halves = complementary_halves(models, len(pool.labels), generator=generator)
+    groups = halves.split(group_of(pool.inputs.dim() - 1, pool.inputs.device))
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as workers:
+        ready = [workers.submit(_group, build, pool, halves[:2], _short(recipe)) for _ in groups]
+        for one in ready:
+            one.result()
+        stacked = _clock(
+            lambda: list(workers.map(_group, repeat(build), repeat(pool), groups, repeat(recipe)))
+        )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        _train_one(build, pool, halves[0], _short(recipe), algorithm)
+        _opacus(build, pool, halves[0], _short(recipe))
+        sequential = _clock(
+            lambda: [_train_one(build, pool, had, recipe, algorithm) for had in halves[:sample]]
+        )
+        opacus = _clock(lambda: [_opacus(build, pool, had, recipe) for had in halves[:sample]])
+    finally:
+        torch.set_num_threads(threads)
+    return ShadowWalls(opacus * models / sample, sequential * models / sample, stacked)
+
+
+def opacus_seconds(
+    build: Callable[[], nn.Module], pool: Pool, recipe: Recipe, *, models: int, sample: int
+) -> float:
+    """CPU seconds of a loop of Opacus over so many models, extrapolated from some."""
+    generator = torch.Generator().manual_seed(7)
+    halves = complementary_halves(models, len(pool.labels), generator=generator)
+    _opacus(build, pool, halves[0], _short(recipe))
+    start = time.process_time()
+    for had in halves[:sample]:
+        _opacus(build, pool, had, recipe)
+    return (time.process_time() - start) * models / sample
+
+
+def _group(
+    build: Callable[[], nn.Module], pool: Pool, members: torch.Tensor, recipe: Recipe
+) -> None:
+    torch.set_num_threads(1)
+    train_stacked(build, pool, members, recipe, generator=torch.Generator().manual_seed(1))
+
+
+def _clock(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _opacus(build: Callable[[], nn.Module], pool: Pool, had: torch.Tensor, recipe: Recipe) -> None:
+    """One training as Opacus' own examples write it: hooks, Poisson batches."""
+    from opacus import PrivacyEngine
+
+    module = build()
+    data = TensorDataset(pool.inputs[had], pool.labels[had])
+    module, optimizer, batches = PrivacyEngine().make_private(
+        module=module,
+        optimizer=torch.optim.SGD(module.parameters(), lr=recipe.learning_rate),
+        data_loader=DataLoader(data, batch_size=round(recipe.sample_rate * len(data))),
+        noise_multiplier=recipe.noise_multiplier,
+        max_grad_norm=recipe.max_grad_norm,
+    )
+    left = recipe.steps
+    while left:
+        for inputs, labels in islice(batches, left):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(inputs), labels).backward()
+            optimizer.step()
+            left -= 1
 
 
 def _accuracy(logits: torch.Tensor, pool: Pool) -> float:

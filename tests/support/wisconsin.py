@@ -32,7 +32,13 @@ def make_facts(**changes):
     return replace(facts, **changes)
 
 
+DATASET_KINDS = ("Synthesize", "PrivateFeatures")
+
+
 def make_study(**changes):
+    """A Study; of a kind that makes data, one that releases data."""
+    if changes.get("job_kind") in DATASET_KINDS:
+        changes = {"endpoint": "", "dataset_release": "malignancy"} | changes
     study = StudySpec(
         key=ResourceKey("Study", "oncology", "malignancy"),
         uid="study-1",

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import wisconsin
 
 from primum import signing
 from primum.domain.accounting.charges import Charge
@@ -31,11 +32,10 @@ from primum.domain.governance.claims import claim_of_plan
 from primum.domain.governance.evidence import Evidence, EvidenceKind, Verdict
 from primum.domain.governance.facts import Settlement, gate_facts
 from primum.domain.governance.gates import RuleVerdict, StageVerdict
-from primum.domain.names import ResourceKey
 from primum.domain.quantities import Neighbors, PrivacyUnit
 from primum.domain.study.jobs import PlanningContext
 from primum.domain.study.plan import Access, DatasetFacts, Plan, Treatment
-from primum.domain.study.spec import AuditSpec, DataRole, DatasetSpec, StudyInput, StudySpec
+from primum.domain.study.spec import AuditSpec, DataRole, DatasetSpec, StudyInput
 from primum.domain.study.steps import ArtifactRef, Receipt, WorkRequest
 
 EVENT = Repeated(SubsampledGaussian(Decimal("1.31"), Decimal("0.281")), 72)
@@ -43,29 +43,11 @@ ARTIFACT = b"the bytes of a model"
 
 
 def make_study(**changes):
-    study = StudySpec(
-        key=ResourceKey("Study", "oncology", "malignancy"),
-        uid="study-1",
-        generation=1,
-        purpose="Tell malignant from benign",
-        inputs=(StudyInput(DataRole.PRIVATE, budget="wisconsin"),),
-        epsilon=Decimal("3.0"),
-        delta=Decimal("1e-5"),
-        job_kind="Train",
-        job={"model": "Logistic"},
-        workers=1,
-        gpus_per_worker=0,
-        expectations=(),
-        audits=(
-            AuditSpec("Membership", "OneRunCanary", {"canaries": 100}),
-            AuditSpec("Reconstruction", "GradientInversion"),
-        ),
-        policy="clinical-default",
-        endpoint="malignancy",
-        dataset_release="",
-        audit_schedule="",
+    audits = (
+        AuditSpec("Membership", "OneRunCanary", {"canaries": 100}),
+        AuditSpec("Reconstruction", "GradientInversion"),
     )
-    return replace(study, **changes)
+    return wisconsin.make_study(**{"job": {"model": "Logistic"}, "audits": audits, **changes})
 
 
 def make_plan(**changes):
@@ -98,19 +80,8 @@ def make_plan(**changes):
 
 
 def make_budget(**changes):
-    facts = DatasetFacts(
-        budget="wisconsin",
-        account_id="account-1",
-        dataset=DatasetSpec("sklearn://breast_cancer", PrivacyUnit.PATIENT, 569),
-        units=569,
-        train_units=455,
-        neighbors=Neighbors.ADD_OR_REMOVE_ONE,
-        accounting="RDP",
-        epsilon=Decimal("8.0"),
-        delta=Decimal("1e-5"),
-        disclosures=("Utility",),
-    )
-    return replace(facts, **changes)
+    dataset = DatasetSpec("sklearn://breast_cancer", PrivacyUnit.PATIENT, 569)
+    return wisconsin.make_facts(**{"dataset": dataset, "train_units": 455, **changes})
 
 
 def make_extract(*, spent="2.998", state=ReservationState.CHARGED, frozen="", facts=None):

@@ -158,6 +158,7 @@ def _update(
                 sample_rate=1.0,
                 steps=steps,
                 max_grad_norm=mechanism.max_grad_norm,
+                clipping=mechanism.clipping,
             ),
             learning_rate=size * len(records),  # The step divides by the batch: sums come back.
         )

@@ -18,7 +18,7 @@ import torch
 from primum.domain.errors import InvalidValue
 from primum_pipelines.attacks import figures, scorings, shadows, signals
 from primum_pipelines.attacks.figures import Array
-from primum_pipelines.attacks.pool import Pool, pool_of
+from primum_pipelines.attacks.pool import Pool, pool_of, pool_of_sites
 from primum_pipelines.attacks.queries import queries_of
 from primum_pipelines.attacks.shadow_cache import KeptShadows, ShadowCache, key_of
 from primum_pipelines.attacks.shadow_groups import Groups
@@ -71,7 +71,8 @@ class MembershipScores:
     Args:
         present: Of members, ``(n_members,)``.
         absent: Of non-members, ``(n_non_members,)``.
-        threshold: Calibrated on shadows.
+        threshold: Calibrated on shadows, for the best balanced accuracy.
+        sharpest: Likewise, for the largest lower bound on epsilon.
         duplicates: Rows dropped before anything.
         loss_auc: AUC of the plain loss attack, for comparison.
         task_accuracy: The model's accuracy on the non-members.
@@ -82,6 +83,7 @@ class MembershipScores:
     present: Array
     absent: Array
     threshold: float
+    sharpest: float
     duplicates: int
     loss_auc: float
     task_accuracy: float
@@ -135,6 +137,7 @@ def attack(
     scoring: Scoring,
     looks: Sequence[int] = (),
     shop: Shop | None = None,
+    others: Sequence[UnitTable] = (),
 ) -> Iterator[MembershipScores]:
     """Attack the Study's own model, with more shadows at each look.
 
@@ -142,16 +145,18 @@ def attack(
 
     Args:
         model: The attacked model.
-        table: The private table.
+        table: The private table; of a federation that of the attacked site.
         program: How the Study trains; the shadows' too.
         effort: How hard to try.
         scoring: The attack.
         looks: Numbers of shadows, rising, at which scores are wanted; all of them by default. Who
             does not ask for the next look does not train for it.
         shop: Where shadows are found, and who helps; by default nowhere and nobody.
+        others: Tables of a federation's other sites, in the program's order: shadows have halves
+            of them as well, and none of their records is attacked.
 
     Yields:
-        Scores of the records that are not the population.
+        Scores of the table's records that are not the population.
 
     Raises:
         InvalidValue: If there is no member or no non-member, or a shadow's weights are not finite.
@@ -159,12 +164,13 @@ def attack(
     shop = shop or Shop()
     generator = torch.Generator()
     generator.seed()  # Which records are tried must not be predictable.
-    whole = pool_of(table, model.spec)
-    if bool(whole.members.all()) or not bool(whole.members.any()):
-        raise InvalidValue("audit data", "must have members and non-members", "one of them only")
+    whole = pool_of_sites((table, *others), model.spec) if others else pool_of(table, model.spec)
+    _require_both(whole)
     key = key_of(whole, program, effort=effort)
     found = _shadow_set(key, whole, program, effort, generator=generator, shop=shop)
-    pool = found.groups.pool
+    pool, attacked = found.groups.pool, found.groups.pool.attacked
+    if pool.sites is not None:
+        pool = pool.only(attacked)
     queries = queries_of(pool.inputs, effort.queries, generator=generator)
     with torch.no_grad():
         own = torch.stack([model.module(query) for query in queries]).double().numpy()
@@ -182,9 +188,9 @@ def attack(
         asked = Asked(
             target=own,
             shadows=torch.cat(answers).double().numpy(),
-            had=found.groups.members[:count].numpy(),
+            had=found.groups.members[:count, attacked].numpy(),
             labels=pool.labels.numpy(),
-            population=found.population.numpy(),
+            population=found.population[attacked].numpy(),
         )
         yield _scores(asked, pool, table, scoring)
 
@@ -195,10 +201,14 @@ def _scores(asked: Asked, pool: Pool, table: UnitTable, scoring: Scoring) -> Mem
     present, absent = member & tried, ~member & tried
     loss = scorings.loss(asked)
     right = asked.target[0].argmax(axis=-1) == asked.labels
+    threshold, sharpest = signals.calibrated_thresholds(
+        asked, scoring, members=int(present.sum()), others=int(absent.sum())
+    )
     return MembershipScores(
         present=scores[present],
         absent=scores[absent],
-        threshold=signals.calibrated_threshold(asked, scoring),
+        threshold=threshold,
+        sharpest=sharpest,
         duplicates=pool.duplicates,
         loss_auc=figures.auc(loss[present], loss[absent]),
         task_accuracy=float(right[absent].mean()),
@@ -238,21 +248,35 @@ def _planned(
 ) -> ShadowSet:
     chosen = _sampled(whole, effort.pool, generator)
     pool = whole.only(chosen)
-    if bool(pool.members.all()) or not bool(pool.members.any()):
-        raise InvalidValue("audit data", "must have members and non-members", "one of them only")
+    _require_both(pool)
     population = torch.from_numpy(_population(pool, effort, generator))
     had = torch.zeros((effort.shadows, len(pool.labels)), dtype=torch.bool)
-    had[:, ~population] = shadows.complementary_halves(
-        effort.shadows, int((~population).sum()), generator=generator
-    )
+    for own in _of_each_site(pool):
+        drawn = own & ~population
+        had[:, drawn] = shadows.complementary_halves(
+            effort.shadows, int(drawn.sum()), generator=generator
+        )
     seed = int(torch.randint(1 << _SEED_BITS, (), generator=generator))
     return ShadowSet(Groups(program, pool, had, seed), chosen, population)
+
+
+def _require_both(pool: Pool) -> None:
+    own = pool.members[pool.attacked]
+    if bool(own.all()) or not bool(own.any()):
+        raise InvalidValue("audit data", "must have members and non-members", "one of them only")
+
+
+def _of_each_site(pool: Pool) -> list[torch.Tensor]:
+    """A mask of the records of each site, the attacked one first; of all where there is one."""
+    if pool.sites is None:
+        return [pool.attacked]
+    return [pool.sites == number for number in range(int(pool.sites.max()) + 1)]
 
 
 def _population(pool: Pool, effort: Effort, generator: torch.Generator) -> NDArray[np.bool_]:
     found = np.zeros(len(pool.labels), dtype=bool)
     if effort.population:
-        others = np.flatnonzero(~pool.members.numpy())
+        others = np.flatnonzero((~pool.members & pool.attacked).numpy())
         order = torch.randperm(len(others), generator=generator).numpy()
         found[others[order[: len(others) // _POPULATION_SHARE]]] = True
         if not found.any():
@@ -269,8 +293,11 @@ def architecture_of(spec: ModelSpec, shadowing: Shadowing) -> Architecture:
 
 
 def _sampled(pool: Pool, most: int, generator: torch.Generator) -> torch.Tensor:
-    """Numbers of the records that are tried, in order."""
-    count = len(pool.labels)
-    if count <= most:
-        return torch.arange(count)
-    return torch.randperm(count, generator=generator)[:most].sort().values
+    """Numbers of the records that are used, of each site so many at most, in order."""
+    found = []
+    for own in _of_each_site(pool):
+        rows = torch.arange(len(pool.labels))[own]
+        if len(rows) > most:
+            rows = rows[torch.randperm(len(rows), generator=generator)[:most]]
+        found.append(rows)
+    return torch.cat(found).sort().values

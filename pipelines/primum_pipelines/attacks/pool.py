@@ -7,6 +7,7 @@ dropped first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,8 @@ class Pool:
         duplicates: Rows dropped: further rows of a unit, and exact copies.
         rows: Which rows of the table they are, ``(n,)``; empty where there is no table.
         contributions: All rows of the units, for training; ``None`` where each has this one alone.
+        sites: Of a federation the number of each record's site, int64 ``(n,)``: 0 for the one that
+            is attacked, the others are trained on alone. ``None`` where there is one.
     """
 
     inputs: torch.Tensor
@@ -63,6 +66,14 @@ class Pool:
     duplicates: int
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     contributions: Contributions | None = None
+    sites: torch.Tensor | None = None
+
+    @property
+    def attacked(self) -> torch.Tensor:
+        """Which records are attacked: all, or those of the attacked site; booleans ``(n,)``."""
+        if self.sites is None:
+            return torch.ones(len(self.labels), dtype=torch.bool)
+        return self.sites == 0
 
     def to(self, device: torch.device) -> Pool:
         """The same with all tensors on a device."""
@@ -91,6 +102,7 @@ class Pool:
             duplicates=self.duplicates,
             rows=self.rows[chosen] if len(self.rows) else self.rows,
             contributions=None if self.contributions is None else self.contributions.of(mask),
+            sites=None if self.sites is None else self.sites[kept],
         )
 
 
@@ -120,6 +132,34 @@ def pool_of(table: UnitTable, spec: ModelSpec) -> Pool:
         rows=rows[kept],
         contributions=_contributions(table, spec, rows[kept]),
     )
+
+
+def pool_of_sites(tables: Sequence[UnitTable], spec: ModelSpec) -> Pool:
+    """All records of a federation, deduplicated over splits and sites.
+
+    Args:
+        tables: The sites' private tables, the attacked one first; one row per unit.
+        spec: Gives the public bounds that inputs are scaled by.
+
+    Raises:
+        InvalidValue: As ``pool_of``, for any of them; or if too many held-out records of one site
+            are copies of records that another one trained on.
+    """
+    parts = [pool_of(table, spec) for table in tables]
+    if any(part.contributions is not None for part in parts):
+        raise InvalidValue("audit data", "must have one row per unit at every site", "several")
+    numbers = [torch.full((len(part.labels),), at) for at, part in enumerate(parts)]
+    pool = Pool(
+        inputs=torch.cat([part.inputs for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+        members=torch.cat([part.members for part in parts]),
+        duplicates=sum(part.duplicates for part in parts),
+        rows=np.concatenate([part.rows for part in parts]),
+        sites=torch.cat(numbers),
+    )
+    kept = _without_copies(pool.inputs.flatten(1).numpy(), pool.members.numpy())
+    dropped = len(pool.labels) - len(kept)
+    return replace(pool.only(torch.from_numpy(kept)), duplicates=pool.duplicates + dropped)
 
 
 def require_task(table: UnitTable, spec: ModelSpec) -> None:

@@ -76,6 +76,8 @@ class Reconstruction:
         targets: Records that the optimization attacked.
         dimension: Numbers in a record.
         identified_by_gradient: Trials in which the observed update named the right candidate.
+        identified_without_noise: The same of the update without the noise: not all where records
+            cause the same one.
         optimized: Figures of the optimization attack.
         ncc_analytic: Mean correlation of the analytic attack of a malicious server.
         ncc_linear_prior: The same after the best linear guess from held-out records, who such an
@@ -89,6 +91,7 @@ class Reconstruction:
     targets: int
     dimension: int
     identified_by_gradient: int
+    identified_without_noise: int
     optimized: Likeness
     ncc_analytic: float
     ncc_linear_prior: float | None
@@ -161,6 +164,7 @@ def reconstruct(
         targets=targets,
         dimension=records.shape[1],
         identified_by_gradient=sum(item.right for item in seen),
+        identified_without_noise=sum(item.right_without_noise for item in seen),
         ncc_analytic=float(ncc(anchor, records).mean()),
         ncc_linear_prior=_with_prior(whole.only(~whole.members), anchor, records, mechanism),
         gradient_norm_mean=float(np.mean([item.norm for item in seen])),
@@ -186,10 +190,11 @@ def _with_prior(
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Seen:
-    """One trial: the observed update, whether it named its record, the clean gradient's norm."""
+    """One trial: the observed update, whether it and the clean one named the record, its norm."""
 
     noisy: torch.Tensor
     right: bool
+    right_without_noise: bool
     norm: float
 
 
@@ -206,8 +211,10 @@ def _identified(
     inputs, labels = pool.inputs[chosen], pool.labels[chosen]
     noisy = observed_update(module, inputs[:1], labels[:1], mechanism, algorithm, local=local)
     updates = caused_by(module, local)(inputs, labels).detach()
-    right = first_is_best(log_likelihoods(noisy, updates).numpy())
-    return _Seen(noisy, right, float(updates[0].norm()))
+    right, clean = (
+        first_is_best(log_likelihoods(seen, updates).numpy()) for seen in (noisy, updates[0])
+    )
+    return _Seen(noisy, right, clean, float(updates[0].norm()))
 
 
 def observed_update(

@@ -5,6 +5,8 @@ Each is a function of ``Asked`` alone, so that one set of shadows serves all of 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
@@ -20,10 +22,9 @@ from primum_pipelines.attacks.signals import (
     scaled_confidence,
 )
 
-PER_RECORD_MODELS_MIN = (
-    64  # Below it one variance is pooled over all records, one for in and one for out.
-)
 _VARIANCE_FLOOR = 1e-6  # Two complementary shadows have no residuals at all.
+_FREEDOM_MAX = 1e6  # Beyond it, Student's t is the normal distribution in all that a float tells.
+_NEWTON_STEPS = 50
 _CLASS_MIN = 20  # Records of a class, for a threshold or a population of its own.
 _RATIO_MIN = 1.0  # RMIA's gamma: how much likelier than a population record.
 _OFFLINE_GRID = np.linspace(0, 1, 11)
@@ -118,12 +119,17 @@ def label_only(asked: Asked) -> Array:
 
 
 def lira_online(asked: Asked) -> Array:
-    """The log-likelihood ratio of in and out (Carlini et al. 2022), averaged over queries."""
+    """The log-likelihood ratio of in and out (Carlini et al. 2022), averaged over queries.
+
+    Likelihoods are predictive: what a further model would answer, given so many shadows.
+    """
     target = scaled_confidence(asked.target, asked.labels)
     shadows = scaled_confidence(asked.shadows, asked.labels)
-    ratios = [
-        _log_ratio(target[query], shadows[:, query], asked.had) for query in range(len(target))
-    ]
+    ratios = []
+    for query, own in enumerate(target):
+        inside = _predicted(shadows[:, query], asked.had)
+        outside = _predicted(shadows[:, query], ~asked.had)
+        ratios.append(inside.log_density(own) - outside.log_density(own))
     result: Array = np.mean(ratios, axis=0)
     return result
 
@@ -132,10 +138,9 @@ def lira_offline(asked: Asked) -> Array:
     """How surprising the confidence is for a model without the record, one-sided (ibid.)."""
     target = scaled_confidence(asked.target, asked.labels)
     shadows = scaled_confidence(asked.shadows, asked.labels)
-    tails = []
-    for query in range(len(target)):
-        mean, variance = _moments(shadows[:, query], ~asked.had)
-        tails.append(special.log_ndtr((target[query] - mean) / np.sqrt(variance)))
+    tails = [
+        _predicted(shadows[:, query], ~asked.had).log_below(own) for query, own in enumerate(target)
+    ]
     result: Array = np.mean(tails, axis=0)
     return result
 
@@ -150,9 +155,14 @@ def reference(asked: Asked) -> Array:
 
 
 def rmia_online(asked: Asked) -> Array:
-    """Share of population records that a record's likelihood ratio dominates (Zarifzadeh 2024)."""
+    """Share of population records that a record's likelihood ratio dominates (Zarifzadeh 2024).
+
+    ``P(x) = (P_in(x) + P_out(x)) / 2``; of the population, which no shadow had, ``P_out``.
+    """
     shares = _label_probability(asked.shadows, asked.labels)
-    return _dominance(asked, shares.mean(axis=0))
+    out = _mean_over(shares, ~asked.had)
+    had = asked.had.any(axis=0)
+    return _dominance(asked, np.where(had, (_mean_over(shares, asked.had) + out) / 2, out))
 
 
 def rmia_offline(asked: Asked) -> Array:
@@ -166,8 +176,13 @@ def rmia_offline(asked: Asked) -> Array:
 
 def _offline(asked: Asked, a: float) -> Array:
     shares = _label_probability(asked.shadows, asked.labels)
-    out = (shares * ~asked.had).sum(axis=0) / np.maximum(1, (~asked.had).sum(axis=0))
-    return _dominance(asked, ((1 + a) * out + 1 - a) / 2)
+    return _dominance(asked, ((1 + a) * _mean_over(shares, ~asked.had) + 1 - a) / 2)
+
+
+def _mean_over(shares: Array, models: Mask) -> Array:
+    """Mean by record over some of the shadows, ``(n,)``; 0 where there are none."""
+    result: Array = (shares * models).sum(axis=0) / np.maximum(1, models.sum(axis=0))
+    return result
 
 
 def _best_a(asked: Asked) -> float:
@@ -228,23 +243,76 @@ def _features(logits: Array, labels: NDArray[np.int64]) -> Array:
     return np.concatenate([*parts, sure[:, None] ** 2], axis=1)
 
 
-def _log_ratio(target: Array, shadows: Array, members: Mask) -> Array:
-    mean_in, variance_in = _moments(shadows, members)
-    mean_out, variance_out = _moments(shadows, ~members)
-    inside = -np.log(variance_in) / 2 - (target - mean_in) ** 2 / (2 * variance_in)
-    outside = -np.log(variance_out) / 2 - (target - mean_out) ** 2 / (2 * variance_out)
-    result: Array = inside - outside
-    return result
+@dataclass(frozen=True, slots=True, repr=False)
+class _Predicted:
+    """What a further model would answer, by record: Student's t with mean, scale and freedom."""
+
+    mean: Array
+    scale: Array
+    freedom: Array
+
+    def log_density(self, values: Array) -> Array:
+        """Up to what does not depend on the record."""
+        far, half = (values - self.mean) / self.scale, (self.freedom + 1) / 2
+        weight = special.gammaln(half) - special.gammaln(self.freedom / 2)
+        flat = weight - np.log(self.freedom) / 2 - np.log(self.scale)
+        result: Array = flat - half * np.log1p(far**2 / self.freedom)
+        return result
+
+    def log_below(self, values: Array) -> Array:
+        """Log probability of an answer below, to full precision where it is nearly certain."""
+        far = (values - self.mean) / self.scale
+        below = np.maximum(special.stdtr(self.freedom, far), np.finfo(np.float64).tiny)
+        above = np.minimum(special.stdtr(self.freedom, -far), 0.5)
+        result: Array = np.where(far > 0, np.log1p(-above), np.log(below))
+        return result
 
 
-def _moments(shadows: Array, chosen: Mask) -> tuple[Array, Array]:
+def _predicted(shadows: Array, chosen: Mask) -> _Predicted:
+    """The predictive distribution of a further shadow's answer, from some of the shadows.
+
+    Means by record; variances by record, moderated by those of all records: a scaled inverse
+    chi-square prior whose strength is estimated from how much the variances differ (Smyth 2004,
+    section 6.2), so that few shadows share what they know and many need not.
+
+    Args:
+        shadows: ``(M, n)``.
+        chosen: Which of them count for which record, ``(M, n)``.
+    """
     count = np.maximum(chosen.sum(axis=0), 1)
     mean = np.where(chosen, shadows, 0.0).sum(axis=0) / count
-    residuals = np.where(chosen, shadows - mean, 0.0) ** 2
-    estimated = int(chosen.any(axis=0).sum())  # One mean each.
-    pooled = residuals.sum() / max(1.0, float(chosen.sum() - estimated))
-    if len(shadows) >= PER_RECORD_MODELS_MIN:
-        variance = residuals.sum(axis=0) / np.maximum(count - 1, 1)
-    else:
-        variance = np.full(shadows.shape[1], pooled)
-    return mean, np.maximum(variance, _VARIANCE_FLOOR)
+    squares = (np.where(chosen, shadows - mean, 0.0) ** 2).sum(axis=0)
+    own = count - 1.0
+    known = own > 0
+    if not known.any():  # One shadow each: there is nothing to tell a variance by.
+        scale = np.sqrt(np.full(len(count), 2 * _VARIANCE_FLOOR))
+        return _Predicted(mean, scale, np.full(len(count), _FREEDOM_MAX))
+    strength, common = _prior_of_variances(squares[known], own[known])
+    freedom = strength + own
+    variance = np.maximum((strength * common + squares) / freedom, _VARIANCE_FLOOR)
+    return _Predicted(mean, np.sqrt(variance * (1 + 1 / count)), freedom)
+
+
+def _prior_of_variances(squares: Array, freedom: Array) -> tuple[float, float]:
+    """Degrees of freedom and scale of the prior that the variances of all records suggest."""
+    pooled = float(squares.sum() / freedom.sum())
+    half = freedom / 2
+    logs = np.log(np.maximum(squares / freedom, _VARIANCE_FLOOR))
+    logs = logs - special.digamma(half) + np.log(half)
+    excess = float(np.var(logs, ddof=1) if len(logs) > 1 else 0.0)
+    excess -= float(special.polygamma(1, half).mean())
+    least = float(special.polygamma(1, _FREEDOM_MAX / 2))
+    if excess <= least:  # They differ no more than chance lets them.
+        return _FREEDOM_MAX, pooled
+    strength = 2 * _inverse_trigamma(excess)
+    center = float(logs.mean() + special.digamma(strength / 2) - np.log(strength / 2))
+    return strength, float(np.exp(center))
+
+
+def _inverse_trigamma(value: float) -> float:
+    """Newton's method as in Smyth 2004, appendix: monotone from below, so it always converges."""
+    found = 0.5 + 1 / value
+    for _ in range(_NEWTON_STEPS):
+        slope = special.polygamma(1, found)
+        found += float(slope * (1 - slope / value) / special.polygamma(2, found))
+    return found

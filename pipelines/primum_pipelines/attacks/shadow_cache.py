@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 FOLDER = "shadows"
 LIMIT_FILE = "limit.json"
 SUFFIX = ".shadows"
+MARK_SUFFIX = ".site"
 UNUSED_SECONDS_MAX = 90 * 86_400.0
 _OWNER_ONLY = 0o600
 _FOLDER_OWNER_ONLY = 0o700
@@ -67,12 +68,15 @@ class ShadowCache:
         account: The ledger's account of the records.
         study: Uid of the Study that is attacked.
         withdrawn: How many consents were withdrawn on the account: shadows of before are let go.
+        others: Of a federation account and withdrawn consents of each other site. Its shadows had
+            their records too, so they go with what any of them lets go.
     """
 
     zone_dir: str
     account: str
     study: str
     withdrawn: int
+    others: tuple[tuple[str, int], ...] = ()
 
     def load(self, key: str) -> KeptShadows | None:
         """Kept shadows, or ``None``; what is damaged or of before a withdrawal is let go."""
@@ -80,16 +84,18 @@ class ShadowCache:
         if not limit:
             return None
         self._forget_stale()
-        path = self._path(key)
+        path, marks = self._path(key), self._marks(key)
         try:
             data = path.read_bytes()
         except OSError:
             return None
         digest, payload = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
-        if hashlib.sha256(payload).digest() != digest:
-            path.unlink(missing_ok=True)
+        marked = all(mark.exists() for mark in marks)
+        if hashlib.sha256(payload).digest() != digest or not marked:
+            _let_go(path)
             return None
-        os.utime(path)
+        for used in (path, *marks):
+            os.utime(used)
         return _read(payload)
 
     def store(self, key: str, kept: KeptShadows) -> None:
@@ -106,25 +112,37 @@ class ShadowCache:
         # An audit does not fail because its shadows could not be kept.
         with contextlib.suppress(OSError):
             _make_room(Path(self.zone_dir) / FOLDER, limit - len(data))
-            path.parent.mkdir(mode=_FOLDER_OWNER_ONLY, parents=True, exist_ok=True)
-            _write(path, data)
+            # What finds shadows by an account must find them before they are there.
+            for place, content in (*((mark, b"") for mark in self._marks(key)), (path, data)):
+                place.parent.mkdir(mode=_FOLDER_OWNER_ONLY, parents=True, exist_ok=True)
+                _write(place, content)
 
     def _path(self, key: str) -> Path:
         name = f"{self.study}.{self.withdrawn}.{key}{SUFFIX}"
         return Path(self.zone_dir) / FOLDER / self.account / name
 
+    def _marks(self, key: str) -> list[Path]:
+        """Empty files beside what the other sites' accounts keep, without which nothing is used."""
+        folder = Path(self.zone_dir) / FOLDER
+        return [
+            folder / account / f"{self.study}.{withdrawn}.{key}{MARK_SUFFIX}"
+            for account, withdrawn in self.others
+        ]
+
     def _forget_stale(self) -> None:
         """Let go what was trained before a consent was withdrawn, and what nobody used for long."""
-        folder = Path(self.zone_dir) / FOLDER / self.account
-        for path in folder.glob(f"*{SUFFIX}"):
-            _, withdrawn, _ = path.name.split(".", 2)
-            old = time.time() - path.stat().st_mtime > UNUSED_SECONDS_MAX
-            if withdrawn != str(self.withdrawn) or old:
-                path.unlink(missing_ok=True)
+        for account, now in ((self.account, self.withdrawn), *self.others):
+            folder = Path(self.zone_dir) / FOLDER / account
+            for path in (*folder.glob(f"*{SUFFIX}"), *folder.glob(f"*{MARK_SUFFIX}")):
+                with contextlib.suppress(FileNotFoundError):  # Gone with one of before.
+                    _, withdrawn, _ = path.name.split(".", 2)
+                    old = time.time() - path.stat().st_mtime > UNUSED_SECONDS_MAX
+                    if withdrawn != str(now) or old:
+                        _let_go(path)
 
 
 def key_of(pool: Pool, program: Program, *, effort: Effort) -> str:
-    """Digest of everything that shadows depend on: code, recipe, records, architecture.
+    """Digest of everything that shadows depend on: code, recipe, records, sites, architecture.
 
     Args:
         pool: All records that they may be drawn from.
@@ -137,6 +155,8 @@ def key_of(pool: Pool, program: Program, *, effort: Effort) -> str:
     tensors = [pool.inputs, pool.labels, pool.members]
     if pool.contributions is not None:
         tensors += [pool.contributions.inputs, pool.contributions.owners]
+    if pool.sites is not None:
+        tensors.append(pool.sites)
     for part in (*tensors, *program.weights.values()):
         content.update(part.contiguous().numpy().tobytes())
     about: dict[str, JSON] = {
@@ -161,7 +181,7 @@ def key_of(pool: Pool, program: Program, *, effort: Effort) -> str:
 def forget_account(zone_dir: str, account: str) -> None:
     """Let go every kept shadow that may have been trained on records of an account."""
     for path in (Path(zone_dir) / FOLDER / account).glob("*"):
-        path.unlink(missing_ok=True)
+        _let_go(path)
 
 
 def forget_study(zone_dir: str, study: str) -> None:
@@ -200,6 +220,16 @@ def _limit(zone_dir: str) -> int:
         return 0
     found = value.get("bytes") if isinstance(value, dict) else 0
     return found if type(found) is int and found > 0 else 0
+
+
+def _let_go(path: Path) -> None:
+    """Kept shadows of a Study, and their marks under whichever account; or another file alone."""
+    path.unlink(missing_ok=True)
+    if path.suffix not in (SUFFIX, MARK_SUFFIX):
+        return
+    study, _, key, _ = path.name.rsplit(".", 3)
+    for twin in path.parent.parent.glob(f"*/{study}.*.{key}.*"):
+        twin.unlink(missing_ok=True)
 
 
 def _write(path: Path, data: bytes) -> None:

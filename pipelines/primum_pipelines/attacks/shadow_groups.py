@@ -22,12 +22,12 @@ from primum_pipelines.attacks.shadow_program import Architecture, Program
 from primum_pipelines.steps.records import mapping, texts
 
 if TYPE_CHECKING:
-    from primum_pipelines.attacks.shadow_layers import Stack
     from primum_pipelines.fan_out import FanOut
+    from primum_pipelines.optimization.written.chain import Stack
 
 ENTRY = "primum_pipelines.attacks.shadow_groups:train_part"
 _GROUP_OF_ROWS = 32  # Models of tables: calls cost more than arithmetic, so many at once.
-_GROUP_OF_IMAGES = 8  # Arithmetic costs more than calls: small groups, for many workers.
+_GROUP_OF_IMAGES = 8  # Also of federations. Arithmetic costs more than calls: many small groups.
 _GROUP_ON_GPU = 64  # Calls cost more than anything.
 _HELP_SECONDS_MIN = 30.0  # Of work that is left: a new worker imports its libraries for seconds.
 _WEIGHT, _ABOUT = "weight.", "about"
@@ -61,7 +61,8 @@ class Groups:
     @property
     def size(self) -> int:
         """Models of one group."""
-        return group_of(self.pool.inputs.dim() - 1, self.program.device)
+        sites = 1 if self.pool.sites is None else int(self.pool.sites.max()) + 1
+        return group_of(self.pool.inputs.dim() - 1, self.program.device, sites=sites)
 
     def train(self, models: int, *, fan_out: FanOut) -> Stack:
         """Train at least so many models, in whole groups.
@@ -105,16 +106,17 @@ class Groups:
         return [_stack_of(answer) for answer in answers]
 
 
-def group_of(record_axes: int, device: torch.device) -> int:
+def group_of(record_axes: int, device: torch.device, *, sites: int = 1) -> int:
     """Models that are trained together: even, so that complementary halves stay together.
 
     Args:
         record_axes: Axes of one record; 1 for a row of a table.
         device: Where they are trained.
+        sites: Of several, each model is a federation, which is trained by itself.
     """
     if device.type != "cpu":
         return _GROUP_ON_GPU
-    return _GROUP_OF_ROWS if record_axes == 1 else _GROUP_OF_IMAGES
+    return _GROUP_OF_ROWS if record_axes == 1 and sites == 1 else _GROUP_OF_IMAGES
 
 
 def train_part(shared: bytes, item: str) -> bytes:
@@ -156,6 +158,8 @@ def _shared_bytes(groups: Groups) -> bytes:
         "members": groups.members,
         _ABOUT: torch.frombuffer(bytearray(canonical_json(about)), dtype=torch.uint8),
     }
+    if pool.sites is not None:
+        found["sites"] = pool.sites
     if pool.contributions is not None:
         rows = pool.contributions
         found |= {"rows": rows.inputs, "rowLabels": rows.labels, "owners": rows.owners}
@@ -178,6 +182,7 @@ def _groups_of(shared: bytes, *, seed: int) -> Groups:
         members=torch.zeros(len(labels), dtype=torch.bool),  # Training does not ask for them.
         duplicates=0,
         contributions=rows,
+        sites=found.get("sites"),
     )
     architecture = Architecture(
         model=str(about["model"]),

@@ -9,6 +9,7 @@ shadows come out wherever they are trained.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,13 +19,16 @@ from torch import nn
 
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue
-from primum_pipelines.attacks.shadow_layers import Stack
-from primum_pipelines.attacks.shadows import Recipe, layers_of, logits_of, train_stacked
+from primum_pipelines.attacks.federated_shadows import FEDERATED, train_federated
+from primum_pipelines.attacks.shadows import Recipe, logits_of, train_stacked
 from primum_pipelines.datasets.units import UnitRows, one_row_each
 from primum_pipelines.kinds.train import fitting
+from primum_pipelines.kinds.train.run_record import EXECUTED
 from primum_pipelines.models.registry import build
 from primum_pipelines.optimization.losses import TaskLoss
 from primum_pipelines.optimization.settings import GradientMode, Precision
+from primum_pipelines.optimization.stopping import StoppingRule
+from primum_pipelines.optimization.written.chain import Stack, layers_of
 
 if TYPE_CHECKING:
     from primum_pipelines.attacks.pool import Pool
@@ -44,7 +48,7 @@ _FOLLOWED = frozenset(
         "unitExamplesMax", "canaries", "learningRate", "momentum", "optimizer", "gradients",
         "schedule", "warmUp", "averaging", "weightDecay", "biasAware", "loss", "trainable",
         "precision", "ensemble", "rowsAtOnce", "publicInputs", "task", "trainUnits", "workers",
-        "chargedAsExecuted", "positive",
+        "chargedAsExecuted", "positive", EXECUTED,
     }
 )  # fmt: skip
 
@@ -97,6 +101,8 @@ class Program:
 
     def apart(self, pool: Pool) -> str:
         """Why shadows are trained one after another, in words; empty where they are stacked."""
+        if FEDERATED in self.parameters:
+            return "each of them is a federation"
         others = sorted(set(self.parameters) - _FOLLOWED)
         if float(str(self.parameters["biasAware"])):
             others.append("biasAware")
@@ -105,7 +111,7 @@ class Program:
         if self.parameters["algorithm"] != STACKED_ALGORITHM:
             others.append("algorithm")
         if others:
-            return f"the recipe has a {others[0]} of its own"
+            return f"the recipe sets {others[0]}, which is left to the Study's own code"
         if pool.contributions is not None:
             return "units have several rows"
         try:
@@ -128,6 +134,7 @@ class Program:
             momentum=task.momentum,
             clipping=mechanism.clipping,
             descent=replace(task.descent, samples=0),
+            executed=_executed(self.parameters),
         )
 
     def train(self, pool: Pool, members: torch.Tensor, *, seed: int) -> Stack:
@@ -146,7 +153,9 @@ class Program:
         """
         generator = torch.Generator().manual_seed(seed)
         pool = pool.to(self.device)
-        if not self.apart(pool):
+        if FEDERATED in self.parameters:
+            stack = train_federated(self, pool, members, generator=generator)
+        elif not self.apart(pool):
             stack = train_stacked(self.fresh, pool, members, self.recipe(), generator=generator)
         else:
             stack = self._one_by_one(pool, members, generator)
@@ -190,7 +199,23 @@ class Program:
         task = fitting.planned_training(
             module, inputs, parameters=self.parameters, units=units, loss=TaskLoss()
         )
-        return replace(task, descent=replace(task.descent, samples=0))
+        return replace(
+            task,
+            descent=replace(task.descent, samples=0),
+            stopping=_ended_after(_executed(self.parameters)),
+        )
+
+
+def _executed(parameters: Mapping[str, JSON]) -> int | None:
+    """Steps that the Study ran, where it stopped by a rule; its schedule is that of the plan."""
+    return int(str(parameters[EXECUTED])) if EXECUTED in parameters else None
+
+
+def _ended_after(steps: int | None) -> StoppingRule | None:
+    """The Study's own way of ending early, at the step at which the Study ended."""
+    if steps is None:
+        return None
+    return StoppingRule(every=steps, patience=1, score=lambda _: -math.inf)
 
 
 def _rows_of(pool: Pool, had: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], UnitRows]:

@@ -19,28 +19,20 @@ import torch
 from torch import nn
 
 from primum.domain.errors import InvalidValue
-from primum_pipelines.attacks.shadow_layers import (
-    Convolved,
-    Part,
-    Pass,
-    Stack,
-    applied,
-    supported,
-    windows,
-)
-from primum_pipelines.optimization.clipping import clip
+from primum_pipelines.optimization.clipping import clip, layer_of
 from primum_pipelines.optimization.descent import Mover
 from primum_pipelines.optimization.randomness import random_source
 from primum_pipelines.optimization.settings import ClippingRule, Descent
+from primum_pipelines.optimization.written.chain import Chain, Entered, Stack
+from primum_pipelines.optimization.written.layers import weighted
 
 if TYPE_CHECKING:
     from primum_pipelines.attacks.pool import Pool
 
 _PICTURE_AXES = 4
 _ROWS_AT_ONCE = 4096  # Rows over all stacked models: bounds memory.
-_IMAGES_AT_ONCE = 48  # Of small images: what a step holds then stays in the processor's cache.
+_IMAGES_AT_ONCE = 96  # Of small images: what a step holds then stays in the processor's cache.
 _ROWS_ON_GPU = 16_384
-_WINDOW_BYTES_MAX = 256 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +49,7 @@ class Recipe:
         momentum: For SGD.
         clipping: How gradients are brought to the bound.
         descent: What is done with the noisy sums.
+        executed: Steps that the Study ran of the planned ones; ``None`` for all of them.
     """
 
     noise_multiplier: float
@@ -68,23 +61,7 @@ class Recipe:
     momentum: float = 0.0
     clipping: ClippingRule = ClippingRule.FLAT
     descent: Descent = field(default_factory=Descent)
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Entered:
-    """Records as the first layer takes them.
-
-    Args:
-        values: ``(n, ...)``; images channels-last, or their windows.
-        image: Height, width and channels of images whose windows these are; empty otherwise.
-    """
-
-    values: torch.Tensor
-    image: tuple[int, ...] = ()
-
-    def only(self, rows: torch.Tensor) -> Entered:
-        """Some of them, by number: ``(M, B)`` gives ``(M, B, ...)``."""
-        return Entered(self.values[rows], self.image)
+    executed: int | None = None
 
 
 def complementary_halves(models: int, records: int, *, generator: torch.Generator) -> torch.Tensor:
@@ -144,7 +121,7 @@ def train_stacked(
         if p.requires_grad
     }
     stack |= {name: parameter.data for name, parameter in moved.items()}
-    sums = GhostSums(skeleton)
+    sums = ClippedSums(skeleton)
     entered = sums.entered(pool.inputs)
     # The same divisor for all, as the Study's: halves are equal, or differ by one.
     units = float(members.sum()) / len(members)
@@ -165,7 +142,7 @@ def train_stacked(
     noise_source = generator
     if device.type != "cpu":
         noise_source = torch.Generator(device).manual_seed(int(generator.initial_seed()))
-    for _ in range(recipe.steps):
+    for _ in range(recipe.steps if recipe.executed is None else recipe.executed):
         rows, taken = _poisson(members, recipe.sample_rate, generator)
         total = _clipped_sums(sums, stack, entered, pool, rows=rows, taken=taken, recipe=recipe)
         if noise_std:
@@ -181,7 +158,7 @@ def logits_of(
     skeleton: nn.Module, stack: Mapping[str, torch.Tensor], inputs: torch.Tensor
 ) -> torch.Tensor:
     """Every stacked model's logits on all records, ``(M, n, classes)``."""
-    sums, models = GhostSums(skeleton), len(next(iter(stack.values())))
+    sums, models = ClippedSums(skeleton), len(next(iter(stack.values())))
     at_once = _at_once(inputs)
     chunk = max(1, at_once // len(inputs))
     found = []
@@ -190,39 +167,9 @@ def logits_of(
         own = len(next(iter(part.values())))
         answers = []
         for rows in inputs.split(max(1, at_once // own)):
-            entered = sums.entered(rows)
-            copies = entered.values.expand(own, *entered.values.shape)
-            answers.append(sums.logits(part, Entered(copies, entered.image)))
+            answers.append(sums.logits(part, sums.entered(rows).copies(own)))
         found.append(torch.cat(answers, dim=1))
     return torch.cat(found)
-
-
-def layers_of(skeleton: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The layers of a module that can be stacked, by name.
-
-    Raises:
-        InvalidValue: If it cannot be.
-    """
-    if not isinstance(skeleton, nn.Sequential):
-        raise InvalidValue("model", "must be a Sequential to be stacked", type(skeleton).__name__)
-    layers = list(skeleton.named_children())
-    for name, layer in layers:
-        if not supported(layer):
-            raise InvalidValue(
-                f"model layer {name}",
-                "must be Linear, Conv2d without groups, GroupNorm or parameter-free to be stacked",
-                type(layer).__name__,
-            )
-    return layers
-
-
-def _pooled_first(layers: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
-    """The largest of some values, or zero: in either order, with the same gradients."""
-    found = list(layers)
-    for at in range(len(found) - 1):
-        if isinstance(found[at][1], nn.ReLU) and isinstance(found[at + 1][1], nn.MaxPool2d):
-            found[at], found[at + 1] = found[at + 1], found[at]
-    return found
 
 
 def _poisson(
@@ -243,7 +190,7 @@ def _at_once(inputs: torch.Tensor) -> int:
 
 
 def _clipped_sums(
-    sums: GhostSums,
+    sums: ClippedSums,
     stack: Stack,
     entered: Entered,
     pool: Pool,
@@ -273,43 +220,28 @@ def _clipped_sums(
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-class GhostSums:
-    """Clipped gradient sums of stacked models, from layer inputs and output gradients.
+class ClippedSums:
+    """Sums over each stacked model's rows of their clipped gradients.
 
     Args:
-        skeleton: A sequence of Linear, Conv2d (without groups), GroupNorm and parameter-free layers
-            that treat every row by itself; parameters that need no gradient are left as they are.
+        skeleton: A module that ``Chain`` can write out; parameters that need no gradient are left
+            as they are.
 
     Raises:
-        InvalidValue: If it is anything else.
+        InvalidValue: If it cannot.
     """
 
     def __init__(self, skeleton: nn.Module) -> None:
-        self._layers = _pooled_first(layers_of(skeleton))
-        trained = [
-            at
-            for at, (_, layer) in enumerate(self._layers)
-            if any(value.requires_grad for value in layer.parameters())
-        ]
-        self._trained, self._first = frozenset(trained), min(trained, default=0)
+        self._chain = Chain(skeleton)
+        self._layers = len({layer_of(n) for n, p in skeleton.named_parameters() if p.requires_grad})
 
     def entered(self, inputs: torch.Tensor) -> Entered:
         """Records as the first layer takes them, once for all models and steps."""
-        first = self._layers[0][1]
-        if inputs.dim() != _PICTURE_AXES or isinstance(first, nn.Flatten):
-            return Entered(inputs)
-        images = inputs.permute(0, 2, 3, 1).contiguous()
-        if not isinstance(first, nn.Conv2d):
-            return Entered(images)
-        kernel = math.prod(first.kernel_size)
-        if images.numel() * kernel * images.element_size() > _WINDOW_BYTES_MAX:
-            return Entered(images)
-        return Entered(windows(first, images), image=tuple(images.shape[1:]))
+        return self._chain.entered(inputs)
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
     def logits(self, parameters: Mapping[str, torch.Tensor], entered: Entered) -> torch.Tensor:
         """Every model's logits on its own rows: ``(M, B, ...)`` to ``(M, B, classes)``."""
-        return self._forward(parameters, entered)[-1].output
+        return self._chain.forward(parameters, entered).output
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def __call__(
@@ -329,49 +261,16 @@ class GhostSums:
             entered: Rows, ``(M, B, ...)``, as ``entered`` gives them.
             labels: ``(M, B)``.
             taken: Which rows count, ``(M, B)``.
-            bound: Clipping bound C.
+            bound: Clipping bound C; infinite leaves gradients as they are.
             rule: The clipping rule.
         """
-        passes = self._forward(parameters, entered)
-        gradient = passes[-1].output.softmax(dim=-1)
+        forward = self._chain.forward(parameters, entered)
+        gradient = forward.output.softmax(dim=-1)
         gradient.scatter_add_(2, labels[..., None], gradient.new_full((*labels.shape, 1), -1.0))
-        parts: dict[str, Part] = {}
-        for at in range(len(passes) - 1, self._first - 1, -1):
-            if at in self._trained:
-                part = passes[at].part(gradient)
-                if part is not None:
-                    parts[self._layers[at][0]] = part
-            if at > self._first:
-                gradient = passes[at].back(gradient)
-        factors = _factors(parts, bound=bound, rule=rule)
-        return {
-            f"{layer}.{name}": total
-            for layer, part in parts.items()
-            for name, total in part.sums(factors[layer] * taken).items()
-        }
-
-    def _forward(self, parameters: Mapping[str, torch.Tensor], entered: Entered) -> list[Pass]:
-        state, passes = entered.values, list[Pass]()
-        for at, (name, layer) in enumerate(self._layers):
-            own = {
-                key: parameters[f"{name}.{key}"] for key, _ in layer.named_parameters(recurse=False)
-            }
-            if at == 0 and entered.image and isinstance(layer, nn.Conv2d):
-                passes.append(Convolved(layer, own, state, image=entered.image))
-            else:
-                passes.append(applied(layer, own, state))
-            state = passes[-1].output
-        return passes
-
-
-def _factors(
-    parts: Mapping[str, Part], *, bound: float, rule: ClippingRule
-) -> dict[str, torch.Tensor]:
-    """What each layer's gradients are multiplied with, ``(M, B)`` by layer."""
-    shape = next(iter(parts.values())).squares.shape
-    squares = {f"{layer}.": part.squares.flatten() for layer, part in parts.items()}
-    if math.isinf(bound):
-        one = next(iter(parts.values())).squares
-        return dict.fromkeys(parts, torch.ones_like(one))
-    found = clip(squares, rule=rule, bound=bound, layers=len(parts))
-    return {layer: found.factors[f"{layer}."].view(shape) for layer in parts}
+        rows = self._chain.back(forward, gradient)
+        factors = dict.fromkeys(rows, taken.to(gradient.dtype))
+        if not math.isinf(bound):
+            squares = {name: part.squares() for name, part in rows.items()}
+            found = clip(squares, rule=rule, bound=bound, layers=self._layers).factors
+            factors = {name: found[name].view(taken.shape) * taken for name in rows}
+        return {name: weighted(part, factors[name]) for name, part in rows.items()}

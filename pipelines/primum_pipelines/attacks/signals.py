@@ -6,16 +6,18 @@ saturate. An attack is a function of ``Asked``; treating a shadow as the target 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from primum_pipelines.attacks.figures import Array
 
 Mask: TypeAlias = NDArray[np.bool_]
+_TAIL = 0.025  # Of either rate, for a bound at confidence 0.95.
 _CALIBRATION_TARGETS_MAX = 16  # Shadows treated as targets; more change the threshold little.
 
 
@@ -40,8 +42,14 @@ class Asked:
     population: Mask
 
     def as_target(self, index: int) -> Asked:
-        """The same with a shadow in the target's place, and without it among the shadows."""
-        others = np.arange(len(self.shadows)) != index
+        """The same with a shadow in the target's place, and without it among the shadows.
+
+        Also without the one that had just what it had not: with it, a record would be in and out
+        unequally often, and how often would tell whether the target had it.
+        """
+        tried = ~self.population
+        mirrored = (self.had[:, tried] != self.had[index, tried]).all(axis=1)
+        others = ~mirrored & (np.arange(len(self.shadows)) != index)
         return replace(
             self, target=self.shadows[index], shadows=self.shadows[others], had=self.had[others]
         )
@@ -88,14 +96,8 @@ def label_log_probability(logits: Array, labels: NDArray[np.int64]) -> Array:
 
 def best_threshold(scores: Array, member: Mask) -> float:
     """Of all midpoints between scores, the one with the best balanced accuracy."""
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(member[order]) / max(1, member.sum())
-    alarms = np.cumsum(~member[order]) / max(1, (~member).sum())
-    ordered = scores[order]
-    ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)  # Ties stand together.
-    best = int(ends[np.argmax((hits - alarms)[ends])])
-    following = ordered[best + 1] if best + 1 < len(ordered) else ordered[best] - 1.0
-    return float((ordered[best] + following) / 2)
+    hits, alarms, thresholds = _rates(scores, member)
+    return float(thresholds[int(np.argmax(hits - alarms))])
 
 
 def calibrated_threshold(asked: Asked, scoring: Scoring) -> float:
@@ -104,11 +106,68 @@ def calibrated_threshold(asked: Asked, scoring: Scoring) -> float:
     Each of some shadows is attacked with the others; the median of the thresholds with the best
     balanced accuracy.
     """
+    return _balanced(_tried_on_shadows(asked, scoring))
+
+
+def calibrated_thresholds(
+    asked: Asked, scoring: Scoring, *, members: int, others: int
+) -> tuple[float, float]:
+    """That threshold, and the one that shows most: both fixed without the target's memberships.
+
+    Args:
+        asked: The models.
+        scoring: The attack.
+        members: So many of the target are attacked.
+        others: So many non-members.
+
+    Returns:
+        The threshold of ``calibrated_threshold``; and the one whose lower bound on epsilon would be
+        the largest if the target's rates were those of the shadows together.
+    """
+    tries = _tried_on_shadows(asked, scoring)
+    scores = np.concatenate([found for found, _ in tries])
+    had = np.concatenate([known for _, known in tries])
+    return _balanced(tries), sharpest_threshold(scores, had, members=members, others=others)
+
+
+def sharpest_threshold(scores: Array, member: Mask, *, members: int, others: int) -> float:
+    """Of all midpoints between scores, the one that shows the largest epsilon.
+
+    Args:
+        scores: Of models other than the target.
+        member: Which records those models had.
+        members: The lower bound is for so many members, at the rates found here,
+        others: and so many non-members (Jagielski et al. 2020, at confidence 0.95 and delta 0).
+    """
+    hits, alarms, thresholds = _rates(scores, member)
+    true, false = hits * members, alarms * others
+    low = np.where(true > 0, special.betaincinv(true + (true == 0), members - true + 1, _TAIL), 0)
+    full = false >= others
+    high = np.where(full, 1, special.betaincinv(false + 1, others - false + full, 1 - _TAIL))
+    with np.errstate(divide="ignore"):
+        shown = np.maximum(np.log(low) - np.log(high), np.log1p(-high) - np.log1p(-low))
+    return float(thresholds[int(np.argmax(shown))])
+
+
+def _tried_on_shadows(asked: Asked, scoring: Scoring) -> list[tuple[Array, Mask]]:
+    """Scores of the records under some shadows as targets, and which they had."""
     tried = ~asked.population
-    found = [
-        best_threshold(scoring(other)[tried], had[tried]) for other, had in asked.calibrations()
-    ]
-    return float(np.median(found))
+    return [(scoring(other)[tried], had[tried]) for other, had in asked.calibrations()]
+
+
+def _balanced(tries: Sequence[tuple[Array, Mask]]) -> float:
+    return float(np.median([best_threshold(scores, had) for scores, had in tries]))
+
+
+def _rates(scores: Array, member: Mask) -> tuple[Array, Array, Array]:
+    """True and false positive rates above every midpoint between scores, and those midpoints."""
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(member[order]) / max(1, member.sum())
+    alarms = np.cumsum(~member[order]) / max(1, (~member).sum())
+    ordered = scores[order]
+    ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)  # Ties stand together.
+    following = np.append(ordered, ordered[-1] - 1.0)[ends + 1]
+    return hits[ends], alarms[ends], (ordered[ends] + following) / 2
 
 
 def _is_label(logits: Array, labels: NDArray[np.int64]) -> Mask:

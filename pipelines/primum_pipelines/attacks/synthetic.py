@@ -17,6 +17,7 @@ from primum_pipelines.sample_filters.search import SelfMatch, nearest
 _COMPONENTS_MAX = 10  # A density in more dimensions says nothing at these sample sizes.
 _ROWS_PER_COMPONENT = 10
 _KERNEL_ROWS_MAX = 2000
+_SEED = 11  # Of the rows that a density is made of; it protects nobody.
 _DISTANCE_MIN = 1e-6  # Exact copies: their logarithm must stay finite.
 
 
@@ -56,7 +57,7 @@ def density_ratio(records: np.ndarray, samples: np.ndarray, reference: np.ndarra
     center = both.mean(axis=0)
     _, spread, axes = np.linalg.svd(both - center, full_matrices=False)
     axes = axes[: min(count, int((spread > spread[0] * _DISTANCE_MIN).sum()))]
-    densities = [gaussian_kde(((part[:_KERNEL_ROWS_MAX] - center) @ axes.T).T) for part in known]
+    densities = [gaussian_kde(((_some(part) - center) @ axes.T).T) for part in known]
     points = ((_flat(records) - center) @ axes.T).T
     logs = [density.logpdf(points) for density in densities]
     floor = np.log(np.finfo(np.float64).tiny)
@@ -123,6 +124,12 @@ def _distinct(rows: np.ndarray) -> np.ndarray:
     _, first = np.unique(rows.reshape(len(rows), -1), axis=0, return_index=True)
     kept: np.ndarray = rows[np.sort(first)]
     return kept
+
+
+def _some(rows: Array) -> Array:
+    """At most as many rows as a kernel density takes, from everywhere: samples may be in order."""
+    order = np.random.Generator(np.random.PCG64(_SEED)).permutation(len(rows))
+    return rows[order[:_KERNEL_ROWS_MAX]]
 
 
 def _flat(rows: np.ndarray) -> Array:

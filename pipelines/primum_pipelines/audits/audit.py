@@ -6,7 +6,8 @@ Inconclusive is not a pass. Must not import torch: planners read the registry of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol
@@ -188,25 +189,39 @@ def membership_verdict(
     return Verdict.PASS, ()
 
 
+def says_nothing(scores: Sequence[float]) -> tuple[str, ...]:
+    """Why scores cannot speak for a Pass, whatever they come to; empty if they can."""
+    if any(math.isnan(score) for score in scores):
+        return ("the attack gave a unit no score",)
+    if len(set(scores)) <= 1:
+        return ("the attack gave every unit the same score",)
+    return ()
+
+
 def identification_verdict(
-    *, success_lower: float, bound: float, trials: int, trials_min: int
+    *, success_lower: float, most: float, bound: float, trials: int, trials_min: int
 ) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict of a reconstruction audit by identification among candidates.
 
     Args:
         success_lower: One-sided Clopper-Pearson lower limit of the attack's success.
+        most: What that limit could have come to: had all those trials succeeded in which the attack
+            can succeed at all, without the noise.
         bound: The reconstruction robustness gamma at kappa = 1/candidates.
         trials: Independent trials.
         trials_min: Fewer can show nothing.
 
     Returns:
-        Fail where the success is provably above the bound, Inconclusive below ``trials_min``,
-        otherwise Pass; with reasons.
+        Fail where the success is provably above the bound, Inconclusive below ``trials_min`` or
+        where it could not have been above, otherwise Pass; with reasons.
     """
     if success_lower > bound:
         return Verdict.FAIL, ("identification succeeds more often than the mechanism allows",)
     if trials < trials_min:
         return Verdict.INCONCLUSIVE, ("there were too few trials to show anything",)
+    if most <= bound:
+        reason = "no number of successes could have been more than the mechanism allows"
+        return Verdict.INCONCLUSIVE, (reason,)
     return Verdict.PASS, ()
 
 

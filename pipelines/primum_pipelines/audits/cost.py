@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,9 @@ from primum.domain.study.plan import Plan, plan_from_json
 from primum.domain.study.steps import WorkRequest
 from primum_pipelines.audits.membership import ShadowAudit
 from primum_pipelines.audits.shadow_recipe import program_of
-from primum_pipelines.audits.subject import AuditSubject, Held, mechanisms_of
+from primum_pipelines.audits.subject import FEDERATE, AuditSubject, Held, mechanisms_of
 from primum_pipelines.datasets.driver import describe
+from primum_pipelines.kinds.train.run_record import EXECUTED
 from primum_pipelines.steps import records
 
 if TYPE_CHECKING:
@@ -53,11 +54,17 @@ class Tried:
         seconds: Of the whole audit, on the device that it was tried on.
         memory_bytes: What it would hold at once.
         way: ``stacked``, or why shadows are trained one after another.
+        groups: In how many parts other workers could help.
     """
 
     seconds: float
     memory_bytes: int
     way: str
+    groups: int
+
+    def elapsed(self, workers: int) -> float:
+        """How long it takes where so many work beside each other, as far as parts go round."""
+        return self.seconds / max(1, min(workers, self.groups))
 
 
 def estimate(payload: Mapping[str, JSON]) -> list[dict[str, JSON]]:
@@ -65,11 +72,13 @@ def estimate(payload: Mapping[str, JSON]) -> list[dict[str, JSON]]:
 
     Args:
         payload: ``plan``; ``datasets`` by budget with ``uri``, ``options`` and ``units``;
-            ``audits`` with ``kind``, ``attack`` and ``parameters``; ``gpusPerWorker``, default 0.
+            ``audits`` with ``kind``, ``attack`` and ``parameters``; ``gpusPerWorker``, default 0;
+            ``workers`` and ``cpusPerWorker``, default 1, for how long it takes where they share it.
 
     Returns:
-        Per audit ``attack``, ``cpuSeconds``, ``gpuSeconds`` and ``memoryBytes`` as decimal strings,
-        ``shadows`` and ``method``; only ``attack`` and ``method``, saying why, where nobody knows.
+        Per audit ``attack``, ``cpuSeconds``, ``elapsedSeconds``, ``gpuSeconds`` and ``memoryBytes``
+        as decimal strings, ``cpus``, ``shadows`` and ``method``; only ``attack`` and ``method``,
+        saying why, where nobody knows.
     """
     plan = plan_from_json(records.mapping(payload["plan"]))
     audits = payload["audits"]
@@ -82,7 +91,9 @@ def _one(plan: Plan, payload: Mapping[str, JSON], asked: Mapping[str, JSON]) -> 
     import torch
 
     name = str(asked["attack"])
-    on_gpu = float(str(payload.get("gpusPerWorker", 0))) > 0
+    # Federations are trained on CPUs, whatever their workers have.
+    on_gpu = float(str(payload.get("gpusPerWorker", 0))) > 0 and plan.kind != FEDERATE
+    cpus = 1 if on_gpu else _cpus(payload)
     try:
         audit = extensions.load(GROUP, name)()
         if not isinstance(audit, ShadowAudit):
@@ -100,6 +111,8 @@ def _one(plan: Plan, payload: Mapping[str, JSON], asked: Mapping[str, JSON]) -> 
         "attack": name,
         "shadows": effort.shadows,
         "cpuSeconds": seconds,  # A core drives the GPU all the time.
+        "cpus": min(cpus, found.groups),
+        "elapsedSeconds": decimal_text(round(found.elapsed(cpus), 1)),
         "gpuSeconds": seconds if on_gpu else "0",
         "memoryBytes": decimal_text(found.memory_bytes),
         "method": f"{METHOD_GPU if on_gpu else METHOD}{way}",
@@ -107,26 +120,44 @@ def _one(plan: Plan, payload: Mapping[str, JSON], asked: Mapping[str, JSON]) -> 
     }
 
 
-def tried(subject: AuditSubject, effort: Effort, *, units: int) -> Tried:
+def _cpus(payload: Mapping[str, JSON]) -> int:
+    """CPUs that the Study's audits have, as it asks for them."""
+    workers, each = (int(str(payload.get(name) or 1)) for name in ("workers", "cpusPerWorker"))
+    return workers * each
+
+
+def tried(subject: AuditSubject, effort: Effort, *, units: Mapping[str, int]) -> Tried:
     """Try an attack by shadows on random numbers, where it would run.
 
     Args:
         subject: The Study; its model says shapes.
         effort: How hard the attack tries.
-        units: Units of its data.
+        units: Units of its data, by budget; shadows of a federation have records of all sites.
 
     Raises:
         InvalidValue: If the plan does not say how it trains.
+        NotFound: If it is of a federation and does not let audits open every site.
     """
+    from primum_pipelines.attacks.shadow_groups import group_of
+
     program = program_of(subject, effort.shadowing)
     rows_each = max(1, int(str(subject.plan.parameters.get("unitExamplesMax", 1))))
-    rows = min(effort.pool, units)
-    count = max(_LEAST_SHADOWS, min(rows, _RECORDS_TRIED, _ROWS_TRIED_MAX // rows_each))
+    sites = subject.site_order()
+    sizes = [units[name] for name in sites] if sites else [max(units.values())]
+    sizes = [min(effort.pool, size) for size in sizes]
+    rows = sum(sizes)
+    most = min(_RECORDS_TRIED, _ROWS_TRIED_MAX // rows_each)
+    shares = [max(_LEAST_SHADOWS, min(size, size * most // rows)) for size in sizes]
+    count = sum(shares)
     pool = _noise(program, records=count, rows_each=rows_each)
+    if sites:
+        pool = replace(pool, sites=_numbers(shares))
     apart = program.apart(pool)
     seconds = _seconds(program, pool, effort, models=_APART_TRIED if apart else _MODELS_TRIED)
     memory = _memory(program, effort, rows=rows * rows_each, apart=bool(apart))
-    return Tried(seconds * rows / count, memory, apart or "stacked")
+    size = group_of(len(program.architecture.input_shape), program.device, sites=len(sizes))
+    groups = math.ceil(effort.shadows / size)
+    return Tried(seconds * rows / count, memory, apart or "stacked", groups)
 
 
 def too_long(
@@ -134,7 +165,7 @@ def too_long(
     audit: ShadowAudit,
     parameters: Mapping[str, JSON],
     *,
-    units: int,
+    units: Mapping[str, int],
     seconds: float,
     workers: int,
 ) -> str:
@@ -144,7 +175,7 @@ def too_long(
         subject: The Study.
         audit: The audit.
         parameters: As the Study gives them.
-        units: Units of its data.
+        units: Units of its data, by budget.
         seconds: How long it may take.
         workers: How many share the work.
 
@@ -152,7 +183,7 @@ def too_long(
         InvalidValue: If a parameter breaks its rule.
     """
     effort = audit.attack(subject, parameters).effort
-    needed = tried(subject, effort, units=units).seconds / max(1, workers)
+    needed = tried(subject, effort, units=units).elapsed(workers)
     if needed <= seconds:
         return ""
     fewer = int(effort.shadows * seconds / needed) // 2 * 2
@@ -167,7 +198,7 @@ def _unknown(attack: str, why: str) -> dict[str, JSON]:
     return {"attack": attack, "method": f"unknown: {why}"}
 
 
-def _planned(plan: Plan, payload: Mapping[str, JSON]) -> tuple[AuditSubject, int]:
+def _planned(plan: Plan, payload: Mapping[str, JSON]) -> tuple[AuditSubject, dict[str, int]]:
     """A Study that was not run: its model is an untrained one, and nothing else can be opened."""
     from primum_pipelines.models.artifact import LoadedModel, ModelSpec
     from primum_pipelines.models.registry import build
@@ -192,9 +223,13 @@ def _planned(plan: Plan, payload: Mapping[str, JSON]) -> tuple[AuditSubject, int
     return AuditSubject(request, plan, mechanisms_of(plan), {}, held), units
 
 
-def _facts(payload: Mapping[str, JSON]) -> tuple[tuple[int, ...], tuple[str, ...], int]:
-    """Shape of a record, classes and units, from what drivers say in public."""
-    for value in records.mapping(payload["datasets"]).values():
+def _facts(
+    payload: Mapping[str, JSON],
+) -> tuple[tuple[int, ...], tuple[str, ...], dict[str, int]]:
+    """Shape of a record, classes and units by budget, from what drivers say in public."""
+    datasets = records.mapping(payload["datasets"])
+    units = units_of(datasets)
+    for value in datasets.values():
         dataset = records.mapping(value)
         options = records.mapping(dataset.get("options") or {})
         known = describe(str(dataset["uri"]), options)
@@ -203,8 +238,20 @@ def _facts(payload: Mapping[str, JSON]) -> tuple[tuple[int, ...], tuple[str, ...
             continue
         if shape and classes:
             lengths = tuple(int(str(length)) for length in shape)
-            return lengths, tuple(str(item) for item in classes), int(str(dataset["units"]))
+            return lengths, tuple(str(item) for item in classes), units
     raise NotFound("shape and classes of the records are not known before the data is opened")
+
+
+def units_of(datasets: Mapping[str, JSON]) -> dict[str, int]:
+    """Units of each dataset of a request, by budget."""
+    return {name: int(str(records.mapping(one)["units"])) for name, one in datasets.items()}
+
+
+def _numbers(sizes: Sequence[int]) -> torch.Tensor:
+    """The number of each record's site."""
+    import torch
+
+    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
 
 
 def _noise(program: Program, *, records: int, rows_each: int) -> Pool:
@@ -238,10 +285,13 @@ def _seconds(program: Program, pool: Pool, effort: Effort, *, models: int) -> fl
     generator = torch.Generator().manual_seed(0)
     had = complementary_halves(models, len(pool.labels), generator=generator)
     clock = _clock(program)
+    # What takes time again and again: a step, or a federation's round of local steps.
+    repeated = "steps" if pool.sites is None else "rounds"
+    told = {n: value for n, value in program.parameters.items() if n != EXECUTED}
 
-    def trained(steps: int) -> tuple[float, Mapping[str, torch.Tensor]]:
+    def trained(times: int) -> tuple[float, Mapping[str, torch.Tensor]]:
         start = clock()
-        short = replace(program, parameters={**program.parameters, "steps": steps})
+        short = replace(program, parameters={**told, repeated: times})
         stack = short.train(pool, had, seed=0)
         return clock() - start, stack
 
@@ -250,9 +300,9 @@ def _seconds(program: Program, pool: Pool, effort: Effort, *, models: int) -> fl
     more, stack = trained(1 + _STEPS_TRIED)
     step = max(0.0, more - once) / _STEPS_TRIED
     start = clock()
-    program.answers(dict(stack), pool.inputs)
+    program.answers(dict(stack), pool.inputs[pool.attacked])
     query = clock() - start
-    steps = int(str(program.parameters["steps"]))
+    steps = int(str(program.parameters.get(EXECUTED, program.parameters[repeated])))
     return effort.shadows / models * (step * steps + query * effort.queries)
 
 

@@ -24,7 +24,7 @@ from primum_pipelines.audits.gradient_inversion import (
     identification_bound,
     one_update_bound,
 )
-from primum_pipelines.audits.parameters import whole
+from primum_pipelines.audits.parameters import SUMMING, whole
 from primum_pipelines.audits.subject import AuditSubject
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class DiffusionPrior:
     """Reconstruction with a diffusion prior."""
 
     name = "DiffusionPrior"
+    attacks = SUMMING
     reads = frozenset(
         {
             "candidates",
@@ -110,7 +111,11 @@ class DiffusionPrior:
         bound = one_update_bound(mechanism, candidates=found.candidates)
         lower = max(_limits(found).values())
         verdict, reasons = identification_verdict(
-            success_lower=lower, bound=bound, trials=found.trials, trials_min=TRIALS_MIN
+            success_lower=lower,
+            most=_lower_limit(found.trials, found.trials),
+            bound=bound,
+            trials=found.trials,
+            trials_min=TRIALS_MIN,
         )
         return Finding(
             kind=self.kind,
@@ -172,12 +177,12 @@ def _limits(found: PriorReconstruction) -> dict[str, float]:
         "sampled": (found.sampled.named, found.trials),
         "guided": (found.guided.identified, found.targets),
     }
-    return {
-        way: clopper_pearson_one_sided(
-            successes=counts[way][0], trials=counts[way][1], tail_probability=_TAIL
-        )["lower"]
-        for way in _WAYS
-    }
+    return {way: _lower_limit(*counts[way]) for way in _WAYS}
+
+
+def _lower_limit(successes: int, trials: int) -> float:
+    limits = clopper_pearson_one_sided(successes=successes, trials=trials, tail_probability=_TAIL)
+    return limits["lower"]
 
 
 def _restricted(found: PriorReconstruction, *, lower: float) -> dict[str, JSON]:

@@ -27,7 +27,7 @@ from primum_pipelines.audits.audit import (
     identification_verdict,
 )
 from primum_pipelines.audits.low_tail import tpr_bounds
-from primum_pipelines.audits.parameters import whole
+from primum_pipelines.audits.parameters import SUMMING, whole
 from primum_pipelines.audits.subject import AuditSubject, PlannedMechanism
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class GradientInversion:
     """The gradient inversion audit."""
 
     name = "GradientInversion"
+    attacks = SUMMING
     reads = frozenset({"candidates", "trials", "targets", "iterations", "restarts", "localSteps"})
     kind = EvidenceKind.RECONSTRUCTION
     reviewed = True
@@ -133,6 +134,7 @@ class GradientInversion:
                 _lower(measured.identified_by_gradient, measured.trials),
                 _lower(measured.optimized.identified, measured.targets),
             ),
+            most=_lower(measured.identified_without_noise, measured.trials),
             bound=bounds.gamma_one_update,
             trials=measured.trials,
             trials_min=TRIALS_MIN,
@@ -268,6 +270,7 @@ def _restricted(measured: Reconstruction) -> dict[str, JSON]:
         "meanGradientNorm": decimal_text(measured.gradient_norm_mean),
         "identifiedByGradient": measured.identified_by_gradient,
         "identifiedByReconstruction": optimized.identified,
+        "identifiedWithoutNoise": measured.identified_without_noise,
         "identifiedLowerLimit": decimal_text(
             _lower(measured.identified_by_gradient, measured.trials)
         ),

@@ -1,4 +1,4 @@
-"""The always-on audit: the Study's algorithm on toy tasks, with the Study's noise, rate and clip.
+"""The always-on audit: the Study's mechanism on toy data, with the Study's noise, rate and clip.
 
 Sees no patient data, so what it measures is public. Federated plans have one mechanism per site;
 each distinct one is tested.
@@ -6,14 +6,15 @@ each distinct one is tested.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from primum.domain.canonical import JSON, decimal_text
 from primum.domain.governance.evidence import EvidenceKind, Verdict
 from primum_pipelines.audits.audit import Finding, ThreatModel, worst
 from primum_pipelines.audits.subject import PlannedMechanism
+from primum_pipelines.kinds.private_features.planned import METHOD, makes_table
 
 if TYPE_CHECKING:
     from primum_pipelines.audits.self_test.mechanism import SelfTestResult
@@ -27,6 +28,9 @@ THREAT = ThreatModel(
     sampling="Iid",
 )
 MECHANISMS_MAX = 8  # Distinct mechanisms of one plan; a federation of more sites shares them.
+
+
+_Test: TypeAlias = "Callable[[PlannedMechanism], SelfTestResult]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,36 +59,12 @@ class MechanismSelfTest:
             Fail if any check of any mechanism failed; Inconclusive if the plan has none or one
             cannot be seen.
         """
-        from primum_pipelines.audits.self_test.mechanism import (
-            FALSE_ALARM_RATE,
-            mechanism_self_test,
-        )
-        from primum_pipelines.optimization.algorithm import IndividualFilter, MechanismParameters
+        from primum_pipelines.audits.self_test.mechanism import FALSE_ALARM_RATE
 
         # What was trained without noise claims nothing that a test could contradict.
         wanted = _distinct(tuple(m for m in subject.mechanisms if m.noise_multiplier))
-        algorithm = subject.algorithm()
-        tested = [
-            _Tested(
-                mechanism,
-                mechanism_self_test(
-                    algorithm,
-                    MechanismParameters(
-                        noise_multiplier=mechanism.noise_multiplier,
-                        sample_rate=mechanism.sample_rate,
-                        steps=mechanism.steps,
-                        max_grad_norm=mechanism.max_grad_norm,
-                        individual=(
-                            IndividualFilter(mechanism.steps, mechanism.filter_orders)
-                            if mechanism.filter_orders
-                            else None
-                        ),
-                        clipping=mechanism.clipping,
-                    ),
-                ),
-            )
-            for mechanism in wanted[:MECHANISMS_MAX]
-        ]
+        algorithm, test = _table(subject) if makes_table(subject.plan) else _training(subject)
+        tested = [_Tested(mechanism, test(mechanism)) for mechanism in wanted[:MECHANISMS_MAX]]
         verdict = worst(tuple(item.result.verdict for item in tested))
         left_out = len(wanted) > MECHANISMS_MAX
         if left_out and verdict is Verdict.PASS:
@@ -95,7 +75,7 @@ class MechanismSelfTest:
             verdict=verdict,
             public={
                 **subject.stated(THREAT),
-                "algorithm": algorithm.name,
+                "algorithm": algorithm,
                 "falseAlarmRate": decimal_text(FALSE_ALARM_RATE * max(1, len(tested))),
                 "mechanisms": [_public(item) for item in tested],
             },
@@ -107,6 +87,52 @@ class MechanismSelfTest:
             },
             reasons=_reasons(tested, left_out=left_out),
         )
+
+
+def _training(subject: AuditSubject) -> tuple[str, _Test]:
+    """How the algorithm of a Study is tested that releases noisy sums."""
+    from primum_pipelines.audits.self_test.mechanism import mechanism_self_test
+    from primum_pipelines.optimization.algorithm import IndividualFilter, MechanismParameters
+
+    algorithm = subject.algorithm()
+
+    def test(mechanism: PlannedMechanism) -> SelfTestResult:
+        orders = mechanism.filter_orders
+        return mechanism_self_test(
+            algorithm,
+            MechanismParameters(
+                noise_multiplier=mechanism.noise_multiplier,
+                sample_rate=mechanism.sample_rate,
+                steps=mechanism.steps,
+                max_grad_norm=mechanism.max_grad_norm,
+                individual=IndividualFilter(mechanism.steps, orders) if orders else None,
+                clipping=mechanism.clipping,
+            ),
+        )
+
+    return algorithm.name, test
+
+
+def _table(subject: AuditSubject) -> tuple[str, _Test]:
+    """How the release of a Study is tested that makes a noisy table of its units."""
+    import numpy as np
+
+    from primum_pipelines.audits.self_test.table import noisy_table_self_test
+    from primum_pipelines.kinds.private_features.features import planned_mechanism
+    from primum_pipelines.kinds.private_features.mechanism import Array, TableMechanism, release
+    from primum_pipelines.optimization.randomness import random_source
+
+    def released(features: Array, labels: Array, mechanism: TableMechanism) -> Array:
+        found = release(features, labels, mechanism=mechanism, source=random_source(None))
+        table: Array = np.concatenate([found.features, found.codes], axis=1)
+        return table
+
+    def test(mechanism: PlannedMechanism) -> SelfTestResult:
+        planned = planned_mechanism(subject.plan.mechanism)
+        charged = replace(planned, noise_multiplier=mechanism.noise_multiplier)
+        return noisy_table_self_test(released, charged)
+
+    return METHOD, test
 
 
 def _distinct(mechanisms: tuple[PlannedMechanism, ...]) -> list[PlannedMechanism]:

@@ -8,7 +8,6 @@ Opens the data through the audit's own access.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,23 +17,35 @@ from primum.domain.canonical import JSON, decimal_text
 from primum.domain.errors import InvalidValue
 from primum.domain.governance.evidence import EvidenceKind, Verdict
 from primum.domain.risk import audits
-from primum.domain.risk.intervals import clopper_pearson_one_sided
 from primum.domain.risk.looks import Look, planned_looks
-from primum_pipelines.audits.audit import CONFIDENCE, Finding, ThreatModel, membership_verdict
+from primum_pipelines.audits.audit import (
+    CONFIDENCE,
+    Finding,
+    ThreatModel,
+    membership_verdict,
+    says_nothing,
+)
 from primum_pipelines.audits.low_tail import smallest_fpr, tpr_bounds
+from primum_pipelines.audits.membership_figures import (
+    FPRS,
+    ROC,
+    measured,
+    roc_picture,
+    worst_subgroup,
+)
 from primum_pipelines.audits.parameters import CLASSIFIERS, choice, whole
-from primum_pipelines.audits.shadow_recipe import program_of, unlike
+from primum_pipelines.audits.shadow_recipe import (
+    device_of,
+    not_repeated,
+    program_of,
+    unlike,
+)
 from primum_pipelines.audits.subject import AuditSubject
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from primum_pipelines.attacks.figures import Array
     from primum_pipelines.attacks.membership import Effort, MembershipScores
     from primum_pipelines.attacks.signals import Scoring
 
-FPRS = (0.1, 0.01, 0.001)
-PRIORS = (0.5, 0.1, 0.01)
 SHADOW_PARAMETERS = frozenset({"shadows", "pool", "stopping"})
 STOPPING: Mapping[str, tuple[str, ...]] = {"stopping": ("Certain", "Never")}
 METHOD = "two-sided test at a threshold calibrated on shadows; records of one model"
@@ -42,8 +53,6 @@ SHADOWS_DEFAULT = 64
 POOL_DEFAULT = 2000
 POOL_OF_IMAGES_DEFAULT = 500  # 64 convolutional shadows on more take minutes on two cores.
 MEMBERS_MIN = 20  # Below it even a perfect attack shows nothing worth a verdict.
-_GROUP_MIN = 30  # On either side: below, a subgroup's figure says nothing and may name people.
-_ROC = "roc.svg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +126,7 @@ class ShadowAudit:
             scoring=chosen.scoring,
             looks=[look.models for look in looks],
             shop=shop,
+            others=subject.other_sites(),
         )
         scores, found = until_certain(subject, rounds, looks)
         verdict, reasons = found.verdict, found.reasons
@@ -124,6 +134,7 @@ class ShadowAudit:
         if other and verdict is Verdict.PASS:
             verdict = Verdict.INCONCLUSIVE
             reasons = (f"shadow models cannot follow the Study's {', '.join(other)}",)
+        left_out = list(not_repeated(subject))
         return Finding(
             kind=self.kind,
             name=self.name,
@@ -133,10 +144,13 @@ class ShadowAudit:
                 "shadows": chosen.effort.shadows,
                 "looks": [{"shadows": look.models, "share": str(look.share)} for look in looks],
                 "settings": dict(chosen.settings),
+                **({"notRepeated": left_out} if left_out else {}),
             },
             restricted=_restricted(scores, epsilon_lower=found.epsilon_lower),
             reasons=reasons,
-            pictures={_ROC: _picture(self.name, scores, subject)},
+            pictures={
+                ROC: roc_picture(self.name, scores.present, scores.absent, subject.released_by())
+            },
         )
 
 
@@ -149,13 +163,12 @@ def looks_of(
         InvalidValue: If ``stopping`` is another word.
     """
     from primum_pipelines.attacks.shadow_groups import group_of
-    from primum_pipelines.kinds.train.sharing import own_device
 
     stopping = choice(parameters, "stopping", default="Certain", options=STOPPING["stopping"])
     if stopping == "Never":
         return (Look(effort.shadows, Decimal(1)),)
     axes = len(subject.model().spec.input_shape)
-    group = group_of(axes, own_device(subject.request))
+    group = group_of(axes, device_of(subject), sites=max(1, len(subject.site_order())))
     return planned_looks(effort.shadows, group=group)
 
 
@@ -168,7 +181,7 @@ def until_certain(
             subject,
             present=[float(score) for score in scores.present],
             absent=[float(score) for score in scores.absent],
-            threshold=scores.threshold,
+            threshold=scores.sharpest,
             share=look.share,
         )
         left = looks[number + 1 :]
@@ -273,8 +286,9 @@ def judged(
     )
     if verdict is Verdict.PASS and min(len(present), len(absent)) < MEMBERS_MIN:
         verdict, reasons = Verdict.INCONCLUSIVE, ("there are too few units for this attack",)
-    if verdict is Verdict.PASS and len({*present, *absent}) == 1:
-        verdict, reasons = Verdict.INCONCLUSIVE, ("the attack gave every unit the same score",)
+    if verdict is Verdict.PASS:
+        reasons = says_nothing([*present, *absent])
+        verdict = Verdict.INCONCLUSIVE if reasons else verdict
     return Judgment(bound, certifiable, verdict, reasons)
 
 
@@ -295,30 +309,16 @@ def planned(
 
 
 def _restricted(scores: MembershipScores, *, epsilon_lower: float) -> dict[str, JSON]:
-    members, others = len(scores.present), len(scores.absent)
-    hits = int((scores.present > scores.threshold).sum())
-    alarms = int((scores.absent > scores.threshold).sum())
-    tpr, fpr = hits / members, alarms / others
-    balanced = (tpr + 1 - fpr) / 2
+    found = measured(scores.present, scores.absent, threshold=scores.threshold)
+    balanced = float(str(found["balancedAccuracy"]))
     return {
+        **found,
         "lowerBound": decimal_text(epsilon_lower),
-        "members": members,
-        "nonMembers": others,
         "shadowsTrained": scores.shadows,
         "duplicatesDropped": scores.duplicates,
-        "smallestResolvableFpr": decimal_text(1 / others),
-        "auc": area_of(scores.present, scores.absent),
         "lossAuc": decimal_text(scores.loss_auc),
-        "balancedAccuracy": decimal_text(balanced),
         "p1": decimal_text(privacy_utility(scores.task_accuracy, balanced)),
-        "tprAt": {decimal_text(rate): _tpr_at(scores, rate) for rate in (*FPRS, 1 / others)},
-        "ppvAt": {
-            decimal_text(prior): decimal_text(
-                prior * tpr / (prior * tpr + (1 - prior) * fpr) if hits or alarms else 0.0
-            )
-            for prior in PRIORS
-        },
-        "worstSubgroup": _worst_subgroup(scores),
+        "worstSubgroup": worst_subgroup(scores.present, scores.absent, scores.groups),
     }
 
 
@@ -336,79 +336,3 @@ def privacy_utility(task_accuracy: float, attack_accuracy: float) -> float:
     error = 1 - max(attack_accuracy, 1 - attack_accuracy)
     total = task_accuracy + error
     return 2 * task_accuracy * error / total if total else 0.0
-
-
-def area_of(present: Array | list[float], absent: Array | list[float]) -> dict[str, JSON]:
-    """An AUC with its 95 % interval (Hanley & McNeil 1982), as decimal strings."""
-    import numpy as np
-
-    from primum_pipelines.attacks import figures
-
-    area = figures.auc(np.asarray(present), np.asarray(absent))
-    half_width = 1.96 * _auc_error(area, len(present), len(absent))
-    return {
-        "estimate": decimal_text(area),
-        "lower": decimal_text(max(0.0, area - half_width)),
-        "upper": decimal_text(min(1.0, area + half_width)),
-    }
-
-
-def _worst_subgroup(scores: MembershipScores) -> dict[str, JSON]:
-    """The subgroup whose members are found best, of those with 30 records on either side."""
-    found: list[tuple[float, dict[str, JSON]]] = []
-    for attribute, (inside, outside) in scores.groups.items():
-        for number in sorted({int(value) for value in inside}):
-            own, rest = scores.present[inside == number], scores.absent[outside == number]
-            if min(len(own), len(rest)) >= _GROUP_MIN:
-                area = area_of(own, rest)
-                entry: dict[str, JSON] = {"attribute": attribute, "group": number, "auc": area}
-                found.append((float(str(area["estimate"])), entry))
-    if not found:
-        return {"masked": f"no subgroup has {_GROUP_MIN} records on either side"}
-    return max(found, key=lambda item: item[0])[1] | {"compared": len(found)}
-
-
-def _tpr_at(scores: MembershipScores, fpr: float) -> dict[str, JSON]:
-    """TPR at an FPR with its 95 % interval, if the non-members resolve that FPR."""
-    from primum_pipelines.attacks import figures
-
-    if fpr * len(scores.absent) < 1 - 1e-9:
-        return {"resolvable": "no"}
-    hits = int((scores.present > figures.threshold_at(scores.absent, fpr)).sum())
-    limits = clopper_pearson_one_sided(
-        successes=hits,
-        trials=len(scores.present),
-        tail_probability=float(1 - CONFIDENCE) / 2,
-    )
-    return {
-        "resolvable": "yes",
-        "estimate": decimal_text(hits / len(scores.present)),
-        "lower": decimal_text(limits["lower"]),
-        "upper": decimal_text(limits["upper"]),
-    }
-
-
-def _auc_error(area: float, members: int, others: int) -> float:
-    """Standard error of an AUC (Hanley & McNeil 1982)."""
-    one, two = area / (2 - area), 2 * area**2 / (1 + area)
-    spread = area * (1 - area) + (members - 1) * (one - area**2) + (others - 1) * (two - area**2)
-    return math.sqrt(max(0.0, spread) / (members * others))
-
-
-def _picture(name: str, scores: MembershipScores, subject: AuditSubject) -> bytes:
-    """The ROC curve on logarithmic axes, beside what the mechanism allows."""
-    import numpy as np
-
-    from primum_pipelines.attacks import figures
-    from primum_pipelines.evaluation import plots
-
-    mechanism = subject.released_by()
-
-    def bound(rates: np.ndarray) -> np.ndarray:
-        return np.array(tpr_bounds(mechanism, fprs=[float(rate) for rate in rates]))
-
-    return plots.roc_curves(
-        {name: figures.roc(scores.present, scores.absent)},
-        smallest=1 / len(scores.absent),
-        bound=bound,
-    )

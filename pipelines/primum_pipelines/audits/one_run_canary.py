@@ -2,9 +2,10 @@
 
 Steinke, Nasr & Jagielski, *Privacy Auditing with One (1) Training Run* (2023); methods, section
 6.3. Everything that could be tuned on the answers is fixed before they are seen: the plan alone
-says how many canaries are guessed and at which midpoint; those furthest from it are, of the others
-the auditor abstains. Never opens patient data; the canaries were declared and charged with the
-training.
+says how many canaries are guessed to be in, and how many out. Those with the highest and the lowest
+scores are, of the others the auditor abstains. Ranks need no scale, so a mechanism that is not what
+was planned is caught as well. Never opens patient data; the canaries were declared and charged with
+the training.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from primum.domain.canonical import JSON, decimal_text
 from primum.domain.errors import InvalidValue, NotFound, Tampered
@@ -26,9 +28,14 @@ from primum_pipelines.audits.audit import (
     LowTail,
     ThreatModel,
     membership_verdict,
+    says_nothing,
 )
 from primum_pipelines.audits.low_tail import smallest_fpr
+from primum_pipelines.audits.membership_figures import ROC, area_of, roc_picture, tpr_at
 from primum_pipelines.audits.subject import AuditSubject, PlannedMechanism
+
+if TYPE_CHECKING:
+    from primum_pipelines.attacks.figures import Array
 
 ARTIFACT = "Canaries"
 THREAT = ThreatModel(
@@ -42,7 +49,7 @@ _P_VALUE = float(1 - CONFIDENCE)
 _SHARES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02)
 _GUESSES_MIN = 10  # Fewer show next to nothing, however sure they are.
 _PLANS_CACHED = 64
-_GRID = 4000
+_LEVELS = 4000
 _GRID_DEVIATIONS = 8.0  # Beyond it lies nothing that a float tells from zero.
 
 
@@ -52,8 +59,8 @@ class Canaries:
 
     Args:
         coins: 1 where the canary took part in the training.
-        scores: Its component of all noisy sums together, over the clipping bound:
-            N(times sampled, steps x sigma^2).
+        scores: How much the noisy sums speak for each, on any rising scale
+            (``optimization.canaries.scores``).
     """
 
     coins: tuple[int, ...]
@@ -112,6 +119,9 @@ class OneRunCanary:
             max_certifiable=most,
             low_tail=figures.low_tail,
         )
+        if verdict is Verdict.PASS:
+            reasons = says_nothing(canaries.scores)
+            verdict = Verdict.INCONCLUSIVE if reasons else verdict
         return Finding(
             kind=self.kind,
             name=self.name,
@@ -122,8 +132,9 @@ class OneRunCanary:
                 "guesses": figures.guesses,
                 "maxCertifiable": decimal_text(most),
             },
-            restricted=_restricted(figures),
+            restricted=_restricted(figures) | _curve(canaries),
             reasons=reasons,
+            pictures=_pictures(self.name, canaries, mechanism),
         )
 
     def _without(self, subject: AuditSubject, reason: str) -> Finding:
@@ -160,23 +171,33 @@ def read_canaries(value: Mapping[str, JSON]) -> Canaries:
     return Canaries(coins=bits, scores=tuple(float(str(score)) for score in scores))
 
 
-def midpoint(mechanism: PlannedMechanism) -> float:
-    """The threshold between in and out, from the plan alone: half of what an included canary moves.
+@dataclass(frozen=True, slots=True)
+class Guesses:
+    """How many canaries are guessed; of the others the auditor abstains.
 
-    A canary takes part in rate x steps steps on average; each moves its score by 1, the clipping
-    bound.
+    Args:
+        present: So many with the highest scores are said to be in.
+        absent: So many with the lowest are said to be out.
     """
-    return mechanism.sample_rate * mechanism.steps / 2
+
+    present: int
+    absent: int
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return self.present + self.absent
 
 
 @functools.lru_cache(maxsize=_PLANS_CACHED)
 def planned_guesses(
     canaries: int, *, mechanism: PlannedMechanism, claim: float, delta: float
-) -> int:
-    """How many canaries are guessed, from the plan alone.
+) -> Guesses:
+    """How many canaries are guessed on either side, from the plan alone.
 
     Of the numbers that could show the claim, if any could, the one whose bound the planned
     mechanism lets expect to be the largest: sure guesses are more often right, and fewer show less.
+    The sides are those of equal certainty: with sampling it is easier to be sure who was in.
 
     Args:
         canaries: Planted.
@@ -186,43 +207,85 @@ def planned_guesses(
     """
     counts = sorted({max(min(canaries, _GUESSES_MIN), int(canaries * s)) for s in _SHARES})
     able = [count for count in counts if _most(canaries, count, delta) >= claim]
-    expected = dict(zip(counts, _accuracies(counts, canaries, mechanism), strict=True))
+    expected = dict(zip(counts, _expected(counts, canaries, mechanism), strict=True))
 
     def bound(count: int) -> float:
         return audits.one_run_epsilon_lower(
             canaries=canaries,
             guesses=count,
-            correct=int(count * expected[count]),
+            correct=min(count, round(count * expected[count].right)),
             delta=delta,
             p_value=_P_VALUE,
         )
 
-    return max(able or counts, key=lambda count: (bound(count), count))
+    count = max(able or counts, key=lambda count: (bound(count), count))
+    inside = min(count, round(count * expected[count].inside))
+    return Guesses(inside, count - inside)
 
 
-def _accuracies(counts: Sequence[int], canaries: int, mechanism: PlannedMechanism) -> list[float]:
-    """Expected share of right guesses of the canaries furthest from the midpoint, by number.
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """Of the surest guesses: the share that is right, and the share that says "in"."""
 
-    In and out are taken as normal with the planned means and variances: this chooses an effort and
-    proves nothing.
-    """
+    right: float
+    inside: float
+
+
+def _expected(counts: Sequence[int], canaries: int, mechanism: PlannedMechanism) -> list[_Expected]:
+    """What the plan lets expect of so many guesses, the surest ones by likelihood ratio."""
     import numpy as np
-    from scipy import special
 
-    rate, steps = mechanism.sample_rate, mechanism.steps
-    noise = steps * mechanism.noise_multiplier**2
-    spread = {"in": math.sqrt(noise + rate * (1 - rate) * steps), "out": math.sqrt(noise)}
-    if not spread["out"]:
-        return [1.0] * len(counts)
-    half = midpoint(mechanism)
-    far = np.linspace(0, half + _GRID_DEVIATIONS * spread["in"], _GRID)
-    # Beyond the midpoint by more than ``far``, on the right and on the wrong side.
-    right = [special.ndtr((half - far) / spread[side]) for side in ("in", "out")]
-    wrong = [special.ndtr((-half - far) / spread[side]) for side in ("in", "out")]
-    hit, missed = (right[0] + right[1]) / 2, (wrong[0] + wrong[1]) / 2
-    share = hit + missed  # Falls from 1.
+    if not mechanism.noise_multiplier:
+        return [_Expected(_right_without_noise(count, canaries), 0.5) for count in counts]
+    losses, present, absent = _evidence(mechanism)
+    levels = np.linspace(0, max(abs(losses[0]), abs(losses[-1])), _LEVELS)
+    places = [np.searchsorted(losses, side, side="right") for side in (levels, -levels)]
+    below = [np.append(0.0, np.cumsum(masses)) for masses in (present, absent)]
+    above = [1 - sums[places[0]] for sums in below]
+    under = [sums[places[1]] for sums in below]
+    inside, outside = (above[0] + above[1]) / 2, (under[0] + under[1]) / 2
+    right = (above[0] + under[1]) / 2
+    share = inside + outside  # Falls from 1.
     at = [int(np.argmin(np.abs(share - count / canaries))) for count in counts]
-    return [float(hit[i] / share[i]) if share[i] > 0 else 1.0 for i in at]
+    return [
+        _Expected(float(right[i] / share[i]), float(inside[i] / share[i]))
+        if share[i] > 0
+        else _Expected(1.0, 0.5)
+        for i in at
+    ]
+
+
+def _evidence(mechanism: PlannedMechanism) -> tuple[Array, Array, Array]:
+    """Log-likelihood ratios, rising, and how likely each is with and without the canary."""
+    import numpy as np
+
+    from primum.domain.accounting import pld
+
+    if mechanism.sample_rate == 1:  # One Gaussian, exactly.
+        psi = math.sqrt(mechanism.steps) / mechanism.noise_multiplier
+        reach = psi**2 / 2 + _GRID_DEVIATIONS * psi
+        losses = np.linspace(-reach, reach, _LEVELS)
+        present = np.exp(-(((losses - psi**2 / 2) / psi) ** 2) / 2)
+        absent = np.exp(-(((losses + psi**2 / 2) / psi) ** 2) / 2)
+    else:
+        found = pld.remove_masses(
+            mechanism.sample_rate, mechanism.noise_multiplier, mechanism.steps
+        )
+        losses, present = found.losses, found.masses
+        absent = present * np.exp(-losses)
+    return losses, present / present.sum(), absent / absent.sum()
+
+
+def _right_without_noise(count: int, canaries: int) -> float:
+    """Scores tell all apart, but not how many are in: who guesses nearly all errs at the border.
+
+    The number of canaries that are in is taken as normal.
+    """
+    spread, gap = math.sqrt(canaries) / 2, (canaries - count) / 2
+    far = gap / spread
+    density = math.exp(-(far**2) / 2) / math.sqrt(2 * math.pi)
+    wrong = 2 * (spread * density - gap * math.erfc(far / math.sqrt(2)) / 2)
+    return 1 - wrong / count
 
 
 def measure(
@@ -239,12 +302,13 @@ def measure(
     Returns:
         Every figure of the audit; the p-value and bounds hold at 95 % confidence.
     """
-    m, threshold = len(canaries.coins), midpoint(mechanism)
-    count = planned_guesses(m, mechanism=mechanism, claim=claim, delta=delta)
-    surest = sorted(range(m), key=lambda at: -abs(canaries.scores[at] - threshold))[:count]
-    pairs = [(canaries.scores[at] > threshold, canaries.coins[at] == 1) for at in surest]
-    correct = sum(guess == coin for guess, coin in pairs)
-    hits = sum(guess and coin for guess, coin in pairs)
+    m = len(canaries.coins)
+    planned = planned_guesses(m, mechanism=mechanism, claim=claim, delta=delta)
+    count = planned.count
+    ranked = sorted(range(m), key=lambda at: -canaries.scores[at])
+    hits = sum(canaries.coins[at] for at in ranked[: planned.present])
+    missed = sum(canaries.coins[at] for at in ranked[m - planned.absent :])
+    correct = hits + planned.absent - missed
     gdp = audits.one_run_gdp_mu_lower(
         canaries=m, correct=correct, guesses=count, p_value=_P_VALUE, delta=delta
     )
@@ -254,7 +318,7 @@ def measure(
         included=sum(canaries.coins),
         correct=correct,
         hits=hits,
-        false_alarms=sum(guess for guess, _ in pairs) - hits,
+        false_alarms=planned.present - hits,
         epsilon_lower=audits.one_run_epsilon_lower(
             canaries=m, guesses=count, correct=correct, delta=delta, p_value=_P_VALUE
         ),
@@ -285,7 +349,7 @@ def _public(subject: AuditSubject) -> dict[str, JSON]:
     return {
         **subject.stated(THREAT),
         "confidence": str(CONFIDENCE),
-        "method": "one training run, as many canaries guessed as the plan says",
+        "method": "one training run, canaries guessed by rank, as many as the plan says",
     }
 
 
@@ -302,6 +366,26 @@ def _restricted(figures: OneRunFigures) -> dict[str, JSON]:
         "tprLowerAtSmallestFpr": decimal_text(tail.tpr_lower) if tail else None,
         "tprBoundAtSmallestFpr": decimal_text(tail.bound) if tail else None,
     }
+
+
+def _sides(canaries: Canaries) -> tuple[Array, Array] | None:
+    """Scores of the canaries that were in and of the others, if there is a curve to draw."""
+    import numpy as np
+
+    scores, coins = np.asarray(canaries.scores), np.asarray(canaries.coins)
+    present, absent = scores[coins == 1], scores[coins == 0]
+    drawn = len(present) and len(absent) and bool(np.isfinite(scores).all())
+    return (present, absent) if drawn else None
+
+
+def _curve(canaries: Canaries) -> dict[str, JSON]:
+    sides = _sides(canaries)
+    return {} if sides is None else {"auc": area_of(*sides), "tprAt": tpr_at(*sides)}
+
+
+def _pictures(name: str, canaries: Canaries, mechanism: PlannedMechanism) -> dict[str, bytes]:
+    sides = _sides(canaries)
+    return {} if sides is None else {ROC: roc_picture(name, *sides, mechanism)}
 
 
 def _sequence(value: Mapping[str, JSON], name: str) -> Sequence[JSON]:

@@ -11,13 +11,17 @@ _DIGITS_MAX = 18  # More is out of every range.
 
 CLASSIFIERS = frozenset({"Train", "Federate"})  # Job kinds whose result is asked for a class.
 GENERATORS = frozenset({"Synthesize"})
+TABLES = frozenset({"PrivateFeatures"})  # Whose result is a row for each unit.
+SUMMING = CLASSIFIERS | GENERATORS  # Whose mechanism releases sums over units.
+OUR_KINDS = SUMMING | TABLES  # What a plug-in's kind makes, its artifacts say, when it is attacked.
 
 
 def require_asked(audit: object, given: Mapping[str, JSON], *, kind: str) -> None:
     """Refuse, while nothing has been spent, what an audit would ignore or could not do.
 
     An audit says what it reads in ``reads``, which words a parameter may be in ``words``, and which
-    job kinds it can attack in ``attacks``; whatever it does not say is left to its own ``run``.
+    of our job kinds it can attack in ``attacks``; whatever it does not say, and what a plug-in's
+    job kind makes, is left to its own ``run``, which is Inconclusive about what it cannot attack.
 
     Args:
         audit: The audit, as its entry point gives it.
@@ -30,7 +34,7 @@ def require_asked(audit: object, given: Mapping[str, JSON], *, kind: str) -> Non
     """
     name = str(getattr(audit, "name", ""))
     kinds: frozenset[str] | None = getattr(audit, "attacks", None)
-    if kinds is not None and kind not in kinds:
+    if kinds is not None and kind not in kinds and kind in OUR_KINDS:
         rule = f"must be an attack on what job.kind: {kind} makes"
         remedy = f"It is for {' and '.join(sorted(kinds))}."
         raise InvalidValue("spec.audits.attack", rule, name, remedy)

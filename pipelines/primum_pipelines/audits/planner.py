@@ -16,11 +16,9 @@ from primum.domain.canonical import JSON, decimal_text
 from primum.domain.errors import InvalidValue, NotFound
 from primum.domain.governance.meaning import Meaning, meaning_sentences
 from primum.domain.quantities import PrivacyUnit, parse_decimal
-from primum.domain.risk import from_scratch
 from primum.domain.risk.planned import CurveKind, PlannedCurve, planned_curve
 from primum.domain.study.plan import Plan, Treatment, plan_from_json
-from primum_pipelines.audits.gradient_inversion import NCC_THRESHOLD
-from primum_pipelines.audits.risk_corridor import CANDIDATES, FPRS
+from primum_pipelines.audits.risk_corridor import CANDIDATES, FPRS, from_scratch_bounds
 from primum_pipelines.audits.subject import PlannedMechanism, mechanisms_of
 from primum_pipelines.datasets.driver import describe
 from primum_pipelines.steps import records
@@ -29,7 +27,6 @@ _PRIORS = (0.01, 0.1, 0.5)
 _SHARE = 0.95  # Of the outcomes that a posterior is stated for.
 _SPOKEN_FPR = 0.001
 _SPOKEN_CANDIDATES = 100
-_DATA_RANGE = 2.0  # Records are scaled to [-1, 1] by public bounds.
 _DIMENSION_MIN = 3  # Below it a correlation over a record's numbers means nothing.
 
 
@@ -210,33 +207,16 @@ def _from_scratch(mechanisms: list[PlannedMechanism], dimension: int) -> dict[st
     found: dict[str, JSON] = {"dimension": dimension}
     for suffix, count in (("", None), ("AllUpdates", "steps")):
         figures = [
-            _scratch(item, dimension, releases=item.steps if count else 1) for item in private
+            from_scratch_bounds(item, dimension, releases=item.steps if count else 1)
+            for item in private
         ]
         found |= {
-            f"{name}{suffix}": decimal_text(max(item[name] for item in figures))
-            for name in figures[0]
+            f"{name}{suffix}": decimal_text(_most_revealing(name, figures)) for name in figures[0]
         }
     return found
 
 
-def _scratch(mechanism: PlannedMechanism, dimension: int, *, releases: int) -> dict[str, float]:
-    correlation = from_scratch.ncc(
-        noise_multiplier=mechanism.noise_multiplier,
-        centered_norm=1.0,
-        target_norm=1.0,
-        dimension=dimension,
-        releases=releases,
-        ncc_threshold=NCC_THRESHOLD,
-    )
-    loudness = from_scratch.expected_psnr(
-        noise_multiplier=mechanism.noise_multiplier,
-        target_norm=math.sqrt(dimension),  # The largest that records in [-1, 1] can have.
-        dimension=dimension,
-        releases=releases,
-        data_range=_DATA_RANGE,
-    )
-    return {
-        "expectedNcc": correlation["expected_ncc"],
-        "probNccAboveHalf": correlation["prob_ncc_above"],
-        "expectedPsnr": loudness["expected_psnr"],
-    }
+def _most_revealing(name: str, figures: list[dict[str, float]]) -> float:
+    """Of several mechanisms: the smallest error, and the largest of everything else."""
+    worst = min if name.startswith("expectedMse") else max
+    return worst(item[name] for item in figures)

@@ -19,7 +19,7 @@ from primum_pipelines.audits.gradient_inversion import (
     local_steps,
     one_update_bound,
 )
-from primum_pipelines.audits.parameters import CLASSIFIERS, whole
+from primum_pipelines.audits.parameters import CLASSIFIERS, SUMMING, whole
 from primum_pipelines.audits.subject import AuditSubject
 
 _TAIL = float(1 - FAIL_CONFIDENCE)
@@ -43,6 +43,7 @@ class Imprint:
     """A server that swaps in an imprint layer (Fowl et al. 2022)."""
 
     name = "Imprint"
+    attacks = SUMMING
     reads = frozenset({"batch", "bins", "candidates", "trials", "localSteps"})
     kind = EvidenceKind.RECONSTRUCTION
     reviewed = True
@@ -83,11 +84,18 @@ class Imprint:
         bound = one_update_bound(
             mechanism, candidates=found.candidates, local_steps=effort.local_steps
         )
-        lower = clopper_pearson_one_sided(
-            successes=found.identified, trials=found.trials, tail_probability=_TAIL
-        )["lower"]
+        lower, most = (
+            clopper_pearson_one_sided(successes=count, trials=found.trials, tail_probability=_TAIL)[
+                "lower"
+            ]
+            for count in (found.identified, found.trials if found.share_without_noise else 0)
+        )
         verdict, reasons = identification_verdict(
-            success_lower=lower, bound=bound, trials=found.trials, trials_min=TRIALS_MIN
+            success_lower=lower,
+            most=most,
+            bound=bound,
+            trials=found.trials,
+            trials_min=TRIALS_MIN,
         )
         return Finding(
             kind=self.kind,

@@ -25,7 +25,7 @@ from primum.domain.accounting.events import (
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue, NotFound, Tampered
 from primum.domain.quantities import parse_decimal
-from primum.domain.study.plan import Plan, Treatment, plan_from_json
+from primum.domain.study.plan import Access, Plan, Treatment, plan_from_json
 from primum_pipelines.optimization.settings import STOPPING_PURPOSE, ClippingRule
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ ALGORITHM_DEFAULT = "DPSGD"
 SEARCH = "search"  # Where a plan's mechanism says what a search is.
 AUDIT_STEP = "audit"
 JOB_STEP = "job"
+FEDERATE = "Federate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +80,14 @@ class Held:
     Args:
         model: The model under attack.
         table: The private data that the audits' access opens.
+        site_tables: Of a federation the private data of the other sites, by budget.
         others: Public and released inputs.
         shadows: Shadows that audits of this step have trained, by key.
     """
 
     model: LoadedModel | None = None
     table: UnitTable | None = None
+    site_tables: dict[str, UnitTable] | None = None
     others: tuple[UnitTable, ...] | None = None
     shadows: dict[str, ShadowSet] = field(default_factory=dict)
 
@@ -245,16 +248,37 @@ class AuditSubject:
             NotFound: If the plan declares no access for audits.
             InvalidValue: If its labels are not one class per row.
         """
-        from primum_pipelines.datasets.access import open_private
-        from primum_pipelines.datasets.table import LabelTask
-
         if self.held.table is None:
-            table = open_private(self.request, self._access())
-            if table.task is not LabelTask.MULTI_CLASS:
-                rule = "must be one class per row for attacks that open data"
-                raise InvalidValue("dataset labels", rule, table.task.value)
-            self.held.table = table
+            self.held.table = self._opened(self._accesses()[0])
         return self.held.table
+
+    def site_order(self) -> tuple[str, ...]:
+        """Budgets of a federation's sites, that of ``table`` first; empty for other kinds.
+
+        Raises:
+            NotFound: If the plan declares no access for audits of a site.
+        """
+        if self.plan.kind != FEDERATE:
+            return ()
+        sites = _mapping(self.plan.parameters.get("sites", {}))
+        found = tuple(access.budget for access in self._accesses())
+        if set(found) != set(sites):
+            raise NotFound("plan must declare an access for audits of every site; found fewer.")
+        return found
+
+    def other_sites(self) -> tuple[UnitTable, ...]:
+        """Private data of a federation's other sites, in their order; opened once.
+
+        Raises:
+            Refused: If there is no valid token for one.
+            NotFound: If the plan declares no access for audits of a site.
+            InvalidValue: If labels are not one class per row.
+        """
+        budgets = self.site_order()[1:]
+        if self.held.site_tables is None:
+            opened = {access.budget: access for access in self._accesses()}
+            self.held.site_tables = {name: self._opened(opened[name]) for name in budgets}
+        return tuple(self.held.site_tables[name] for name in budgets)
 
     def shadow_cache(self) -> ShadowCache | None:
         """Where shadows of that data may be kept; ``None`` where the process knows no zone.
@@ -268,23 +292,37 @@ class AuditSubject:
 
         if not self.request.zone_dir:
             return None
-        claims = token_claims(self.request, self._access())
+        # Shadows of a federation have records of every site.
+        used = self._accesses() if self.plan.kind == FEDERATE else self._accesses()[:1]
+        claims = [token_claims(self.request, access.name) for access in used]
         study = _mapping(self.request.context["study"])
         attacked = str(study.get("audits") or study["uid"]).partition("/")[0]
+        accounts = [(str(item["accountId"]), int(str(item["withdrawn"]))) for item in claims]
         return ShadowCache(
             self.request.zone_dir,
-            account=str(claims["accountId"]),
+            account=accounts[0][0],
             study=attacked,
-            withdrawn=int(str(claims["withdrawn"])),
+            withdrawn=accounts[0][1],
+            others=tuple(accounts[1:]),
         )
 
-    def _access(self) -> str:
+    def _opened(self, access: Access) -> UnitTable:
+        from primum_pipelines.datasets.access import open_private
+        from primum_pipelines.datasets.table import LabelTask
+
+        table = open_private(self.request, access.name)
+        if table.task is not LabelTask.MULTI_CLASS:
+            rule = "must be one class per row for attacks that open data"
+            raise InvalidValue("dataset labels", rule, table.task.value)
+        return table
+
+    def _accesses(self) -> list[Access]:
+        """What the plan declares for audits, of the most revealing mechanism first."""
         declared = [access for access in self.plan.accesses if access.step == AUDIT_STEP]
         if not declared:
             raise NotFound("plan must declare an access for audits; found none.")
         budget = self.released_by().budget
-        chosen = next((access for access in declared if access.budget == budget), declared[0])
-        return chosen.name
+        return sorted(declared, key=lambda access: access.budget != budget)
 
 
 def subject_of(request: WorkRequest) -> AuditSubject:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from primum.domain.canonical import JSON, decimal_text
 from primum.domain.governance.evidence import EvidenceKind, Verdict
 from primum_pipelines.audits.audit import Finding, ThreatModel
-from primum_pipelines.audits.parameters import whole
+from primum_pipelines.audits.parameters import CLASSIFIERS, whole
 from primum_pipelines.audits.subject import AuditSubject
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class PrivacySusceptibility:
     """Gradient norms per unit, and which inputs they hang on (PLIS; Mueller et al. 2022)."""
 
     name = "PrivacySusceptibility"
+    attacks = CLASSIFIERS
     reads = frozenset({"pool"})
     kind = EvidenceKind.RECONSTRUCTION
     reviewed = True

@@ -1,14 +1,15 @@
 """Audits of samples and generators: who was in the data, and who was copied (methods, section 8).
 
 They see the samples, two of them the generator too, and compare with held-out records that it never
-saw. Distances to training records never gate on their own: sets that pass them can be open to
-membership attacks (Yao et al. 2025).
+saw; of a table of noisy features, records are compared in the space of those features. Distances to
+training records never gate on their own: sets that pass them can be open to membership attacks
+(Yao et al. 2025).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from primum.domain.canonical import JSON, decimal_text
@@ -20,14 +21,17 @@ from primum_pipelines.audits.audit import (
     Finding,
     ThreatModel,
 )
-from primum_pipelines.audits.membership import MEMBERS_MIN, area_of, judged, planned
-from primum_pipelines.audits.parameters import GENERATORS, whole
+from primum_pipelines.audits.membership import MEMBERS_MIN, judged, planned
+from primum_pipelines.audits.membership_figures import ROC, measured, roc_picture, worst_subgroup
+from primum_pipelines.audits.parameters import GENERATORS, TABLES, whole
 from primum_pipelines.audits.subject import AuditSubject
+from primum_pipelines.kinds.private_features.planned import EXTRACTOR, makes_table
 
 if TYPE_CHECKING:
     import numpy as np
 
     from primum_pipelines.attacks.figures import Array
+    from primum_pipelines.datasets.table import UnitTable
 
 THREAT = ThreatModel(
     access="SamplesOnly",
@@ -48,10 +52,11 @@ _SEED = 20250  # Of the records that are compared; it protects nobody.
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Rows:
-    """Records or samples in [0, 1], ``(n, ...)``, with their classes ``(n,)``."""
+    """Records or samples in [0, 1], ``(n, ...)``, with their classes and subgroups ``(n,)``."""
 
     values: np.ndarray
     labels: np.ndarray
+    groups: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -74,7 +79,7 @@ class SampleAudit:
     opens_data = True
     threat: ClassVar[ThreatModel] = THREAT
     pool_default: ClassVar[int] = _MEMBERS_DEFAULT
-    attacks = GENERATORS
+    attacks: ClassVar[frozenset[str]] = GENERATORS
     reads: ClassVar[frozenset[str]] = frozenset({"pool"})
 
     def scores(
@@ -84,7 +89,7 @@ class SampleAudit:
         raise NotImplementedError
 
     def run(self, subject: AuditSubject, parameters: Mapping[str, JSON]) -> Finding:
-        """Attack the samples that a Synthesize Study released.
+        """Attack the samples that a Study released, or the table of its units' noisy features.
 
         Args:
             subject: The samples and the plan that they were made by.
@@ -98,6 +103,8 @@ class SampleAudit:
             InvalidValue: If a parameter breaks its rule or there are too few records.
             NotFound: If the Study released no samples.
         """
+        import numpy as np
+
         most = whole(parameters, "pool", default=self.pool_default, low=20, high=100_000)
         sides = _sides(subject, most)
         present, absent, calibration = (
@@ -106,19 +113,24 @@ class SampleAudit:
         )
         threshold = _quantile(calibration)
         found = judged(subject, present=present, absent=absent, threshold=threshold)
+        inside, outside = np.asarray(present), np.asarray(absent)
+        groups = {
+            name: (numbers, sides.others.groups[name])
+            for name, numbers in sides.members.groups.items()
+        }
         return Finding(
             kind=self.kind,
             name=self.name,
             verdict=found.verdict,
             public=planned(subject, self.threat, method=METHOD, judgment=found),
             restricted={
+                **measured(inside, outside, threshold=threshold),
                 "lowerBound": decimal_text(found.epsilon_lower),
-                "members": len(present),
-                "nonMembers": len(absent),
                 "samples": len(sides.samples.values),
-                "auc": area_of(present, absent),
+                "worstSubgroup": worst_subgroup(inside, outside, groups),
             },
             reasons=found.reasons,
+            pictures={ROC: roc_picture(self.name, inside, outside, subject.released_by())},
         )
 
 
@@ -126,6 +138,7 @@ class DOMIAS(SampleAudit):
     """Density of the samples over that of the population (van Breugel et al. 2023)."""
 
     name = "DOMIAS"
+    attacks = GENERATORS | TABLES
 
     def scores(
         self,
@@ -144,6 +157,7 @@ class SampleDistance(SampleAudit):
     """Distance to the nearest sample, calibrated by the population (Chen et al. 2020)."""
 
     name = "SampleDistance"
+    attacks = GENERATORS | TABLES
 
     def scores(
         self,
@@ -292,7 +306,8 @@ def _sides(subject: AuditSubject, most: int) -> Sides:
     from primum_pipelines.attacks.pool import require_sides
     from primum_pipelines.synthesis import archive
 
-    samples, table = subject.samples(), subject.table()
+    samples = subject.samples()
+    table = _comparable(subject, samples)
     require_sides(table.units, table.train)
     values = archive.unit_interval(table)
     _, first = np.unique(table.units, return_index=True)
@@ -303,13 +318,27 @@ def _sides(subject: AuditSubject, most: int) -> Sides:
     others = generator.permutation(np.flatnonzero(~table.train & one))
     if not len(members) or len(others) < _THIRDS:
         raise InvalidValue("audit data", "must have members and three non-members", "fewer")
-    parts = [Rows(values[part], table.labels[part]) for part in np.array_split(others, _THIRDS)]
-    tried = generator.permutation(members)[:most]
+
+    def rows(chosen: np.ndarray) -> Rows:
+        groups = {name: numbers[chosen] for name, numbers in table.subgroups.items()}
+        return Rows(values[chosen], table.labels[chosen], groups)
+
     return Sides(
         Rows(archive.unit_interval(samples), samples.labels),
-        Rows(values[tried], table.labels[tried]),
-        *parts,
+        rows(generator.permutation(members)[:most]),
+        *(rows(part) for part in np.array_split(others, _THIRDS)),
     )
+
+
+def _comparable(subject: AuditSubject, samples: UnitTable) -> UnitTable:
+    """The private table in the form of what was released: of a noisy table, features of units."""
+    if not makes_table(subject.plan):
+        return subject.table()
+    from primum_pipelines.kinds.private_features import features
+
+    extractor = features.extractor_from_bytes(subject.artifact_bytes(EXTRACTOR))
+    mechanism = features.planned_mechanism(subject.plan.mechanism)
+    return features.in_released_form(extractor, subject.table(), mechanism, released=samples)
 
 
 def _quantile(scores: list[float]) -> float:

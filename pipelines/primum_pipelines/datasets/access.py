@@ -60,6 +60,7 @@ def open_private(request: WorkRequest, access: str) -> UnitTable:
         InvalidValue: If the dataset cannot be opened as declared.
     """
     claims = token_claims(request, access)
+    _require_unexpired(str(claims["expires"]), access)
     given = claims["options"]
     uri, unit = str(claims["uri"]), PrivacyUnit(str(claims["unit"]))
     options = given if isinstance(given, Mapping) else {}
@@ -170,8 +171,10 @@ def _public(uri: str, options: Mapping[str, JSON], data_dirs: Sequence[str]) -> 
 def token_claims(request: WorkRequest, access: str) -> Mapping[str, JSON]:
     """The verified content of the token for an access: what a receipt cites as its token id.
 
+    It may have expired since it opened the data: a training may take longer than that.
+
     Raises:
-        Refused: If the token does not cover this access now.
+        Refused: If the token does not cover this access.
     """
     text = request.tokens.get(access)
     if not text:
@@ -193,7 +196,6 @@ def token_claims(request: WorkRequest, access: str) -> Mapping[str, JSON]:
         if str(claims[name]) != str(value):
             raise Refused(f"data token's {name} must be {value}; found {claims[name]}.")
     _require_same_blocks(request, claims, dataset)
-    _require_unexpired(str(claims["expires"]), access)
     return claims
 
 

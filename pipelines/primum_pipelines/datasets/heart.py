@@ -121,6 +121,10 @@ class HeartDriver:
             feature_low=np.array([column.low for column in _HEART], np.float32),
             feature_high=np.array([column.high for column in _HEART], np.float32),
             subgroups={"sex": sex, "ageBand": bands},
+            subgroup_names={
+                "sex": ("female", "male"),
+                "ageBand": ("below 50", "50 to 60", "from 60"),
+            },
         )
 
 

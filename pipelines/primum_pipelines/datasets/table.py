@@ -79,6 +79,13 @@ class UnitTable:
         """Whether rows are images or volumes; else they are lines of a table."""
         return self.features.ndim >= IMAGE_AXES
 
+    def group_name(self, attribute: str, number: int) -> str:
+        """What a subgroup is called: its public name, or its number where that is not one name."""
+        names = self.subgroup_names.get(attribute, ())
+        if number >= len(names) or names.count(names[number]) > 1:
+            return str(number)
+        return names[number]
+
     def only(self, keep: np.ndarray) -> UnitTable:
         """The rows that a mask ``(n,)`` keeps, or those of these numbers in this order."""
         return replace(

@@ -1,8 +1,9 @@
 """Figures of a classifier on held-out units, with 95 % intervals. Pure NumPy; knows no Study.
 
-Accuracy has a Wilson interval where every row is a unit; everything else a stratified percentile
-bootstrap over units, vectorized: a resample is a vector of weights, and every figure is a function
-of weighted sums. Rows of one unit are drawn together: two images of a patient are not two patients.
+Accuracy, sensitivity and specificity have Wilson intervals where every row is a unit; everything
+else a stratified percentile bootstrap over units, vectorized: a resample is a vector of weights,
+and every figure is a function of weighted sums. Rows of one unit are drawn together: two images of
+a patient are not two patients.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from primum.domain.canonical import JSON, decimal_text
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-RESAMPLES = 1000
+RESAMPLES = 2000
 _Z = 1.959963984540054  # Two-sided 95 %.
 _CHUNK = 50  # Resamples at a time, so that large held-out sets fit in memory.
 _SEED = 20211  # The bootstrap is reproducible; its randomness protects nobody.
@@ -69,10 +70,6 @@ class Scored:
         units = None if self.units is None else self.units[mask]
         return Scored(self.labels[mask], self.probabilities[mask], self.positive, units)
 
-    def one_row_a_unit(self) -> bool:
-        """Whether no unit has two rows."""
-        return self.units is None or len(np.unique(self.units)) == len(self.units)
-
 
 def utility(scored: Scored) -> Mapping[str, Figure]:
     """Accuracy, balanced accuracy, sensitivity, specificity, ROC-AUC, average precision and MCC.
@@ -80,16 +77,43 @@ def utility(scored: Scored) -> Mapping[str, Figure]:
     ROC-AUC is of the positive class for two classes, else one-vs-rest weighted by class frequency.
     Sensitivity, specificity and average precision are of the positive class, one-vs-rest.
     """
-    figures = bootstrapped(scored, _utility_of)
-    return {"accuracy": _accuracy(scored), **figures}
+    return {
+        "accuracy": share_of(scored, scored.predictions == scored.labels, scored.labels >= 0),
+        **one_against_the_rest(scored, scored.positive),
+        **bootstrapped(scored, _utility_of),
+    }
 
 
-def _accuracy(scored: Scored) -> Figure:
-    right = scored.predictions == scored.labels
-    if scored.one_row_a_unit():
-        return wilson(int(right.sum()), len(right))
-    hit = right.astype(np.float64)
-    return bootstrapped(scored, lambda _, w: {"accuracy": w @ hit / w.sum(axis=1)})["accuracy"]
+def one_against_the_rest(scored: Scored, number: int) -> Mapping[str, Figure]:
+    """Sensitivity and specificity of one class; NaN where no row is on their side."""
+    said, true = scored.predictions == number, scored.labels == number
+    return {
+        "sensitivity": share_of(scored, said, true),
+        "specificity": share_of(scored, ~said, ~true),
+    }
+
+
+def share_of(scored: Scored, hit: NDArray[np.bool_], among: NDArray[np.bool_]) -> Figure:
+    """The share of some rows that are hit, with its interval over the units that have such rows.
+
+    A bootstrap that meets nothing but hits, or none, would say that it is certain: there Wilson's
+    interval for so many units is taken.
+
+    Args:
+        scored: Held-out rows.
+        hit: ``(n,)``.
+        among: ``(n,)``, the rows that the share is of.
+    """
+    hits = hit[among]
+    units = None if scored.units is None else scored.units[among]
+    people = len(hits) if units is None else len(np.unique(units))
+    if people == len(hits):
+        return wilson(int(hits.sum()), people)
+    if hits.all() or not hits.any():
+        return wilson(people if hits.all() else 0, people)
+    value = hits.astype(np.float64)
+    strata = np.zeros(len(hits), dtype=np.int64)
+    return over_units(strata, units, lambda w: {"share": w @ value / w.sum(axis=1)})["share"]
 
 
 def wilson(successes: int, trials: int) -> Figure:
@@ -99,7 +123,9 @@ def wilson(successes: int, trials: int) -> Figure:
     share, spread = successes / trials, _Z**2 / trials
     center = (share + spread / 2) / (1 + spread)
     half = _Z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    return Figure(share, max(0.0, center - half), min(1.0, center + half))
+    # Exactly 0 and 1 at the ends, where rounding would leave a trace.
+    lower = max(0.0, center - half) if successes else 0.0
+    return Figure(share, lower, min(1.0, center + half) if successes < trials else 1.0)
 
 
 def roc_auc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
@@ -232,11 +258,8 @@ def _utility_of(scored: Scored, weights: Floats) -> Mapping[str, Floats]:
     k = scored.positive
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = hits / actual
-        rejected = total - actual[:, k] - predicted[:, k] + hits[:, k]
         return {
             "balancedAccuracy": np.nanmean(np.where(actual > 0, recall, np.nan), axis=1),
-            "sensitivity": recall[:, k],
-            "specificity": rejected / (total - actual[:, k]),
             "rocAuc": roc_auc_of(scored, weights),
             "averagePrecision": average_precision(
                 scored.labels == k, scored.probabilities[:, k], weights

@@ -13,7 +13,7 @@ import numpy as np
 
 from primum.domain.canonical import JSON
 from primum_pipelines.evaluation.figures import Floats, Ints, Scored, bootstrapped
-from primum_pipelines.evaluation.subgroups import GROUP_MIN
+from primum_pipelines.evaluation.subgroups import GROUP_MIN, people
 
 _MASKED: Mapping[str, JSON] = {"masked": f"fewer than {GROUP_MIN}"}
 
@@ -27,8 +27,8 @@ def agreement(scored: Scored, readers: Mapping[str, Ints]) -> dict[str, JSON]:
 
     Returns:
         ``model``: per reader ``rows`` and ``kappa`` on the rows that the reader read; ``between``:
-        the same for each pair, on the rows that both read. Fewer than 30 rows are masked. Kappa is
-        NaN where both always say one class.
+        the same for each pair, on the rows that both read. What fewer than 30 units have is
+        masked. Kappa is NaN where both always say one class.
     """
     said = scored.predictions
     found = {name: _kappa(scored, said, own) for name, own in readers.items()}
@@ -40,7 +40,7 @@ def agreement(scored: Scored, readers: Mapping[str, Ints]) -> dict[str, JSON]:
 def _kappa(scored: Scored, first: Ints, second: Ints) -> JSON:
     both = (first >= 0) & (second >= 0)
     rows = int(both.sum())
-    if rows < GROUP_MIN:
+    if people(scored.units, both) < GROUP_MIN:
         return dict(_MASKED)
     classes = scored.probabilities.shape[1]
     cell = np.eye(classes * classes)[first[both] * classes + second[both]]

@@ -73,7 +73,8 @@ def picture(series: Mapping[str, Sequence[Mapping[str, JSON]]], *, figure: str, 
     """
     curves, level = [], None
     for name, entries in series.items():
-        known = sorted((float(str(entry["epsilon"])), _figure(entry)) for entry in entries)
+        known = [(float(str(entry["epsilon"])), _figure(entry)) for entry in entries]
+        known.sort(key=lambda pair: (pair[0], pair[1].estimate))  # Several may claim the same.
         finite = [(e, value) for e, value in known if math.isfinite(e)]
         level = next((value for e, value in known if math.isinf(e)), level)
         if finite:

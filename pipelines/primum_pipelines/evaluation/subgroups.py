@@ -20,8 +20,10 @@ from primum_pipelines.evaluation.figures import (
     Floats,
     Ints,
     Scored,
+    one_against_the_rest,
     over_units,
     roc_auc_of,
+    share_of,
 )
 
 GROUP_MIN = 30  # Below it a figure of a group says nothing and may single out people.
@@ -33,6 +35,7 @@ _DIFFERENCES = {
     "rocAucDifference": "rocAuc",
 }
 _MASKED: Mapping[str, JSON] = {"masked": f"fewer than {GROUP_MIN}"}
+_ALONE: Mapping[str, JSON] = {"masked": f"no other group has {GROUP_MIN}"}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -61,7 +64,25 @@ def fairness(scored: Scored, groups: Mapping[str, Ints]) -> dict[str, JSON]:
         return _rates(scored.where(inside), weights)
 
     measure = Measure(scored.labels, scored.units, _FIGURES, _DIFFERENCES, of)
-    return in_groups(measure, groups)
+    report = in_groups(measure, groups)
+    for attribute, numbers in groups.items():
+        entries = report[attribute]
+        for key, entry in entries.items() if isinstance(entries, dict) else ():
+            if isinstance(entry, dict) and "rows" in entry:
+                entry.update(_shares(scored, numbers == int(key)))
+    return report
+
+
+def _shares(scored: Scored, inside: NDArray[np.bool_]) -> dict[str, JSON]:
+    """Shares of one group, with intervals as they are for everybody."""
+    said, true = scored.predictions == scored.positive, scored.labels == scored.positive
+    found = {
+        "accuracy": share_of(scored, scored.predictions == scored.labels, inside),
+        "positiveRate": share_of(scored, said, inside),
+        "sensitivity": share_of(scored, said, inside & true),
+        "specificity": share_of(scored, ~said, inside & ~true),
+    }
+    return {name: figure.to_json() for name, figure in found.items()}
 
 
 def in_groups(measure: Measure, groups: Mapping[str, Ints]) -> dict[str, JSON]:
@@ -72,7 +93,8 @@ def in_groups(measure: Measure, groups: Mapping[str, Ints]) -> dict[str, JSON]:
         groups: Group number of each row, by attribute.
 
     Returns:
-        Per attribute, by group number: ``{"masked": "fewer than 30"}``, or ``rows``,
+        Per attribute, by group number: ``{"masked": "fewer than 30"}`` (or, where one group alone
+        has as many, that no other has), or ``rows``,
         ``sampleRatio`` (rows of the others over its own), figures with 95 % intervals, and
         differences with intervals. Under ``gap``: the largest minus the smallest of each figure
         over the groups that were measured. A figure of a group that lacks a class is NaN.
@@ -102,6 +124,31 @@ def of_each(
     }
 
 
+def each_class(scored: Scored, names: Sequence[str]) -> dict[str, JSON]:
+    """Sensitivity and specificity of every class against the rest, where there are more than two.
+
+    Args:
+        scored: Held-out rows.
+        names: Names of the classes.
+
+    Returns:
+        ``classes``: the two of each class by its name; a class that fewer than 30 units have, or
+        lack, is masked. Nothing for two classes, whose figures are those of the positive one.
+    """
+    if len(names) <= 2:  # noqa: PLR2004 - the other class is the rest
+        return {}
+    found: dict[str, Figure] = {}
+    measured = []
+    for number in range(len(names)):
+        inside = scored.labels == number
+        if min(people(scored.units, inside), people(scored.units, ~inside)) >= GROUP_MIN:
+            measured.append(number)
+            of = one_against_the_rest(scored, number)
+            found |= {f"{number}/{name}": figure for name, figure in of.items()}
+    shown = of_each(found, dict(enumerate(names)), ("sensitivity", "specificity"), measured)
+    return {"classes": shown}
+
+
 def people(units: NDArray[np.generic] | None, inside: NDArray[np.bool_]) -> int:
     """How many units have a row in a mask ``(n,)``."""
     return int(inside.sum()) if units is None else len(np.unique(units[inside]))
@@ -112,7 +159,8 @@ def _of_attribute(measure: Measure, numbers: Ints) -> dict[str, JSON]:
     measured = [int(n) for n in present if people(measure.units, numbers == n) >= GROUP_MIN]
     report: dict[str, JSON] = {str(int(number)): dict(_MASKED) for number in present}
     if len(measured) < 2:  # noqa: PLR2004 - nothing to compare with
-        return report
+        # Beside the figures of everybody, those of the one group would give the others away.
+        return report | {str(number): dict(_ALONE) for number in measured}
     sizes = {number: int((numbers == number).sum()) for number in measured}
     figures = over_units(
         measure.strata, measure.units, lambda weights: _values(measure, weights, numbers, sizes)

@@ -28,6 +28,7 @@ from primum_pipelines.optimization.algorithm import (
     TrainingTask,
 )
 from primum_pipelines.optimization.losses import TaskLoss
+from primum_pipelines.optimization.presence import added_up
 
 ARRAYS = "arrays"
 
@@ -45,7 +46,7 @@ class SiteTask:
         train_units: Declared number of training units.
         learning_rate: Of plain SGD.
         sealed: Coins of the canaries planted here, or ``None``.
-        seed: For tests on toy data only.
+        seed: For tests on toy data, and for shadows, which are never released.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Site:
             sampling=last.sampling,
             generator=last.generator,
             update_sums={canaries.HEAD_PARAMETER: torch.stack(head).sum(dim=0)} if head else {},
+            presence=added_up(report.presence for report in self._reports),
         )
 
     def client_app(self) -> ClientApp:
@@ -147,6 +149,7 @@ class Site:
                     mechanism=task.mechanism,
                     learning_rate=task.learning_rate,
                     seed=None if task.seed is None else task.seed + 2 * len(self._reports),
+                    reported_sums=frozenset({canaries.HEAD_PARAMETER} if task.sealed else ()),
                 )
             )
         except Exception as problem:

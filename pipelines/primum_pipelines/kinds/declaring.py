@@ -7,6 +7,7 @@ noise or default a privacy decision.
 from __future__ import annotations
 
 import difflib
+import enum
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,14 @@ AUDIT_GROUP = "primum.audits"
 ONE_RUN_CANARY = "OneRunCanary"
 CANARIES_DEFAULT = 100  # Can certify up to epsilon 3.5 at 95 % confidence.
 AUDIT_P_VALUE = 0.05
+
+
+class Made(enum.Enum):
+    """What a job leaves to be released."""
+
+    MODEL = "model"
+    DATASET = "dataset"
+
 
 WHY_VALIDATE = "Expectations are checked inside the zone; only their verdict leaves."
 WHY_EVALUATE_DISCLOSED = (
@@ -166,6 +175,27 @@ def require_one_worker(study: StudySpec, *, job: str) -> None:
         raise InvalidValue("spec.job.resources.workers", rule, study.workers)
 
 
+def require_release_of(study: StudySpec, *, made: Made, job: str) -> None:
+    """Refuse a release of what the job does not make; it would fail after the charge.
+
+    Args:
+        study: The Study.
+        made: What the job leaves.
+        job: Name of the job kind, for the message.
+
+    Raises:
+        InvalidValue: If it asks for an endpoint of a dataset, or a dataset of a model.
+    """
+    asked, other = study.endpoint, "dataset"
+    if made is Made.MODEL:
+        asked, other = study.dataset_release, "endpoint"
+    if asked:
+        field = "dataset" if made is Made.MODEL else "endpoint"
+        rule = f"must be absent: {job} makes a {made.value}"
+        remedy = f"Give spec.release.{other}, or nothing."
+        raise InvalidValue(f"spec.release.{field}", rule, asked, remedy)
+
+
 def public_inputs(study: StudySpec, context: PlanningContext) -> list[JSON]:
     """The Study's public inputs, for a plan's parameters under ``access.PUBLIC_INPUTS``.
 
@@ -266,7 +296,7 @@ def require_within_claim(plan: Plan, claim: Claim) -> None:
     """
     if plan.epsilon > claim.epsilon:
         raise InvalidValue(
-            "noiseMultiplier",
+            f"spec.job.{plan.kind[:1].lower()}{plan.kind[1:]}.noiseMultiplier",
             f"must keep epsilon at most {claim.epsilon}",
             f"epsilon {plan.epsilon} at noise multiplier {plan.mechanism.get('noiseMultiplier')}",
             "Leave it out: the plan then takes the least noise that keeps the claim.",

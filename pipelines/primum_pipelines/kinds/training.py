@@ -5,10 +5,11 @@ Must not open data or decide anything: the plan did.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from primum.domain.accounting.events import (
@@ -19,15 +20,16 @@ from primum.domain.accounting.events import (
     SubsampledGaussian,
 )
 from primum.domain.canonical import JSON, decimal_text
+from primum.domain.errors import InvalidValue
 from primum_pipelines.models.artifact import ModelSpec
 from primum_pipelines.models.registry import build
 from primum_pipelines.steps import records
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import nn
 
     from primum.domain.study.steps import WorkRequest
+    from primum_pipelines.datasets.access import OtherInput
     from primum_pipelines.datasets.table import UnitTable
     from primum_pipelines.optimization.algorithm import TrainingReport
 
@@ -68,6 +70,25 @@ def fresh_model(spec: ModelSpec) -> nn.Module:
         return build(
             spec.model, spec.parameters, input_shape=spec.input_shape, classes=len(spec.classes)
         )
+
+
+def require_same_form(others: Sequence[OtherInput], table: UnitTable) -> None:
+    """Refuse public and released inputs that a model of the private data could not learn from.
+
+    Args:
+        others: What nobody's privacy is spent on.
+        table: The private data; only its public form is looked at.
+
+    Raises:
+        InvalidValue: If rows have another shape, classes another number, or a value is missing.
+    """
+    shape, classes = tuple(table.features.shape[1:]), len(table.classes)
+    for other in others:
+        if other.table.features.shape[1:] != shape or len(other.table.classes) != classes:
+            rule = f"must have rows of shape {shape} and {classes} classes, as the private data has"
+            raise InvalidValue(f"input {other.name}", rule, "others")
+        if not np.isfinite(other.table.features).all():
+            raise InvalidValue(f"input {other.name}", "must have no missing value", "one")
 
 
 def executed_event(report: TrainingReport, parameters: Mapping[str, JSON]) -> Event:

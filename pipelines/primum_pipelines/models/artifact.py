@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from primum.domain.canonical import JSON, canonical_json, digest_of_bytes
-from primum.domain.errors import InvalidValue, NotFound
+from primum.domain.errors import InvalidValue
 from primum_pipelines.datasets.table import LabelTask
 from primum_pipelines.models.registry import build
 
@@ -281,23 +280,6 @@ def describe(spec: ModelSpec) -> dict[str, str]:
         }
     ).decode()
     return {_METADATA_KEY: metadata}
-
-
-def load_model(path: str | Path) -> LoadedModel:
-    """A model from its file.
-
-    Args:
-        path: The local file.
-
-    Raises:
-        NotFound: If there is none.
-        InvalidValue: If it is not a model file of ours.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise NotFound(f"model file {path} must exist; found nothing there.") from None
-    return from_bytes(data)
 
 
 def from_bytes(data: bytes) -> LoadedModel:

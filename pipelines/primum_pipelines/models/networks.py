@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue
 from primum_pipelines.models.registry import (
+    refuse_input,
     require_parameters,
     share_parameter,
     whole_parameter,
@@ -110,12 +111,8 @@ class SmallCNN:
     def fits(self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int]) -> None:  # noqa: ARG002 - the model protocol
         """Refuse what it cannot take: images with sides of at least 8."""
         if len(input_shape) != _IMAGE_AXES or min(input_shape[1:]) < _SIDE_MIN:
-            raise InvalidValue(
-                "spec.job.model",
-                f"must be given images with sides of at least {_SIDE_MIN}",
-                f"SmallCNN on input of shape {tuple(input_shape)}",
-                "Use Logistic or MLP for tables.",
-            )
+            rule = f"must be given images with sides of at least {_SIDE_MIN}"
+            refuse_input(self.name, input_shape, rule)
 
     def build(
         self,

@@ -14,6 +14,7 @@ from primum.domain.errors import InvalidValue
 from primum_pipelines.datasets.table import LabelTask
 from primum_pipelines.models.registry import (
     choice_parameter,
+    refuse_input,
     require_parameters,
     whole_parameter,
 )
@@ -204,7 +205,7 @@ class ComplexCNN:
         _require_image(self.name, input_shape, least=16)
         if input_shape[0] % 2:
             raise InvalidValue(
-                "spec.job.model", "must be given pairs of channels", f"{input_shape[0]} channels"
+                "model", "must be given pairs of channels", f"{input_shape[0]} channels"
             )
 
     def build(
@@ -240,10 +241,12 @@ class SliceAttention:
         cube = len(set(input_shape[1:])) == 1
         if len(input_shape) != _VOLUME_AXES or (axes > 1 and not cube):
             raise InvalidValue(
-                "spec.job.model",
+                "model",
                 "must be given volumes, cubes if axes is 3",
                 f"{self.name} on input of shape {tuple(input_shape)}",
-                "Use axes: 1 for volumes that are no cubes.",
+                "Use axes: 1 for volumes that are no cubes."
+                if len(input_shape) == _VOLUME_AXES
+                else "Use it for volumes alone.",
             )
 
     def build(
@@ -290,7 +293,7 @@ class UNet:
     def fits(self, parameters: Mapping[str, JSON], *, input_shape: Sequence[int]) -> None:
         """Refuse what it cannot take: images or volumes whose sides are multiples of 2^levels."""
         if len(input_shape) not in (_IMAGE_AXES, _VOLUME_AXES):
-            _refuse(self.name, input_shape, "must be given images or volumes")
+            refuse_input(self.name, input_shape, "must be given images or volumes")
         _require_multiples(self.name, input_shape[1:], 2 ** _number(parameters, "levels"))
 
     def build(
@@ -310,21 +313,12 @@ class UNet:
 
 def _require_image(name: str, shape: Sequence[int], *, least: int) -> None:
     if len(shape) != _IMAGE_AXES or min(shape[1:]) < least:
-        _refuse(name, shape, f"must be given images with sides of at least {least}")
+        refuse_input(name, shape, f"must be given images with sides of at least {least}")
 
 
 def _require_multiples(name: str, sides: Sequence[int], of: int) -> None:
     if any(side % of for side in sides):
-        _refuse(name, sides, f"must be given sides that are multiples of {of}")
-
-
-def _refuse(name: str, shape: Sequence[int], rule: str) -> None:
-    raise InvalidValue(
-        "spec.job.model",
-        rule,
-        f"{name} on input of shape {tuple(shape)}",
-        "Use Logistic or MLP for tables.",
-    )
+        refuse_input(name, sides, f"must be given sides that are multiples of {of}")
 
 
 def _power(

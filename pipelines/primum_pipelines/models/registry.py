@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from primum import extensions
 from primum.domain.canonical import JSON, decimal_text
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 GROUP = "primum.models"
 _CLASSES_MAX = 1000
+_TABLE_AXES, _VOLUME_AXES = 1, 4
 _DIGITS_MAX = 12  # No parameter here has more; a hostile one must not become a huge number.
 _PARAMETERS_FIELD = "modelParameters"  # Of whichever job kind asks.
 
@@ -65,7 +66,7 @@ def model_named(name: str) -> Model:
         close = difflib.get_close_matches(name, known, n=1)
         remedy = f"Did you mean {close[0]}?" if close else "Install the plug-in that brings it."
         rule = f"must be one of {', '.join(known)}"
-        raise InvalidValue("spec.job.model", rule, name, remedy)
+        raise InvalidValue("model", rule, name, remedy)
     model: Model = extensions.load(GROUP, name)()
     return model
 
@@ -81,7 +82,7 @@ def require_answers(name: str, task: LabelTask) -> None:
         rule = f"must answer for labels of kind {task}"
         found = f"{name}, which is for {', '.join(tasks)}"
         remedy = "Use UNet." if task is LabelTask.SEGMENTATION else "Use UNet for masks alone."
-        raise InvalidValue("spec.job.train.model", rule, found, remedy)
+        raise InvalidValue("model", rule, found, remedy)
 
 
 def require_fits(name: str, parameters: Mapping[str, JSON], *, input_shape: Sequence[int]) -> None:
@@ -94,6 +95,25 @@ def require_fits(name: str, parameters: Mapping[str, JSON], *, input_shape: Sequ
     check = getattr(model, "fits", None)
     if check is not None:
         check(model.check(parameters), input_shape=tuple(input_shape))
+
+
+def refuse_input(name: str, shape: Sequence[int], rule: str) -> NoReturn:
+    """Refuse input that an architecture cannot take, and say which could.
+
+    Args:
+        name: The architecture.
+        shape: Of one row, or its sides.
+        rule: What the input must be.
+
+    Raises:
+        InvalidValue: Always.
+    """
+    remedy = {
+        _TABLE_AXES: "Use Logistic or MLP for tables.",
+        _VOLUME_AXES: "Use SliceAttention for volumes.",
+    }
+    found = f"{name} on input of shape {tuple(shape)}"
+    raise InvalidValue("model", rule, found, remedy.get(len(shape), ""))
 
 
 def build(
@@ -184,7 +204,9 @@ def require_parameters(parameters: Mapping[str, JSON], allowed: Sequence[str]) -
     for name in parameters:
         if name not in allowed:
             rule = f"must be one of {', '.join(allowed)}" if allowed else "must not be present"
-            raise InvalidValue(f"{_PARAMETERS_FIELD}.{name}", rule, name)
+            close = difflib.get_close_matches(name, allowed, n=1)
+            remedy = f"Did you mean {close[0]}?" if close else ""
+            raise InvalidValue(f"{_PARAMETERS_FIELD}.{name}", rule, name, remedy)
 
 
 def choice_parameter(parameters: Mapping[str, JSON], name: str, options: Sequence[str]) -> str:

@@ -105,7 +105,8 @@ class TrainingTask:
             worker alone, and ``seed`` and ``stopping`` are used by the first. ``None`` for one
             worker.
         on_begin: Called before each step with (number of this step, steps planned): it counts as
-            executed from then on.
+            executed from then on. Whoever says ``announces`` calls it; what it raises ends the
+            training before the step.
     """
 
     module: torch.nn.Module
@@ -146,6 +147,9 @@ class TrainingReport:
         update_sums: For each named parameter the sum over steps of the noisy summed gradients, for
             white-box audits. With individual filters over the first ``bound_steps`` steps: a unit
             that saturates the clipping bound, as a canary does, takes part in no later one.
+        presence: For each parameter of ``reported_sums``, over the same steps, how much the noisy
+            sums speak for a unit that pulls a coordinate by the clipping bound: the summed
+            log-likelihood ratio. Empty where the algorithm does not say, or adds no noise.
         diagnostics: Restricted figures such as the share of clipped units; decimal strings.
         individual: The filter that was enforced on each unit, or ``None``.
         clipping: The clipping rule used.
@@ -155,6 +159,10 @@ class TrainingReport:
             not. The steps are those executed; the weights are of no use.
         looks: Looks that the stopping rule took; the weights are good if it ended the training.
         workers: How many workers trained together. The other figures are those of the first.
+        lost: Of the executed steps those that a lost worker may have run and that are not in the
+            weights.
+        cut_off: Whether it was stopped by the loss of another worker, so that it may go on from its
+            checkpoint.
     """
 
     executed: tuple[tuple[float, float, int], ...]
@@ -162,6 +170,7 @@ class TrainingReport:
     sampling: str
     generator: str
     update_sums: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    presence: Mapping[str, torch.Tensor] = field(default_factory=dict)
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     individual: IndividualFilter | None = None
     clipping: ClippingRule = ClippingRule.FLAT
@@ -170,6 +179,8 @@ class TrainingReport:
     stopped: str = ""
     looks: int = 0
     workers: int = 1
+    lost: int = 0
+    cut_off: bool = False
 
 
 def fields_read(algorithm: object) -> frozenset[str]:
@@ -185,6 +196,16 @@ def runs_mechanism(algorithm: object) -> bool:
     return getattr(algorithm, "private", True) is not False
 
 
+def announces(algorithm: object) -> bool:
+    """Whether a reviewed training algorithm, or its class, calls ``on_begin`` before each step.
+
+    Of one that does not nobody knows what a lost worker had run; of an unreviewed one nobody has
+    looked whether it does what it says, and no self-test runs where the worker is lost.
+    """
+    said = (getattr(algorithm, name, False) for name in ("announces", "reviewed"))
+    return all(value is True for value in said)
+
+
 class TrainingAlgorithm(Protocol):
     """One way of training privately.
 
@@ -192,7 +213,9 @@ class TrainingAlgorithm(Protocol):
     What it obeys beside them it names in an optional attribute ``reads``, by the names of the
     Study's fields (``individualFilter``, ``schedule``, ``units`` for several rows per unit, ...);
     a Study that sets another one is refused when it is planned. One that runs no mechanism at all
-    says ``private = False``; only a Study that asks for none gets it.
+    says ``private = False``; only a Study that asks for none gets it. One that calls ``on_begin``
+    before each step and goes on from ``checkpoints`` says ``announces = True`` and counts if it is
+    reviewed; where another one's worker is lost, all is charged.
     """
 
     name: str

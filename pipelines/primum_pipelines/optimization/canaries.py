@@ -19,6 +19,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -28,6 +29,9 @@ from primum.domain.errors import InvalidValue
 from primum_pipelines.optimization.losses import TaskLoss
 from primum_pipelines.optimization.randomness import OperatingSystemSource
 from primum_pipelines.optimization.randomness import coins as draw_coins
+
+if TYPE_CHECKING:
+    from primum_pipelines.optimization.algorithm import TrainingReport
 
 FILE_NAME = "canaries.json"
 ARTIFACT_KIND = "Canaries"
@@ -153,21 +157,31 @@ def add_rows(
     )
 
 
-def scores(update_sums: Mapping[str, torch.Tensor], *, max_grad_norm: float) -> Sequence[float]:
+def scores(report: TrainingReport) -> Sequence[float]:
     """How strongly each canary shows in the updates: the higher, the more likely it was in.
 
-    The optimal statistic for a Dirac canary: its coordinate of the summed noisy gradients over C,
-    which is N(times sampled, steps x sigma^2).
+    The optimal statistic where the algorithm reports it: the log-likelihood ratio of all noisy sums
+    (``presence``). Of other algorithms the canary's coordinate of the summed noisy gradients over
+    C, which is N(times sampled, steps x sigma^2); without sampling the two order alike.
 
     Raises:
         InvalidValue: If the algorithm did not report the sums of the head.
     """
-    found = [value for name, value in update_sums.items() if name.endswith(HEAD_PARAMETER)]
-    if len(found) != 1:
-        raise InvalidValue(
-            "training report", f"must hold the update sums of {HEAD_PARAMETER}", "none"
-        )
-    return [float(value) for value in (found[0].detach().double().flatten() / max_grad_norm)]
+    return _of_head(report.presence) or _in_bounds(report)
+
+
+def _in_bounds(report: TrainingReport) -> Sequence[float]:
+    found = _of_head(report.update_sums)
+    if not found:
+        rule = f"must hold the update sums of {HEAD_PARAMETER}"
+        raise InvalidValue("training report", rule, "none")
+    return [value / report.max_grad_norm for value in found]
+
+
+def _of_head(values: Mapping[str, torch.Tensor]) -> list[float]:
+    """What is said of the canaries' head; empty if nothing."""
+    found = [value for name, value in values.items() if name.endswith(HEAD_PARAMETER)]
+    return [float(value) for value in found[0].detach().double().flatten()] if found else []
 
 
 def to_bytes(sealed: SealedCoins, found: Sequence[float]) -> bytes:

@@ -174,12 +174,23 @@ class Mover:
             "iterates": self.iterates,
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that ``state`` gave."""
-        self._done = int(state["done"])
+    def restore(self, state: Mapping[str, Any], *, executed: int) -> None:
+        """Go on from a state that ``state`` gave, at the step that is due.
+
+        Schedule and averaging go on where they would be now, and an iterate that was to be kept on
+        the way is this state: so the last step has the last rate, and none is missing.
+
+        Args:
+            state: The state; the model must have its weights.
+            executed: Steps that count as executed, at least those of the state.
+        """
+        done = int(state["done"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._average = state["average"]
         self.iterates = list(state["iterates"])
+        for step in range(done + 1, executed + 1):
+            self._keep(step)
+        self._done = executed
 
     def _missing(self, rate: float) -> float:
         if not self._descent.temperature:
@@ -197,7 +208,10 @@ class Mover:
             with torch.no_grad():
                 for name, parameter in self._named.items():
                     self._average[name].lerp_(parameter.detach(), 1 - decay)
-        if self._done in _kept_steps(self._steps, self._descent.samples):
+        self._keep(self._done)
+
+    def _keep(self, step: int) -> None:
+        if step in _kept_steps(self._steps, self._descent.samples):
             state = {n: v.detach().clone() for n, v in self._module.state_dict().items()}
             self.iterates.append(state)
 

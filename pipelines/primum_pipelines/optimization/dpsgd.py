@@ -23,15 +23,20 @@ from primum_pipelines.models.registry import refuse_batch_statistics
 from primum_pipelines.optimization.algorithm import TrainingReport, TrainingTask
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
     from primum_pipelines.optimization.clipping import Clipped
+    from primum_pipelines.optimization.descent import Mover
     from primum_pipelines.optimization.gradients.contributions import UnitGradients
     from primum_pipelines.optimization.gradients.segments import Segments
     from primum_pipelines.optimization.individual_filter import RenyiFilter
+    from primum_pipelines.optimization.randomness import RandomSource
     from primum_pipelines.optimization.virtual_batches import VirtualBatch
 
 _TINY = 1e-12
+_LOST_PARTS_MOST = 2  # A model that made less than half of its steps is of no use.
 
 
 class DPSGD:
@@ -49,6 +54,7 @@ class DPSGD:
 
     name = "DPSGD"
     reviewed = True
+    announces = True
     reads = frozenset(
         {
             "averaging",
@@ -96,10 +102,10 @@ class _Run:
         import torch
 
         from primum_pipelines.datasets.units import one_row_each
-        from primum_pipelines.optimization.descent import Mover
         from primum_pipelines.optimization.distributed import Alone, begin
         from primum_pipelines.optimization.gradients.engine import engine_of
         from primum_pipelines.optimization.noisy_sums import NoisySums
+        from primum_pipelines.optimization.presence import Presence
         from primum_pipelines.optimization.randomness import random_source
         from primum_pipelines.optimization.virtual_batches import PartSize
 
@@ -120,19 +126,7 @@ class _Run:
             max_grad_norm=mechanism.max_grad_norm,
             source=self._noise,
         )
-        self._mover = Mover(
-            task.module,
-            self._named,
-            divisor=mechanism.sample_rate * task.expected_units,
-            units=task.expected_units,
-            source=self._noise,
-            noise_std=mechanism.noise_multiplier * mechanism.max_grad_norm,
-            optimizer=task.optimizer,
-            learning_rate=task.learning_rate,
-            momentum=task.momentum,
-            descent=task.descent,
-            steps=mechanism.steps,
-        )
+        self._mover = _mover(task, self._named, source=self._noise)
         self._size = PartSize(task.inputs[0].device, rows_max=task.rows_at_once)
         self._filter = _unit_filters(task, units=self._units.count)
         self._audited_steps = (
@@ -143,10 +137,16 @@ class _Run:
         self.update_sums = {
             name: torch.zeros_like(p) for name, p in self._named.items() if name in wanted
         }
+        self._presence = Presence(
+            {} if task.reported_sums is None else self.update_sums,
+            noise_multiplier=mechanism.noise_multiplier,
+            sample_rate=mechanism.sample_rate,
+            max_grad_norm=mechanism.max_grad_norm,
+        )
         self.steps = 0
         self.stopped = ""
-        self._enough = False
-        self._kept_until = 0
+        self._enough = self._cut_off = False
+        self._kept_until = self._lost = 0
         self.units_seen = 0
         self.units_shortened = 0
         self._figures = [0, 0, 0]  # Seen, shortened and dropped units of all workers.
@@ -157,7 +157,10 @@ class _Run:
         from primum_pipelines.optimization.distributed import require_same
 
         kept = self._task.checkpoints
-        found = None if kept is None else standing(kept.path, key=kept.key)
+        found = None if kept is None else standing(kept.path, key=kept.training.key)
+        told = None if kept is None else kept.training.executed
+        if found is None and told:
+            raise InvalidValue("checkpoint", "must be there to go on from", "none of this training")
         mark = [-1, -1] if found is None else [found.done, found.begun]
         require_same(self._group, mark, what="checkpoint")
         if found is None:
@@ -166,21 +169,28 @@ class _Run:
             raise InvalidValue(
                 "checkpoint", f"must be of {self._group.count} workers", found.workers
             )
-        state, lost = found.state, found.begun - found.done
+        state = found.state
+        if int(state["units"]) != self._place.total:
+            raise InvalidValue("checkpoint", "must be of the units that there are", "of others")
+        executed = found.begun if told is None else max(found.done, told)
         self._task.module.load_state_dict(state["model"])
-        self._mover.restore(state["mover"])
+        self._mover.restore(state["mover"], executed=executed)
         for name, total in self.update_sums.items():
             total.copy_(state["sums"][name])
+        self._presence.restore(state["presence"])
         if self._filter is not None:
             own = slice(self._place.first, self._place.first + self._place.own)
             self._filter.restore({name: rows[own] for name, rows in state["filter"].items()})
-            self._filter.forfeit(lost)
+            self._filter.forfeit(executed - found.done)
         if self._task.stopping is not None:
             self._task.stopping.restore(state["stopping"])
         self._figures = list(state["seen"])
         if self._group.rank == 0:  # Counts of all workers: one of them goes on with them.
             self.units_seen, self.units_shortened, _ = self._figures
-        self.steps = self._kept_until = found.begun
+        self.steps = self._kept_until = executed
+        self._lost = int(state["lost"]) + executed - found.done
+        if self._lost * _LOST_PARTS_MOST > self._task.mechanism.steps:
+            self.stopped = "too few steps are left of it after its worker was lost"
 
     def _keep(self) -> bool:
         """Write a checkpoint where one is due; whether the next step may be run."""
@@ -194,8 +204,11 @@ class _Run:
                 "model": self._task.module.state_dict(),
                 "mover": self._mover.state(),
                 "sums": self.update_sums,
+                "presence": self._presence.ratios,
                 "filter": filters,
                 "seen": self._figures,
+                "units": self._place.total,
+                "lost": self._lost,
                 "stopping": {} if self._task.stopping is None else self._task.stopping.state(),
             }
             try:
@@ -208,7 +221,7 @@ class _Run:
             filters = self._filters()
             self.stopped = self._group.told(write).decode()
         except Unavailable as lost:
-            self.stopped = str(lost)
+            self._cut_off_by(lost)
         self._kept_until = begun
         return not self.stopped
 
@@ -230,7 +243,7 @@ class _Run:
         try:
             self._move()
         except Unavailable as lost:
-            self.stopped = str(lost)
+            self._cut_off_by(lost)
         self.steps += 1  # Whoever was lost: its noisy sum may have been made.
         if not self.stopped:
             self._look()
@@ -257,6 +270,7 @@ class _Run:
             if self.steps < self._audited_steps:
                 for name, sums in self.update_sums.items():
                     sums.add_(noisy[name])
+                self._presence.add(noisy)
             self._mover.move(noisy)
         self._sums.clear()
         dropped = 0 if self._filter is None else self._filter.dropped
@@ -270,6 +284,9 @@ class _Run:
             # A function of the noisy sums, so that stopping tells no more than they do.
             self.stopped = "weights must stay finite; found infinity or NaN. Lower learningRate."
 
+    def _cut_off_by(self, lost: Unavailable) -> None:
+        self.stopped, self._cut_off = str(lost), True
+
     @property
     def ended(self) -> bool:
         """Whether no further step may or need be run."""
@@ -282,7 +299,7 @@ class _Run:
                 with self._mover.released() as module:
                     said = self._group.told(lambda: b"enough" if rule.enough(module) else b"")
             except Unavailable as lost:
-                self.stopped = str(lost)
+                self._cut_off_by(lost)
             else:
                 self._enough = bool(said)
 
@@ -298,6 +315,7 @@ class _Run:
             sampling="Poisson",
             generator=self._noise.name,
             update_sums=self.update_sums,
+            presence=self._presence.ratios,
             diagnostics=self._diagnostics(),
             individual=mechanism.individual,
             clipping=mechanism.clipping,
@@ -305,6 +323,8 @@ class _Run:
             iterates=tuple(self._mover.iterates),
             stopped=self.stopped,
             workers=self._group.count,
+            lost=self._lost,
+            cut_off=self._cut_off,
             looks=0
             if self._task.stopping is None
             else self._task.stopping.looks(self.steps, steps=mechanism.steps),
@@ -319,7 +339,7 @@ class _Run:
         try:
             begin(self._group, self._task.module)
         except Unavailable as lost:
-            self.stopped = str(lost)
+            self._cut_off_by(lost)
 
     @property
     def _copies(self) -> int:
@@ -414,6 +434,27 @@ class _Run:
         admitted = self._filter.admit(units.numpy(), lengths.double().cpu().numpy())
         taken = torch.from_numpy(admitted) & torch.isin(units, drawn)
         return taken.to(clipped.finite.device) & clipped.finite
+
+
+def _mover(
+    task: TrainingTask, named: Mapping[str, torch.nn.Parameter], *, source: RandomSource
+) -> Mover:
+    from primum_pipelines.optimization.descent import Mover
+
+    mechanism = task.mechanism
+    return Mover(
+        task.module,
+        named,
+        divisor=mechanism.sample_rate * task.expected_units,
+        units=task.expected_units,
+        source=source,
+        noise_std=mechanism.noise_multiplier * mechanism.max_grad_norm,
+        optimizer=task.optimizer,
+        learning_rate=task.learning_rate,
+        momentum=task.momentum,
+        descent=task.descent,
+        steps=mechanism.steps,
+    )
 
 
 def _unit_filters(task: TrainingTask, *, units: int) -> RenyiFilter | None:

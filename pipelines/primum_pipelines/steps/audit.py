@@ -25,6 +25,7 @@ from primum_pipelines.audits import cost
 from primum_pipelines.audits.audit import Finding
 from primum_pipelines.audits.mechanism_self_test import MechanismSelfTest
 from primum_pipelines.audits.membership import ShadowAudit
+from primum_pipelines.audits.parameters import require_asked
 from primum_pipelines.audits.risk_corridor import NAME as CORRIDOR
 from primum_pipelines.audits.risk_corridor import risk_corridor
 from primum_pipelines.audits.subject import subject_of
@@ -139,8 +140,7 @@ def _too_long(
     """Why an audit is not begun, tried out on random numbers before any data is opened."""
     if math.isinf(left) or not isinstance(audit, ShadowAudit):
         return ""
-    datasets = records.mapping(subject.request.context["datasets"]).values()
-    units = max(int(str(records.mapping(item)["units"])) for item in datasets)
+    units = cost.units_of(records.mapping(subject.request.context["datasets"]))
     workers = fan_out.current().workers()
     return cost.too_long(subject, audit, parameters, units=units, seconds=left, workers=workers)
 
@@ -153,6 +153,7 @@ def _contained(
     left: float = math.inf,
 ) -> Finding:
     try:
+        require_asked(audit, {}, kind=subject.plan.kind)  # An AuditRun may ask for any.
         refused = _too_long(subject, audit, parameters, left)
         if refused:
             found = _unclear(audit.kind, audit.name, refused)

@@ -16,15 +16,20 @@ from primum.domain.canonical import JSON
 from primum.domain.errors import NotFound
 from primum.domain.governance.evidence import Evidence, EvidenceKind
 from primum.domain.quantities import Disclosure
+from primum.domain.study.spec import DataRole
 from primum.domain.study.steps import ArtifactRef, Receipt, WorkRequest, WorkResult
 from primum_pipelines import artifacts
-from primum_pipelines.datasets.access import open_private, token_claims
+from primum_pipelines.datasets.access import (
+    OtherInput,
+    open_others,
+    open_private,
+    token_claims,
+)
 from primum_pipelines.datasets.checks import require_sound
 from primum_pipelines.models import ensemble
 from primum_pipelines.models.artifact import LoadedModel, from_bytes
 from primum_pipelines.steps import records
 from primum_pipelines.steps.measuring import Place, measure
-from primum_pipelines.synthesis import archive
 
 if TYPE_CHECKING:
     from primum_pipelines.datasets.table import UnitTable
@@ -34,7 +39,6 @@ _DISCLOSURE_OF = {
     EvidenceKind.CALIBRATION: Disclosure.CALIBRATION,
     EvidenceKind.FAIRNESS: Disclosure.FAIRNESS,
 }
-_SYNTHETIC = "synthetic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +99,30 @@ def run(request: WorkRequest) -> WorkResult:
 def _on_released(
     request: WorkRequest, model: LoadedModel, reference: ArtifactRef
 ) -> tuple[list[Evidence], list[ArtifactRef]]:
-    """A Study on synthetic data alone is evaluated on the held-out part of it, which is public."""
+    """A Study without private data is evaluated on the held-out part of what it has: all public."""
     evidence: list[Evidence] = []
     stored: list[ArtifactRef] = []
-    synthetic = records.mapping(request.context["synthetic"])
-    for name in sorted(synthetic):
-        item = records.mapping(synthetic[name])
-        data = artifacts.fetch(str(item["uri"]), digest=str(item["digest"]))
-        table = archive.from_bytes(data)
-        source = _Source(f"{_SYNTHETIC}:{name}", str(item["digest"]), frozenset(Disclosure))
-        found, kept = _evaluated(request, model, table, reference, source)
+    names: list[str] = []
+    for other in open_others(request):
+        if other.table.train.all():
+            continue
+        name = f"{other.role.value.lower()}:{other.name.rstrip('/').rpartition('/')[2]}"
+        names.append(name)
+        if names.count(name) > 1:
+            name = f"{name}:{names.count(name)}"
+        source = _Source(name, _told_apart_by(request, other), frozenset(Disclosure))
+        found, kept = _evaluated(request, model, other.table, reference, source)
         evidence += found
         stored += kept
     return evidence, stored
+
+
+def _told_apart_by(request: WorkRequest, other: OtherInput) -> str:
+    """What is the same for every Study of this very data: a Release's name may come again."""
+    if other.role is DataRole.PUBLIC:
+        return other.name
+    released = records.mapping(request.context["synthetic"])
+    return str(records.mapping(released[other.name])["digest"])
 
 
 def _disclosures(request: WorkRequest, budget: str) -> frozenset[Disclosure]:

@@ -115,7 +115,10 @@ def _of_classes(
     said = predictions.to_bytes(predictions.of(scored, dataset=place.dataset, readers=said_by))
     answers = place.store("predictions", "npz", said, kind=predictions.ARTIFACT_KIND)
     found: dict[EvidenceKind, dict[str, JSON]] = {
-        EvidenceKind.UTILITY: _shown(figures.utility(scored)),
+        EvidenceKind.UTILITY: {
+            **_shown(figures.utility(scored)),
+            **subgroups.each_class(scored, model.spec.classes),
+        },
         EvidenceKind.CALIBRATION: {
             **_shown(calibration.calibration(scored)),
             "reliability": _bins(scored),
@@ -124,7 +127,7 @@ def _of_classes(
     }
     groups = _groups(table)
     if groups:
-        found[EvidenceKind.FAIRNESS] = subgroups.fairness(scored, groups)
+        found[EvidenceKind.FAIRNESS] = _named(table, subgroups.fairness(scored, groups))
     if model.adjusted:
         found[EvidenceKind.CALIBRATION]["temperature"] = model.spec.temperature
         last = replace(scored, probabilities=model.last().predict_proba(table.features[held_out]))
@@ -155,7 +158,7 @@ def _of_several_labels(model: LoadedModel, table: UnitTable) -> Measured:
     }
     groups = _groups(table)
     if groups:
-        found[EvidenceKind.FAIRNESS] = several_labels.fairness(answers, groups)
+        found[EvidenceKind.FAIRNESS] = _named(table, several_labels.fairness(answers, groups))
     return Measured(found)
 
 
@@ -173,12 +176,25 @@ def _of_masks(model: LoadedModel, table: UnitTable) -> Measured:
     }
     groups = _groups(table)
     if groups:
-        found[EvidenceKind.FAIRNESS] = segmentation.fairness(counted, groups)
+        found[EvidenceKind.FAIRNESS] = _named(table, segmentation.fairness(counted, groups))
     return Measured(found)
 
 
 def _groups(table: UnitTable) -> dict[str, np.ndarray]:
     return {name: numbers[~table.train] for name, numbers in table.subgroups.items()}
+
+
+def _named(table: UnitTable, report: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Figures per subgroup under the groups' public names, in the order of their numbers."""
+    found: dict[str, JSON] = {}
+    for attribute, groups in report.items():
+        named = {
+            (table.group_name(attribute, int(key)) if key.isdigit() else key): value
+            for key, value in records.mapping(groups).items()
+        }
+        # Who calls a group `gap` has numbers: no figure may stand in another one's place.
+        found[attribute] = named if len(named) == len(records.mapping(groups)) else groups
+    return found
 
 
 def _multiplicity(said: np.ndarray, scored: Scored, *, agreement: float) -> dict[str, JSON]:

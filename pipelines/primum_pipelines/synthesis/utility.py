@@ -51,13 +51,17 @@ class SyntheticUtility:
         }
 
 
-def synthetic_utility(*, synthetic: UnitTable, real: UnitTable, positive: int) -> SyntheticUtility:
+def synthetic_utility(
+    *, synthetic: UnitTable, real: UnitTable, positive: int, inverse_penalty: float = 1.0
+) -> SyntheticUtility:
     """Train on synthetic and on real, test both on held-out real examples.
 
     Args:
         synthetic: Released samples.
         real: The private table; its training split trains the comparison, the rest is the test.
         positive: Class number that binary figures are about.
+        inverse_penalty: Of both classifiers, for features scaled to [0, 1]; larger where what tells
+            classes apart is a small part of that range.
 
     Returns:
         The figures. No model is chosen by them.
@@ -66,19 +70,30 @@ def synthetic_utility(*, synthetic: UnitTable, real: UnitTable, positive: int) -
     test, labels = features[~real.train], real.labels[~real.train]
     classes = len(real.classes)
     generated = unit_interval(synthetic).reshape(len(synthetic.labels), -1)
-    on_synthetic = _probabilities(generated, synthetic.labels, test, classes=classes)
-    on_real = _probabilities(features[real.train], real.labels[real.train], test, classes=classes)
+    known = {
+        "synthetic": (generated, synthetic.labels),
+        "real": (features[real.train], real.labels[real.train]),
+    }
+    said = {
+        name: _probabilities(*rows, test, classes=classes, inverse_penalty=inverse_penalty)
+        for name, rows in known.items()
+    }
     counts = np.bincount(real.labels[real.train], minlength=classes)
     return SyntheticUtility(
-        synthetic=figures.utility(Scored(labels, on_synthetic, positive)),
-        real=figures.utility(Scored(labels, on_real, positive)),
+        synthetic=figures.utility(Scored(labels, said["synthetic"], positive)),
+        real=figures.utility(Scored(labels, said["real"], positive)),
         test_rows=len(labels),
         balance=tuple(float(count) / max(1, int(counts.sum())) for count in counts),
     )
 
 
 def _probabilities(
-    features: np.ndarray, labels: np.ndarray, test: np.ndarray, *, classes: int
+    features: np.ndarray,
+    labels: np.ndarray,
+    test: np.ndarray,
+    *,
+    classes: int,
+    inverse_penalty: float,
 ) -> np.ndarray:
     """Class probabilities of a logistic regression; a class it never saw gets 0."""
     from sklearn.linear_model import LogisticRegression
@@ -88,6 +103,6 @@ def _probabilities(
     if len(present) == 1:
         answers[:, present[0]] = 1.0
         return answers
-    model = LogisticRegression(max_iter=_ITERATIONS).fit(features, labels)
+    model = LogisticRegression(C=inverse_penalty, max_iter=_ITERATIONS).fit(features, labels)
     answers[:, model.classes_] = model.predict_proba(test)
     return answers

@@ -157,13 +157,14 @@ def redeem(keeper: Gatekeeper, ticket: str, *, actor: str, attempt: str = "") ->
         keeper: What redeeming needs.
         ticket: The ticket.
         actor: Who asks, for the ledger.
-        attempt: A secret of the process that asks, the same in each of its tries; empty where an
-            answer cannot be lost on its way.
+        attempt: A secret of the process that asks, the same in each of its tries; empty for one
+            that never asks again.
 
     Guarantees:
         A Charged access gives its token to one process ever: what is reserved pays for one run of
-        the mechanism. Only the attempt that was first may ask again for an answer that got lost. A
-        step that lost its token is lost and charged in full. An access that only looks may be
+        the mechanism. Only the attempt that was first may ask again: for an answer that got lost,
+        or for a worker that goes on where another was lost. A step that lost its token is lost and
+        charged in full. An access that only looks may be
         redeemed again, while its reservation is open.
 
     Raises:

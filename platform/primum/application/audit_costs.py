@@ -34,6 +34,9 @@ class AuditCost:
         gpu_seconds: Of them on a GPU; ``None`` where nobody knows.
         memory_bytes: What it holds at once; ``None`` where nobody knows.
         error_factor: The figure may be off by that much either way; 0 where that is not known.
+        elapsed: How long it takes on the CPUs that the Study asks for; ``None`` where the figure
+            is that already, or where nobody knows.
+        cpus: Of those CPUs, how many can share the work.
     """
 
     attack: str
@@ -43,12 +46,21 @@ class AuditCost:
     gpu_seconds: Decimal | None = None
     memory_bytes: int | None = None
     error_factor: int = 0
+    elapsed: Decimal | None = None
+    cpus: int = 1
+
+    @property
+    def lasts(self) -> Decimal | None:
+        """Seconds from its start to its end; ``None`` where nobody knows."""
+        return self.seconds if self.elapsed is None else self.elapsed
 
     def to_json(self) -> dict[str, JSON]:
         """For scripts; what nobody knows is absent."""
         found: dict[str, JSON] = {"attack": self.attack, "method": self.method}
         if self.seconds is not None:
             found["seconds"] = str(self.seconds)
+        if self.elapsed is not None:
+            found["elapsedSeconds"] = str(self.elapsed)
         if self.gpu_seconds is not None:
             found["gpuSeconds"] = str(self.gpu_seconds)
         if self.memory_bytes is not None:
@@ -93,6 +105,8 @@ def audit_costs(
             "datasets": datasets,
             "audits": asked,
             "gpusPerWorker": spec.gpus_per_worker,
+            "workers": spec.workers,
+            "cpusPerWorker": spec.cpus_per_worker,
         }
     )
     subject = audit_history.study_subject(spec)
@@ -107,18 +121,18 @@ def audit_costs(
 def too_long(costs: Sequence[AuditCost], *, seconds: int) -> tuple[str, ...]:
     """Which audits would not end before their deadline, each with a remedy."""
     return tuple(
-        f"{item.attack} is estimated at {item.seconds} s, and its deadline is {seconds} s. "
+        f"{item.attack} is estimated at {item.lasts} s, and its deadline is {seconds} s. "
         f"{_remedy(item, seconds)}"
         for item in costs
-        if item.seconds is not None and item.seconds > seconds
+        if item.lasts is not None and item.lasts > seconds
     )
 
 
 def _remedy(item: AuditCost, seconds: int) -> str:
     longer = "Give it a longer activeDeadlineSeconds"
-    if item.seconds is None or not item.shadows:
+    if item.lasts is None or not item.shadows:
         return f"{longer}."
-    fewer = int(item.shadows * seconds / item.seconds) // 2 * 2
+    fewer = int(item.shadows * seconds / item.lasts) // 2 * 2
     return f"{longer}, or at most {fewer} shadows." if fewer >= 4 else f"{longer}."  # noqa: PLR2004
 
 
@@ -147,6 +161,8 @@ def _cost(answer: Mapping[str, JSON], whole: Decimal | None) -> AuditCost:
         gpu_seconds=Decimal(str(answer["gpuSeconds"])),
         memory_bytes=int(str(answer["memoryBytes"])),
         error_factor=int(str(answer["errorFactor"])),
+        elapsed=Decimal(str(answer["elapsedSeconds"])),
+        cpus=int(str(answer["cpus"])),
     )
 
 

@@ -28,9 +28,10 @@ def refuse_impossible(platform: Platform, spec: StudySpec) -> None:
     """
     there = platform.compute.devices()
     if needed(spec) > there:
+        workers = "1 worker" if spec.workers == 1 else f"{spec.workers} workers"
         raise Refused(
             f"InvalidSpec: spec.job.resources must need at most the {there} GPUs that there are; "
-            f"found {spec.workers} workers with {spec.gpus_per_worker} each."
+            f"found {workers} with {spec.gpus_per_worker} each."
         )
 
 

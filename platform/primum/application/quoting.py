@@ -13,6 +13,7 @@ from primum.application.platform import Platform
 from primum.domain.accounting.events import NoEvent
 from primum.domain.budget import decisions
 from primum.domain.budget.entries import Outlook
+from primum.domain.budget.filters import TIMES_MAX
 from primum.domain.errors import InvalidValue
 from primum.domain.study.jobs import JobKind, PlanningContext
 from primum.domain.study.lifecycle import Refusal
@@ -158,7 +159,7 @@ def fitting_times(platform: Platform, context: PlanningContext, plan: Plan) -> i
         for name, event in events.items()
         if not isinstance(event, NoEvent)
     ]
-    return min(counts, default=1)
+    return min(counts, default=TIMES_MAX)  # What charges nothing fits as often as one likes.
 
 
 def what_would_fit(platform: Platform, spec: StudySpec) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ accounting.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from primum.application.access import Gatekeeper, redeem, ticket_claims
 from primum.application.ports import Compute, EvidenceStore, LedgerStore, Lineage, Signer
@@ -157,6 +157,7 @@ class DirectStepServices:
         artifacts: Folder under which Studies store artifacts.
         folders: Folders searched for dataset files.
         zone: Folder of the steward's zone.
+        attempt: The secret that this process redeems with; empty for one that never asks again.
     """
 
     context: StepContext
@@ -169,6 +170,7 @@ class DirectStepServices:
     artifacts: str
     folders: Sequence[str]
     zone: str = ""
+    attempt: str = field(default="", repr=False)
 
     def outcome(self, outcome_id: str) -> StepOutcome | None:
         """See the protocol."""
@@ -180,7 +182,8 @@ class DirectStepServices:
 
     def redeem(self, ticket: str) -> DataToken:
         """See the protocol."""
-        return self._rules(credential_of(self.context)).redeem(ticket)
+        rules = self._rules(credential_of(self.context))
+        return rules.redeem(ticket, attempt=self.attempt)
 
     def record(self, outcome: StepOutcome, evidence: Sequence[Evidence]) -> None:
         """See the protocol."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,6 +169,7 @@ def step_services(settings: Settings, context: StepContext) -> StepServices:
         artifacts=artifacts_uri(settings),
         folders=settings.data_dirs,
         zone=str(zone_folder(settings)),
+        attempt=secrets.token_urlsafe(),
     )
 
 

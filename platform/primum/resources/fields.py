@@ -24,6 +24,7 @@ BROKEN_RULE = (
 
 DECIMAL_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,18})?([eE][-+]?[0-9]{1,2})?$"
 SIGNED_DECIMAL_PATTERN = r"^-?[0-9]{1,9}(\.[0-9]{1,18})?([eE][-+]?[0-9]{1,2})?$"
+_SIGNED = re.compile(SIGNED_DECIMAL_PATTERN)
 LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 WORD_PATTERN = r"^[A-Z][A-Za-z0-9]{0,62}$"
 # A resource can be read by many: an authority with user:password@ does not belong into it.
@@ -116,6 +117,8 @@ def _decimal(
             or len(value) > DECIMAL_LENGTH_MAX
             or not compiled.fullmatch(value)
         ):
+            if isinstance(value, str) and _SIGNED.fullmatch(value):
+                raise broken(rule, value)  # It is a number; the rule says which are taken.
             raise broken('must be a quoted decimal such as "3.0" or "1e-5"', value)
         if not in_range(Decimal(value)):
             raise broken(rule, value)

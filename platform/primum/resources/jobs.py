@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_snake
 
 from primum.resources.fields import (
     Parameters,
     Part,
     PositiveDecimal,
+    UnitInterval,
     Word,
     broken,
     cel,
@@ -23,7 +25,12 @@ from primum.resources.fields import (
 )
 from primum.resources.train_job import BATCH_MAX, EPOCHS_MAX, Train, model_parameters
 
-BLOCK_OF_KIND = {"Train": "train", "Synthesize": "synthesize", "Federate": "federate"}
+BLOCK_OF_KIND = {
+    "Train": "train",
+    "Synthesize": "synthesize",
+    "Federate": "federate",
+    "PrivateFeatures": "privateFeatures",
+}
 
 _SAMPLES_MAX = 10_000_000
 _FEATURES_MAX = 100_000
@@ -171,6 +178,54 @@ class Federate(Part):
     )
 
 
+class PrivateFeatures(Part):
+    """Experimental: a noisy table of what a frozen extractor makes of each unit."""
+
+    model: Word = Field(
+        description=(
+            "model names a registered model such as SmallCNN; what its last layer is given are the "
+            "features. Required."
+        )
+    )
+    model_parameters: Parameters = model_parameters()
+    epochs: Annotated[int, Field(strict=True, ge=1, le=EPOCHS_MAX)] | None = Field(
+        default=None,
+        description=(
+            "epochs is how many passes over the Study's public and released inputs the extractor "
+            "learns for, before it is frozen. Required with such inputs, otherwise absent, and "
+            "then its weights are random ones that everybody knows; optional."
+        ),
+    )
+    clip: PositiveDecimal = Field(
+        default="1",
+        description=(
+            "clip is the L2 bound to which each unit's features and label are clipped together. "
+            "Optional, 1."
+        ),
+    )
+    label_share: UnitInterval = Field(
+        default="0.5",
+        description=(
+            "labelShare is the share of clip, squared, that is kept for the label, 0.01 to 0.99. "
+            "Optional, 0.5."
+        ),
+    )
+    rows: Annotated[int, Field(strict=True, ge=1, le=_SAMPLES_MAX)] | None = Field(
+        default=None,
+        description=(
+            "rows is the public number of rows of the table, at least the training units; rows "
+            "without a unit are noise alone. Optional, the training units."
+        ),
+    )
+    noise_multiplier: PositiveDecimal | None = Field(
+        default=None,
+        description=(
+            "noiseMultiplier fixes the noise relative to clip. Optional; without it the plan takes "
+            "the least noise that keeps the claim."
+        ),
+    )
+
+
 class JobResources(Part):
     """What the job may use of the machines."""
 
@@ -235,8 +290,7 @@ def _block_rules() -> list[dict[str, str]]:
     rules.append(
         cel(
             f"!has(self.parameters) || !(self.kind in [{kinds}])",
-            "parameters are for plug-in kinds; Train, Synthesize and Federate have blocks of "
-            "their own",
+            f"parameters are for plug-in kinds; {', '.join(BLOCK_OF_KIND)} have blocks",
         )
     )
     return rules
@@ -249,8 +303,8 @@ class Job(Part):
 
     kind: Word = Field(
         description=(
-            "kind is Train, Synthesize, Federate, or the name of an installed plug-in's kind. "
-            "Required."
+            "kind is Train, Synthesize, Federate, PrivateFeatures (experimental), or the name of "
+            "an installed plug-in's kind. Required."
         )
     )
     train: Train | None = Field(
@@ -273,6 +327,13 @@ class Job(Part):
             "optional."
         ),
     )
+    private_features: PrivateFeatures | None = Field(
+        default=None,
+        description=(
+            "privateFeatures is the block of kind PrivateFeatures. Required with that kind, "
+            "otherwise absent; optional."
+        ),
+    )
     parameters: Parameters | None = Field(
         default=None,
         description=(
@@ -291,7 +352,7 @@ class Job(Part):
     @model_validator(mode="after")
     def _block_of_the_kind(self) -> Job:
         for kind, block in BLOCK_OF_KIND.items():
-            given = getattr(self, block) is not None
+            given = getattr(self, to_snake(block)) is not None
             if given and kind != self.kind:
                 rule = f"must have the block of its kind {self.kind}, and no other"
                 raise broken(rule, block, f"Write kind: {kind}, or remove {block}.")
@@ -311,6 +372,6 @@ class Job(Part):
         name = BLOCK_OF_KIND.get(self.kind)
         if name is None:
             return dict(self.parameters or {})
-        part: Part = getattr(self, name)
+        part: Part = getattr(self, to_snake(name))
         dumped: dict[str, Any] = part.model_dump(mode="json", by_alias=True, exclude_none=True)
         return dumped

@@ -22,12 +22,22 @@ from primum.resources.fields import (
     refuse_repeats,
     with_rules,
 )
+from primum.resources.wording import nearest
 
 TRIALS_MAX = 200
-_PARAMETER_PATTERN = (
-    "^(learningRate|maxGradNorm|batchSize|epochs|momentum|warmUp|averaging|weightDecay|biasAware"
-    "|schedule|modelParameters[.][a-zA-Z][a-zA-Z0-9]{0,62})$"
+SEARCHABLE = (
+    "learningRate",
+    "maxGradNorm",
+    "batchSize",
+    "epochs",
+    "momentum",
+    "warmUp",
+    "averaging",
+    "weightDecay",
+    "biasAware",
+    "schedule",
 )
+_PARAMETER_PATTERN = f"^({'|'.join(SEARCHABLE)}|modelParameters[.][a-zA-Z][a-zA-Z0-9]{{0,62}})$"
 _PARAMETER_LENGTH_MAX = 79
 
 
@@ -56,8 +66,9 @@ class TrialsLaw(enum.StrEnum):
 def _searchable(value: object) -> object:
     if isinstance(value, str) and re.fullmatch(_PARAMETER_PATTERN, value):
         return value
-    rule = "must be a number of train, schedule, or modelParameters. and a name"
-    raise broken(rule, value, "Noise is no matter of search: the plan decides it.")
+    rule = f"must be one of {', '.join(SEARCHABLE)}, or modelParameters. and a name"
+    remedy = nearest(str(value), SEARCHABLE)
+    raise broken(rule, value, remedy or "Noise is no matter of search: the plan decides it.")
 
 
 SearchedName: TypeAlias = Annotated[

@@ -240,7 +240,8 @@ class Train(Part):
             ),
             cel(
                 "!has(self.defenses) || self.mechanism == 'None'",
-                "defenses mix units: they are for mechanism None alone",
+                "defenses are for mechanism None alone: they mix units, or learn from them without "
+                "noise",
             ),
             cel(
                 "!has(self.answers) || !has(self.answers.abstainBelow) || has(self.ensemble)",
@@ -403,7 +404,7 @@ class Train(Part):
         default=None,
         description=(
             "defenses are never counted as privacy; with a mechanism they are refused, because "
-            "they mix units. Optional, none."
+            "they mix units, or learn from them without noise. Optional, none."
         ),
     )
     precision: Precision = Field(
@@ -447,8 +448,13 @@ class Train(Part):
     @model_validator(mode="after")
     def _defenses_without_mechanism(self) -> Train:
         if self.defenses is not None and self.mechanism is not TrainingMechanism.NONE:
-            rule = "must have no defenses with a mechanism, because Mixup and MMD mix units"
-            raise broken(rule, "defenses", "Set mechanism: None for a comparison.")
+            given = [*self.defenses.model_dump(by_alias=True, exclude_none=True)]
+            rule = (
+                "must have no defenses with a mechanism: Mixup and MMD mix units, and MemGuard's "
+                "attacker is fitted on them without noise"
+            )
+            remedy = "Set mechanism: None for a comparison."
+            raise broken(rule, ", ".join(given) or "defenses", remedy)
         return self
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from primum.domain.errors import InvalidValue
 from primum.resources.fields import BROKEN_RULE
 
-_NAMES_SHOWN_MAX = 16  # More field names than this help nobody; the nearest one is shown anyway.
+_NAMES_SHOWN_MAX = 16  # More field names than this help nobody; the rest is counted.
 _QUOTED = re.compile(r"'([^']*)'")
 
 _TYPES = {
@@ -117,7 +117,9 @@ def _length_or_value(kind: str, value: object) -> object:
 def _unknown_field(detail: Any, model: type[BaseModel]) -> tuple[str, object, str]:
     *parents, name = detail["loc"]
     known = _fields_at(model, parents)
-    listed = ", ".join(known[:_NAMES_SHOWN_MAX])
+    listed, more = ", ".join(known[:_NAMES_SHOWN_MAX]), len(known) - _NAMES_SHOWN_MAX
+    if more > 0:
+        listed += f", or one of {more} more"
     rule = f"must be one of the fields {listed}" if known else "must be a known field"
     return rule, str(name), nearest(str(name), known)
 

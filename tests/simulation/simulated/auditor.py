@@ -139,6 +139,7 @@ class Auditor:
         self.truth: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(
             list
         )  # what really ran, by reservation
+        self.reached: dict[tuple[str, str], int] = {}  # steps begun, by reservation and access
         self.beyond: set[str] = set()  # reservations in which more ran than was planned
         self.inspected: set[tuple[str, str, str]] = set()  # account, Study, access
         self.frozen: dict[str, bool] = {}
@@ -278,12 +279,29 @@ class Auditor:
         )
 
     def mechanism_ran(
-        self, reservation: str, access: str, event: Mapping[str, Any], *, beyond: bool
+        self,
+        reservation: str,
+        access: str,
+        event: Mapping[str, Any],
+        *,
+        beyond: bool,
+        after: int = 0,
     ) -> None:
-        """A mechanism really ran on data; whatever anybody reports, this is what happened."""
+        """A mechanism really ran on data; whatever anybody reports, this is what happened.
+
+        Args:
+            reservation: What pays for it.
+            access: The access.
+            event: What ran, steps of one mechanism.
+            beyond: Whether more ran than was planned.
+            after: After how many steps it began: no step is run twice.
+        """
         self.coverage["mechanism"] += 1
-        if any(name == access for name, _ in self.truth[reservation]):
+        if self.reached.get((reservation, access), 0) > after or (
+            not after and any(name == access for name, _ in self.truth[reservation])
+        ):
             raise Violation(f"the mechanism of access {access} ran twice under one reservation")
+        self.reached[reservation, access] = after + int(event.get("count", 0))
         self.truth[reservation].append((access, dict(event)))
         if beyond:
             self.beyond.add(reservation)

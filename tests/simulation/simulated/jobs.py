@@ -13,6 +13,7 @@ from primum.domain.accounting.events import (
     Event,
     Gaussian,
     Laplace,
+    NoEvent,
     Repeated,
     SubsampledGaussian,
     event_from_json,
@@ -36,6 +37,8 @@ MOODS = ("well",) * 12 + (
     "damages its receipt",
     "forges its receipt",
     "exceeds its plan",
+    "loses its worker",
+    "loses its worker",
     "shouts",
     "fools itself",
 )
@@ -146,6 +149,8 @@ class Worker:
             raise ValueError(f"could not read {SECRET}")
         step = str(request.context["step"])
         if step == "job":
+            if mood == "loses its worker" or request.left:
+                return self._lost_or_gone_on(request, claims, mood)
             return self._job(request, claims, mood)
         study = request.context["study"]
         good = mood in ("well", "exceeds its plan", "damages its receipt", "loses its receipt")
@@ -234,6 +239,50 @@ class Worker:
         }
         status = ("Failed", "StepFailed") if failed else ("Succeeded", "StepSucceeded")
         return _result(*status, [], receipts=receipts, artifacts=[] if failed else [made])
+
+    def _lost_or_gone_on(
+        self, request: WorkRequest, claims: Mapping[str, Mapping[str, Any]], mood: str
+    ) -> dict[str, Any]:
+        """Run some of the steps that are left, or all of them, after what an earlier worker left.
+
+        A worker that is lost had said before how far it might come, and came so far or less.
+        """
+        charged = [
+            (item, event_from_json(item["event"]))
+            for item in request.context["plan"]["accesses"]
+            if item["step"] == "job" and item["treatment"] == "Charged"
+        ]
+        begun = int(request.left["resume"]["steps"]) if request.left else 0
+        covered = reached = min(event.count for _, event in charged)  # All have the same steps.
+        if mood == "loses its worker":
+            covered = self._moods.randint(begun, covered)
+            reached = self._moods.randint(begun, covered)
+        receipts = []
+        for item, planned in charged:
+            name, claim = item["name"], claims[item["name"]]
+            if reached > begun:
+                ran = Repeated(planned.event, reached - begun).to_json()
+                held = str(claim["reservationId"])
+                self._auditor.mechanism_ran(held, name, ran, beyond=False, after=begun)
+            said = Repeated(planned.event, covered) if covered else NoEvent()
+            receipts.append(
+                {
+                    "access": name,
+                    "budget": item["budget"],
+                    "event": said.to_json(),
+                    "facts": {"steps": covered},
+                    "tokenId": claim["id"],
+                }
+            )
+        made = {
+            "kind": "Model",
+            "uri": "memory://artifacts/model",
+            "digest": digest_of(dict(request.context["study"])),
+        }
+        if mood != "loses its worker":
+            return _result("Succeeded", "StepSucceeded", [], receipts=receipts, artifacts=[made])
+        left = _result("Failed", "StepFailed", [], receipts=receipts)
+        return {**left, "resume": {"steps": covered, "key": "00"}}
 
 
 def _opened(request: WorkRequest, token: str) -> Mapping[str, Any]:

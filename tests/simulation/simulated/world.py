@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import random
 import traceback
@@ -137,6 +138,7 @@ class World:
         self.evidence = memory.MemoryEvidenceStore()
         self.resources = memory.MemoryResourceStore(clock=self.clock)
         self.publisher = memory.MemoryPublisher(_signer().public_key())
+        self._attempts = itertools.count()
         self.runner = SimulatedRunner(self.chaos, self._execute)
         self.chaos.racing = self.runner.twins
         self.said: list[str] = []
@@ -229,7 +231,8 @@ class World:
             self.auditor.published(args[0].name, kwargs["spec"], kwargs["certificate"], evidence)
 
     def _execute(self, context: StepContext) -> StepOutcome:
-        return execute(context, self._services(context), clock=self.clock.now)
+        services = self._services(context)
+        return execute(context, services, clock=self.clock.now, pause=lambda _: None)
 
     def _services(self, context: StepContext) -> StepServices:
         platform = self.platform
@@ -249,6 +252,7 @@ class World:
             lineage_sink=platform.lineage,
             artifacts=platform.conduct.artifacts_uri,
             folders=(),
+            attempt=f"process-{next(self._attempts)}",
         )
 
     # Who acts.

@@ -17,6 +17,8 @@ def tried(payload):
             "attack": item["attack"],
             "shadows": 64,
             "cpuSeconds": "40",
+            "elapsedSeconds": "20",
+            "cpus": 2,
             "gpuSeconds": "0",
             "memoryBytes": "1000",
             "method": "tried",
@@ -36,7 +38,7 @@ def costs(ward, **changes):
 
 def test_without_a_run_on_record_the_trial_speaks(released):
     (found,) = costs(released)
-    assert found == AuditCost("LiRA", Decimal(40), "tried", 64, Decimal(0), 1000, 3)
+    assert found == AuditCost("LiRA", Decimal(40), "tried", 64, Decimal(0), 1000, 3, Decimal(20), 2)
 
 
 def test_runs_on_record_say_more_than_a_trial(released):
@@ -84,3 +86,25 @@ def test_what_could_not_end_in_time_is_told_with_a_remedy():
     )
     (told,) = audit_costs.too_long([cost], seconds=20)
     assert told.endswith("Give it a longer activeDeadlineSeconds.")
+
+
+def test_a_deadline_is_about_how_long_it_lasts_where_workers_share_it():
+    cost = AuditCost("LiRA", Decimal(1000), "tried", 64, elapsed=Decimal(250), cpus=4)
+    assert audit_costs.too_long([cost], seconds=250) == ()
+    (told,) = audit_costs.too_long([cost], seconds=125)
+    assert told.startswith("LiRA is estimated at 250 s")
+    assert told.endswith("at most 32 shadows.")
+    assert cost.to_json()["elapsedSeconds"] == "250"
+
+
+def test_the_trial_knows_what_the_study_asks_for(released):
+    seen = []
+
+    def asked(payload):
+        seen.append((payload["workers"], payload["cpusPerWorker"], payload["gpusPerWorker"]))
+        return tried(payload)
+
+    costs(released, trial=asked)
+    key = released.key("Study", "one")
+    spec = released.spec(key)
+    assert seen == [(spec.workers, spec.cpus_per_worker, spec.gpus_per_worker)]

@@ -205,5 +205,5 @@ def test_a_study_that_needs_more_gpus_than_there_are_is_refused_when_planned(war
     ward.advance(key)
     assert ward.shown(key, "Succeeded") == (
         "False InvalidSpec: spec.job.resources must need at most the 1 GPUs that there are; "
-        "found 1 workers with 2 each."
+        "found 1 worker with 2 each."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from decimal import Decimal
 
@@ -23,7 +24,7 @@ from primum.application import (
 from primum.application.access import WITHDRAWAL, Gatekeeper, mint_audit_ticket, redeem
 from primum.application.ports import RunStatus
 from primum.domain.accounting.events import Composed, Gaussian, NoEvent
-from primum.domain.budget.entries import ReservationState, Result, ResultCode
+from primum.domain.budget.entries import EntryKind, ReservationState, Result, ResultCode
 from primum.domain.canonical import canonical_json
 from primum.domain.conditions import Reason
 from primum.domain.errors import InvalidValue, PrimumError, Refused, Tampered
@@ -495,6 +496,23 @@ def test_a_charged_ticket_gives_one_token_ever(ward):
     assert (token.access, token.budget, token.uri) == ("train@scans", "scans", "sim://scans")
     with pytest.raises(Refused, match="its ticket was redeemed before"):
         redeem(keeper(ward), ticket, actor="step/job")
+
+
+def test_the_process_that_redeemed_it_may_ask_again_while_the_reservation_stands(ward):
+    """A training that goes on after its worker was lost; the ledger has one entry for it."""
+    key = ward.study()
+    ticket = tickets(ward, key)["job"]["train@scans"]
+    ask = functools.partial(redeem, keeper(ward), ticket, actor="step/job")
+    assert ask(attempt="this process").access == ask(attempt="this process").access
+    kinds = [entry.kind for entry in ward.platform.ledger.entries()]
+    assert kinds.count(EntryKind.EXPOSED) == 1
+    for other in ("another process", ""):
+        with pytest.raises(Refused, match="redeemed before"):
+            ask(attempt=other)
+    (held,) = ward.platform.ledger.reservations(study_uid=ward.spec(key).uid)
+    ward.platform.ledger.charge(held.reservation_id, executed=None, reason="ended", actor="test")
+    with pytest.raises(Refused, match="was not granted"):
+        ask(attempt="this process")
 
 
 def test_a_token_says_how_many_withdrawn_consents_the_loader_must_know_of(ward):

@@ -8,15 +8,15 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+import wisconsin
 
 from primum import signing
 from primum.domain.accounting.rdp import RdpAccountant
 from primum.domain.canonical import canonical_json
-from primum.domain.names import ResourceKey
 from primum.domain.quantities import Neighbors, PrivacyUnit
 from primum.domain.study.jobs import PlanningContext
 from primum.domain.study.plan import DatasetFacts, Plan
-from primum.domain.study.spec import AuditSpec, DataRole, DatasetSpec, StudyInput, StudySpec
+from primum.domain.study.spec import AuditSpec, DatasetSpec
 from primum.domain.study.steps import WorkRequest
 from primum_pipelines.kinds.train.kind import TrainKind
 
@@ -34,30 +34,12 @@ def make_plan(
     algorithm: str = "DPSGD",
 ) -> Plan:
     """A Train plan on the bundled data."""
-    study = StudySpec(
-        key=ResourceKey("Study", "oncology", "malignancy"),
+    study = wisconsin.make_study(
         uid="uid-1",
-        generation=1,
-        purpose="test",
-        inputs=(StudyInput(DataRole.PRIVATE, budget="wisconsin"),),
         epsilon=Decimal(epsilon),
-        delta=Decimal("1e-5"),
-        job_kind="Train",
-        job={
-            "model": "Logistic",
-            "epochs": epochs,
-            "batchSize": 128,
-            "maxGradNorm": "1.0",
-            "algorithm": algorithm,
-        },
-        workers=1,
-        gpus_per_worker=0,
-        expectations=(),
+        job={**wisconsin.JOB, "epochs": epochs, "algorithm": algorithm},
         audits=tuple(audits),
-        policy="clinical-default",
         endpoint="",
-        dataset_release="",
-        audit_schedule="",
     )
     return TrainKind().declare(study, planning_context())
 

@@ -14,7 +14,7 @@ from primum_pipelines.attacks import figures, gradient_inversion, reconstruction
 from primum_pipelines.attacks.gradient_inversion import InversionEffort  # noqa: E402
 from primum_pipelines.attacks.local_updates import LocalSteps, caused_by  # noqa: E402
 from primum_pipelines.attacks.pool import pool_of  # noqa: E402
-from primum_pipelines.attacks.shadows import GhostSums, complementary_halves  # noqa: E402
+from primum_pipelines.attacks.shadows import ClippedSums, complementary_halves  # noqa: E402
 from primum_pipelines.datasets.table import UnitTable  # noqa: E402
 from primum_pipelines.models.artifact import ModelSpec  # noqa: E402
 from primum_pipelines.models.networks import MLP, Logistic, SmallCNN  # noqa: E402
@@ -55,7 +55,7 @@ def test_stacked_clipped_sums_equal_those_of_one_record_at_a_time(model, paramet
     rows = torch.randperm(12).view(3, 4)
     inputs = records[rows]
     taken = torch.tensor([[1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]]).bool()
-    ghost = GhostSums(modules[0])
+    ghost = ClippedSums(modules[0])
     sums = ghost(stack, ghost.entered(records).only(rows), labels, taken=taken, bound=0.4)
     for index in range(3):
         own = {name: value[index] for name, value in stack.items()}
@@ -67,7 +67,7 @@ def test_stacked_clipped_sums_equal_those_of_one_record_at_a_time(model, paramet
 
 def test_a_layer_that_stacking_does_not_know_is_refused() -> None:
     with pytest.raises(InvalidValue, match="LSTM"):
-        GhostSums(torch.nn.Sequential(torch.nn.LSTM(3, 3)))
+        ClippedSums(torch.nn.Sequential(torch.nn.LSTM(3, 3)))
 
 
 def test_every_record_is_in_exactly_half_of_the_shadows() -> None:

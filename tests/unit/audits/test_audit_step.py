@@ -59,6 +59,16 @@ def test_an_honest_study_passes_every_audit(trained) -> None:
     assert {name: item.verdict for name, item in found.items()} == dict.fromkeys(found, "Pass")
     assert result.status == "Succeeded"
     assert [receipt["event"] for receipt in result.receipts] == [{"event": "NoEvent"}]
+    corridor, canaries = found["RiskCorridor"].public, found["OneRunCanary"].restricted
+    blind = corridor["unknownDirection"]
+    assert blind["dimension"] == 62
+    for fpr, tpr in corridor["membership"].items():
+        assert float(fpr) < float(blind["membership"][fpr]) < float(tpr)
+    scratch = {name: float(value) for name, value in corridor["fromScratch"].items()}
+    assert scratch["expectedMseAllUpdates"] < scratch["expectedMse"]
+    assert scratch["expectedPsnrAllUpdates"] > scratch["expectedPsnr"]
+    assert canaries["auc"]["lower"] <= canaries["auc"]["estimate"] <= canaries["auc"]["upper"]
+    assert set(canaries["pictures"]) == {"roc.svg"}
 
 
 def test_measured_figures_stay_restricted_and_evidence_is_canonical(trained) -> None:

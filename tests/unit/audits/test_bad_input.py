@@ -12,11 +12,13 @@ pytest.importorskip("opacus")
 
 from primum.domain.governance.evidence import Verdict, evidence_from_json
 from primum.domain.study.spec import AuditSpec
+from primum_pipelines import artifacts
 from primum_pipelines.audits.membership import judged
 from primum_pipelines.audits.subject import subject_of
 from primum_pipelines.datasets import access
 from primum_pipelines.datasets.table import LabelTask
 from primum_pipelines.kinds import declaring
+from primum_pipelines.optimization import canaries
 from primum_pipelines.steps.audit import run
 
 ASKED = (
@@ -120,7 +122,7 @@ def test_a_classifier_is_not_audited_as_a_generator(trained, monkeypatch):
     for item in asked:
         assert found[item.attack].verdict == "Inconclusive"
         (reason,) = found[item.attack].public["reasons"]
-        assert "the Study released no samples" in reason
+        assert "must be an attack on what job.kind: Train makes" in reason
 
 
 def test_constant_scores_are_no_pass(request_of):
@@ -128,3 +130,31 @@ def test_constant_scores_are_no_pass(request_of):
     found = judged(subject_of(request_of), present=[0.5] * 2000, absent=[0.5] * 2000, threshold=0.5)
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.reasons == ("the attack gave every unit the same score",)
+
+
+def test_a_record_without_a_score_is_no_pass(request_of):
+    """A model whose answers are no numbers: every comparison with them is false."""
+    missing = float("nan")
+    found = judged(
+        subject_of(request_of),
+        present=[missing, *[0.1, 0.2] * 1000],
+        absent=[0.1, 0.2] * 1000,
+        threshold=0.9,
+    )
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.reasons == ("the attack gave a unit no score",)
+
+
+def test_canaries_without_any_mark_are_no_pass(trained):
+    """What an algorithm leaves that tells the audit nothing: all scores are one."""
+    request = trained(audits=[AuditSpec("Membership", "OneRunCanary", {"canaries": 400})])
+    marks = canaries.to_bytes(canaries.seal(400), [0.0] * 400)
+    kind = canaries.ARTIFACT_KIND
+    silent = artifacts.store(request.artifacts_uri, "silent.json", marks, kind=kind)
+    left = [item for item in request.inputs["job"]["artifacts"] if item["kind"] != kind]
+    entry = {"kind": kind, "uri": silent.uri, "digest": silent.digest}
+    job = {"artifacts": [*left, entry]}
+    evidence = map(evidence_from_json, run(replace(request, inputs={"job": job})).evidence)
+    (found,) = [item for item in evidence if item.name == "OneRunCanary"]
+    assert found.verdict == "Inconclusive"
+    assert found.public["reasons"] == ["the attack gave every unit the same score"]

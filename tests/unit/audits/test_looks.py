@@ -78,6 +78,7 @@ def scores(present, absent):
         present=np.asarray(present, dtype=float),
         absent=np.asarray(absent, dtype=float),
         threshold=0.5,
+        sharpest=0.5,
         duplicates=0,
         loss_auc=0.5,
         task_accuracy=0.5,

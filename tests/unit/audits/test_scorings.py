@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from primum.domain.risk import audits
 from primum_pipelines.attacks import figures, scorings, signals
 from primum_pipelines.attacks.signals import Asked
 
@@ -64,18 +65,84 @@ def test_figures_of_one_answer():
     assert scorings.modified_entropy(seen)[0] == pytest.approx(-modified)
 
 
-def test_few_shadows_share_one_variance_and_many_have_their_own():
+@pytest.mark.parametrize("count", [8, 64])
+def test_a_record_whose_answers_scatter_tells_less(count):
     generator = np.random.default_rng(0)
-    for count in (8, 64):
-        had = np.tile([[True], [False]], (count // 2, 5))
-        noise = generator.standard_normal((count, 5)) * [1, 1, 1, 1, 9]
-        odds = noise + 3.0 * had
-        shadows = np.stack([odds, np.zeros_like(odds)], axis=-1)[:, None]
-        target = np.stack([np.full(5, 3.0), np.zeros(5)], axis=-1)[None]
-        found = scorings.lira_online(asked(target, shadows, had, labels=np.zeros(5, dtype=int)))
-        assert (found[:4] > 0).all()
-        if count == 64:
-            assert abs(found[4]) < found[:4].min()
+    had = np.tile([[True], [False]], (count // 2, 5))
+    noise = generator.standard_normal((count, 5)) * [1, 1, 1, 1, 9]
+    odds = noise + 3.0 * had
+    shadows = np.stack([odds, np.zeros_like(odds)], axis=-1)[:, None]
+    target = np.stack([np.full(5, 3.0), np.zeros(5)], axis=-1)[None]
+    found = scorings.lira_online(asked(target, shadows, had, labels=np.zeros(5, dtype=int)))
+    assert (found[:4] > 0).all()
+    assert abs(found[4]) < found[:4].min()
+
+
+def test_equal_variances_are_one_and_many_shadows_make_a_normal_likelihood():
+    """The published formula, where the variances of 400 records are one and 512 shadows know it."""
+    generator = np.random.default_rng(1)
+    had = np.tile([[True], [False]], (256, 400))
+    odds = generator.standard_normal((512, 400)) * 0.5 + 1.0 * had
+    shadows = np.stack([odds, np.zeros_like(odds)], axis=-1)[:, None]
+    target = np.stack([np.full(400, 1.3), np.zeros(400)], axis=-1)[None]
+    found = scorings.lira_online(asked(target, shadows, had, labels=np.zeros(400, dtype=int)))
+    inside, outside = odds[had[:, 0]].mean(axis=0), odds[~had[:, 0]].mean(axis=0)
+    published = ((1.3 - outside) ** 2 - (1.3 - inside) ** 2) / (2 * 0.25)
+    assert found == pytest.approx(published, abs=0.06)
+
+
+def test_variances_that_differ_are_told_apart_by_many_shadows_and_shared_by_few():
+    """Every second record scatters four times as much as the others."""
+    generator = np.random.default_rng(2)
+    true = np.tile([0.5, 2.0], 100)
+
+    def ratio(count):
+        had = np.tile([[True], [False]], (count // 2, 200))
+        scales = scorings._predicted(generator.standard_normal((count, 200)) * true, had).scale
+        return float(np.median(scales[1::2]) / np.median(scales[::2]))
+
+    assert 1 < ratio(6) < ratio(64)
+    assert ratio(64) == pytest.approx(4, rel=0.15)
+
+
+def test_two_complementary_shadows_still_give_finite_scores():
+    seen, _ = overfitted(models=2)
+    for scoring in (scorings.lira_online, scorings.lira_offline):
+        assert np.isfinite(scoring(seen)).all()
+
+
+@pytest.mark.parametrize("models", [4, 8, 64])
+@pytest.mark.parametrize(
+    "scoring",
+    [scorings.lira_online, scorings.lira_offline, scorings.rmia_online, scorings.reference],
+)
+def test_a_shadow_in_the_targets_place_is_attacked_as_the_target_is(scoring, models):
+    """How often a record is in or out among the rest must not tell that the shadow had it.
+
+    All models are one and the same here, so every score is luck; and all rules that depend on how
+    many shadows there are apply alike, or thresholds would be fixed on other scores.
+    """
+    seen, _ = overfitted(models=models, skill=0.0, rows=300)
+    for other, had in seen.calibrations():
+        assert len(other.shadows) == models - 2
+        assert (other.had.sum(axis=0) == models // 2 - 1).all()
+        assert 0.4 < area(scoring, other, had) < 0.6
+    if models < 8:
+        return  # Two of four fewer is another attack.
+    strong, truth = overfitted(models=models, skill=2.0, rows=300)
+    calibrated = [area(scoring, other, had) for other, had in strong.calibrations()]
+    assert np.mean(calibrated) == pytest.approx(area(scoring, strong, truth), abs=0.06)
+
+
+def test_ratios_compare_with_the_mean_of_in_and_out_however_many_there_are():
+    """Three shadows with the record at 0.9, one without at 0.3: P = 0.6, not 0.75."""
+    shares = np.array([0.9, 0.9, 0.9, 0.3])
+    shadows = np.stack([logits_for([share, 0.5]) for share in shares])[:, None]
+    had = np.array([[True, False], [True, False], [True, False], [False, False]])
+    seen = asked(logits_for([[0.6, 0.5]]), shadows, had, [0, 0], [False, True])
+    assert scorings.rmia_online(seen)[0] == 1.0  # 0.6 / 0.6 against 0.5 / 0.5: just reached
+    weaker = asked(logits_for([[0.59, 0.5]]), shadows, had, [0, 0], [False, True])
+    assert scorings.rmia_online(weaker)[0] == 0.0
 
 
 @pytest.mark.parametrize("scoring", [scorings.lira_online, scorings.lira_offline])
@@ -171,6 +238,42 @@ def test_thresholds_do_not_look_at_the_targets_members():
     threshold = signals.calibrated_threshold(seen, scorings.lira_online)
     turned = Asked(-seen.target, seen.shadows, seen.had, seen.labels, seen.population)
     assert signals.calibrated_threshold(turned, scorings.lira_online) == threshold
+
+
+def epsilon_shown(scores, member, threshold):
+    above = scores > threshold
+    return audits.epsilon_lower_bound(
+        true_positives=int(above[member].sum()),
+        members=int(member.sum()),
+        false_positives=int(above[~member].sum()),
+        non_members=int((~member).sum()),
+        delta=0.0,
+        confidence=0.95,
+    )["epsilon_lower"]
+
+
+def test_the_sharpest_threshold_is_that_of_the_largest_bound():
+    """Against every threshold there is, by the formula that verdicts use."""
+    generator = np.random.default_rng(3)
+    member = np.arange(400) < 200
+    scores = generator.normal(size=400) + np.where(member & (np.arange(400) % 4 == 0), 4.0, 0.0)
+
+    found = signals.sharpest_threshold(scores, member, members=200, others=200)
+    most = max(epsilon_shown(scores, member, score) for score in scores)
+    assert epsilon_shown(scores, member, found) == pytest.approx(most)
+    balanced = signals.best_threshold(scores, member)
+    assert most > epsilon_shown(scores, member, balanced) + 0.3
+
+
+def test_both_thresholds_come_from_shadows_alone():
+    seen, truth = overfitted(models=16, rows=400, skill=3.0)
+    both = signals.calibrated_thresholds(seen, scorings.lira_online, members=200, others=200)
+    turned = Asked(-seen.target, seen.shadows, seen.had, seen.labels, seen.population)
+    again = signals.calibrated_thresholds(turned, scorings.lira_online, members=200, others=200)
+    assert both == again
+    assert both[0] == signals.calibrated_threshold(seen, scorings.lira_online)
+    scores = scorings.lira_online(seen)
+    assert epsilon_shown(scores, truth, both[1]) > epsilon_shown(scores, truth, both[0]) + 0.3
 
 
 def test_constant_scores_call_nobody_a_member_by_luck():

@@ -79,8 +79,8 @@ def zone(tmp_path):
     return str(tmp_path)
 
 
-def cache(zone, *, study="study-1", withdrawn=0, account="account-1"):
-    return ShadowCache(zone, account=account, study=study, withdrawn=withdrawn)
+def cache(zone, *, study="study-1", withdrawn=0, account="account-1", others=()):
+    return ShadowCache(zone, account=account, study=study, withdrawn=withdrawn, others=others)
 
 
 def files(zone):
@@ -185,3 +185,45 @@ def test_keeping_none_lets_go_what_there_is(zone):
     attack(cache(zone))
     shadow_cache.keep(zone, 0)
     assert shadow_cache.kept(zone) == {"files": 0, "bytes": 0, "limit": 0}
+
+
+SITES = (("account-2", 0), ("account-3", 5))
+
+
+def test_shadows_of_a_federation_are_kept_once_for_all_of_its_sites(zone, trainings):
+    attack(cache(zone, others=SITES))
+    attack(cache(zone, others=SITES))
+    assert len(trainings) == 1
+    assert shadow_cache.kept(zone)["files"] == 1
+    assert {path.parent.name for path in files(zone)} == {"account-1", "account-2", "account-3"}
+
+
+@pytest.mark.parametrize("account", ["account-1", "account-3"])
+def test_whichever_site_lets_them_go_they_are_gone(zone, account):
+    attack(cache(zone, others=SITES))
+    attack(cache(zone, study="study-2"))
+    shadow_cache.forget_account(zone, account)
+    left = {path.parent.name for path in files(zone)}
+    assert left == ({"account-1"} if account != "account-1" else set())  # That of one site.
+
+
+def test_a_consent_withdrawn_at_another_site_lets_them_go(zone, trainings):
+    attack(cache(zone, others=SITES))
+    attack(cache(zone, others=(("account-2", 1), ("account-3", 5))))
+    assert len(trainings) == 2
+    (mark,) = [path for path in files(zone) if path.parent.name == "account-2"]
+    assert mark.name.split(".")[1] == "1"
+
+
+def test_another_study_of_that_site_that_knows_of_the_withdrawal_lets_them_go(zone):
+    attack(cache(zone, others=SITES))
+    attack(cache(zone, study="study-2", account="account-2", withdrawn=1))
+    assert [path.parent.name for path in files(zone)] == ["account-2"]
+
+
+def test_without_the_mark_of_every_site_they_are_not_used(zone, trainings):
+    attack(cache(zone, others=SITES))
+    (mark,) = [path for path in files(zone) if path.parent.name == "account-2"]
+    mark.unlink()
+    attack(cache(zone, others=SITES))
+    assert len(trainings) == 2

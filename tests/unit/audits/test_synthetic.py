@@ -50,6 +50,16 @@ def test_fresh_samples_tell_nothing(sides, score):
     assert 0.4 < found < 0.6
 
 
+def test_samples_may_be_in_order(sides):
+    """More samples than a density takes, sorted: the last are as near as the first."""
+    train, reference, others = sides
+    samples = np.repeat(train[np.argsort(train[:, 0])], 15, axis=0)
+    scores = synthetic.density_ratio(train, samples, reference)
+    assert figures.auc(scores, synthetic.density_ratio(others, samples, reference)) > 0.8
+    upper = train[:, 0] > np.median(train[:, 0])
+    assert figures.auc(scores[upper], scores[~upper]) == pytest.approx(0.5, abs=0.15)
+
+
 def test_exact_copies_are_the_surest(sides):
     train, reference, _ = sides
     scores = synthetic.calibrated_distance(train[:5], train[:5], reference)

@@ -42,12 +42,20 @@ def test_membership_verdict(lower, claim, most, tail, verdict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lower", "bound", "trials", "verdict"),
-    [(0.01, 0.05, 64, P), (0.06, 0.05, 64, F), (0.0, 0.05, 4, U), (0.06, 0.05, 4, F)],
+    ("lower", "most", "bound", "trials", "verdict"),
+    [
+        (0.01, 0.9, 0.05, 64, P),
+        (0.06, 0.9, 0.05, 64, F),
+        (0.0, 0.9, 0.05, 4, U),
+        (0.06, 0.9, 0.05, 4, F),
+        (0.0, 0.9, 0.95, 64, U),
+        (0.0, 0.9, 1.0, 64, U),
+        (0.0, 0.0, 0.05, 64, U),
+    ],
 )
-def test_identification_verdict(lower, bound, trials, verdict) -> None:
+def test_identification_verdict(lower, most, bound, trials, verdict) -> None:
     found, _ = identification_verdict(
-        success_lower=lower, bound=bound, trials=trials, trials_min=16
+        success_lower=lower, most=most, bound=bound, trials=trials, trials_min=16
     )
     assert found is verdict
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from decimal import Decimal
 
 import numpy as np
 import pytest
 from hospital_files import Ward, write_table
+from wisconsin import make_study
 
 from primum.domain.accounting.rdp import RdpAccountant
 from primum.domain.errors import InvalidValue, Tampered
-from primum.domain.names import ResourceKey
 from primum.domain.study.jobs import PlanningContext
-from primum.domain.study.spec import DataRole, StudyInput, StudySpec
+from primum.domain.study.spec import DataRole, StudyInput
 from primum_pipelines import artifacts
 from primum_pipelines.datasets.access import PUBLIC_INPUTS, open_others
 from primum_pipelines.kinds.declaring import public_inputs
@@ -25,25 +24,8 @@ PROTECTED = ("csv:///clinic/ward.csv", "csv://ward.csv", "sklearn://digits")
 
 def study_of(*uris, options=None):
     inputs = tuple(StudyInput(DataRole.PUBLIC, uri=uri, options=options or {}) for uri in uris)
-    return StudySpec(
-        key=ResourceKey("Study", "oncology", "malignancy"),
-        uid="study-1",
-        generation=1,
-        purpose="Tell malignant from benign",
-        inputs=(StudyInput(DataRole.PRIVATE, budget="wisconsin"), *inputs),
-        epsilon=Decimal("3.0"),
-        delta=Decimal("1e-5"),
-        job_kind="Train",
-        job={},
-        workers=1,
-        gpus_per_worker=0,
-        expectations=(),
-        audits=(),
-        policy="clinical-default",
-        endpoint="malignancy",
-        dataset_release="",
-        audit_schedule="",
-    )
+    private = StudyInput(DataRole.PRIVATE, budget="wisconsin")
+    return make_study(inputs=(private, *inputs), job={})
 
 
 CONTEXT = PlanningContext(

@@ -56,6 +56,15 @@ def test_features_and_groups_are_as_declared(tmp_path, name):
     assert table.subgroup_names["age"] == ("below 30", "30 to 60", "from 60", "other")
 
 
+def test_a_group_is_called_by_its_name_where_only_one_is(tmp_path):
+    write_table(tmp_path / "a.csv", ROWS)
+    subgroups = [{"column": "race", "values": ["a", "other"]}]
+    clear, unclear = opened(tmp_path), opened(tmp_path, subgroups=subgroups)
+    assert clear.group_name("age", 1) == "30 to 60"
+    assert [unclear.group_name("race", number) for number in range(3)] == ["a", "1", "2"]
+    assert clear.group_name("nothing", 4) == "4"
+
+
 def test_typed_columns_of_parquet_read_as_their_text(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

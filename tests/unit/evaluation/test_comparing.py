@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from primum.domain.errors import InvalidValue
-from primum_pipelines.evaluation import comparing
+from primum_pipelines.evaluation import comparing, report
 from primum_pipelines.evaluation.comparing import Agreement
 
 
@@ -118,6 +118,15 @@ def test_correlation_has_fishers_interval():
     assert (found.lower, found.upper) == pytest.approx((interval.low, interval.high))
     assert math.isnan(comparing.pearson([1.0, 2.0, 3.0], [3.0, 5.0, 8.0]).lower)
     assert math.isnan(comparing.pearson([1.0, 1.0], [1.0, 2.0]).estimate)
+
+
+def test_a_picture_takes_several_studies_at_one_epsilon():
+    entries = [
+        {"epsilon": "3", "estimate": estimate, "lower": "0.7", "upper": "0.9"}
+        for estimate in ("0.84", "0.81", "0.8")
+    ]
+    found = report.picture({"SmallCNN DPSGD": entries}, figure="rocAuc", form="svg")
+    assert found.startswith(b"<")
 
 
 def test_rows_must_be_the_same():

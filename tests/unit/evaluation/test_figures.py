@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from primum_pipelines.evaluation import figures
+from primum_pipelines.evaluation import figures, subgroups
 from primum_pipelines.evaluation.calibration import calibration
 from primum_pipelines.evaluation.figures import Scored
 
@@ -55,6 +55,7 @@ def test_wilson_matches_a_published_example():
     """Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662."""
     figure = figures.wilson(81, 263)
     assert (figure.lower, figure.upper) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert (figures.wilson(0, 119).lower, figures.wilson(119, 119).upper) == (0, 1)
 
 
 def test_brier_and_calibration_of_a_known_table():
@@ -91,8 +92,40 @@ def test_rows_of_one_unit_are_drawn_together():
         assert narrow[name].upper - narrow[name].lower < 0.75 * width, name
 
 
+def test_an_answer_that_is_always_the_same_is_not_certain():
+    """Two rows a unit, all said to be sick: no resample of the sick differs, and yet 25 are few."""
+    labels = np.repeat([0, 1], [10, 50])
+    units = np.arange(60) // 2
+    always = np.tile([0.1, 0.9], (60, 1))
+    found = figures.utility(Scored(labels, always, 1, units))
+    assert found["sensitivity"] == figures.wilson(25, 25)
+    assert found["specificity"] == figures.wilson(0, 5)
+    accuracy = found["accuracy"]
+    assert accuracy.lower < accuracy.estimate - 0.05 < accuracy.estimate + 0.05 < accuracy.upper
+
+
+def test_every_class_of_several_has_its_own_sensitivity():
+    rows = scored(classes=3)
+    found = subgroups.each_class(rows, ["none", "mild", "severe"])["classes"]
+    for number, name in enumerate(["none", "mild", "severe"]):
+        said, true = rows.predictions == number, rows.labels == number
+        recall = reference.recall_score(true, said)
+        assert float(found[name]["sensitivity"]["estimate"]) == pytest.approx(recall)
+        rejected = reference.recall_score(~true, ~said)
+        assert float(found[name]["specificity"]["estimate"]) == pytest.approx(rejected)
+
+
+def test_a_class_that_few_have_is_masked_and_two_classes_have_one_positive():
+    few = np.repeat([0, 1, 2], [29, 60, 60])
+    rows = Scored(few, np.eye(3)[few] * 0.7 + 0.1, 0)
+    found = subgroups.each_class(rows, ["a", "b", "c"])["classes"]
+    assert found["a"] == {"masked": "fewer than 30"}
+    assert float(found["b"]["sensitivity"]["estimate"]) == 1
+    assert subgroups.each_class(scored(), ["no", "yes"]) == {}
+
+
 def test_intervals_cover():
-    """The bootstrap's interval of an accuracy over units holds the truth about 19 times of 20."""
+    """The bootstrap's interval of a share over units holds the truth about 19 times of 20."""
     generator = np.random.default_rng(7)
     held = 0
     for _ in range(60):
@@ -100,6 +133,7 @@ def test_intervals_cover():
         right = np.repeat(generator.random(100) < 0.8, 2)
         probabilities = np.where(right[:, None], [[0.9, 0.1]], [[0.1, 0.9]])
         labels = np.zeros(200, dtype=np.int64)
-        found = figures.utility(Scored(labels, probabilities, 0, units))["accuracy"]
+        rows = Scored(labels, probabilities, 0, units)
+        found = figures.one_against_the_rest(rows, 0)["sensitivity"]
         held += found.lower <= 0.8 <= found.upper
     assert 51 <= held <= 60

@@ -40,6 +40,15 @@ def test_rows_that_nobody_read_do_not_count_and_few_are_masked():
     assert found["between"] == {"ada/ben": {"masked": "fewer than 30"}}
 
 
+def test_thirty_slices_of_one_patient_are_masked():
+    """Twenty-five patients with two rows each: fifty rows, but too few people."""
+    said = scored(FIRST)
+    owners = np.repeat([f"u{n}" for n in range(25)], 2)
+    of_few = Scored(said.labels, said.probabilities, 1, owners)
+    found = readers.agreement(of_few, {"ada": SECOND})
+    assert found["model"]["ada"] == {"masked": "fewer than 30"}
+
+
 def test_two_images_of_a_patient_are_not_two_patients():
     """Doubling every row under its own unit leaves the interval as wide as it was."""
     twice = scored(np.repeat(FIRST, 2))

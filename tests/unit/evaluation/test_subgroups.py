@@ -56,11 +56,22 @@ def test_parity_and_opportunity_have_their_own_names():
 def test_small_groups_are_masked():
     scored = answers(np.tile([0, 1], 50), np.tile([0, 1], 50))
     found = fairness(scored, {"sex": np.array([0] * 71 + [1] * 29), "site": np.array([0, 1] * 50)})
-    assert found["sex"] == {"0": MASKED, "1": MASKED}, "one group alone has nothing beside it"
+    alone = {"masked": "no other group has 30"}
+    assert found["sex"] == {"0": alone, "1": MASKED}, "one group alone has nothing beside it"
     assert found["site"]["0"] != MASKED
     mixed = fairness(scored, {"ward": np.array([0] * 35 + [1] * 36 + [2] * 29)})["ward"]
     assert mixed["2"] == MASKED
     assert set(mixed) == {"0", "1", "2", "gap"}
+
+
+def test_a_rate_of_a_group_that_is_all_or_nothing_is_not_certain():
+    scored = answers(np.tile([0, 1], 50), np.ones(100, dtype=np.int64))
+    found = fairness(scored, {"site": np.repeat([0, 1], 50)})["site"]["0"]
+    sensitivity = {name: float(value) for name, value in found["sensitivity"].items()}
+    assert sensitivity["estimate"] == sensitivity["upper"] == 1
+    assert 0.8 < sensitivity["lower"] < 0.9, "Wilson's of 25 of 25"
+    assert found["specificity"]["lower"] == "0"
+    assert float(found["specificity"]["upper"]) > 0.1
 
 
 def test_a_group_without_a_class_has_no_area():

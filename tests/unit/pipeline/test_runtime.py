@@ -127,6 +127,116 @@ def test_a_worker_that_dies_after_exposure_leaves_an_outcome_without_receipts(re
     assert recorder.standing[outcome.outcome_id] == outcome
 
 
+class Losing(list):
+    """What a worker comes to, call by call; also a recorder's ``compute``."""
+
+    def of(self, recorder):
+        def compute(entry, request):
+            recorder._act("compute")
+            recorder.requests.append(request)
+            result = self.pop(0)
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        recorder.compute = compute
+        return recorder
+
+
+def lost_at(step, steps, **changes):
+    fields = {
+        "status": "Failed",
+        "reason": "StepFailed",
+        "message": f"training lost its worker; at most {steps} of 90 steps were run",
+        "receipts": (step.receipt(facts={"steps": steps}),),
+        "artifacts": (),
+        "resume": {"steps": steps, "key": "00ff"},
+    }
+    return step.result(**{**fields, **changes})
+
+
+def gone_on(context, recorder):
+    waited = []
+    outcome = runtime.execute(context, recorder, clock=lambda: "now", pause=waited.append)
+    return outcome, waited
+
+
+def test_a_lost_body_goes_on_at_another_worker(recorder, step):
+    """It gets what the lost one left; the ledger is asked again whether all still stands."""
+    first = lost_at(step, 20)
+    outcome, waited = gone_on(step.context(), Losing([first, step.result()]).of(recorder))
+
+    assert outcome.status is StepStatus.SUCCEEDED
+    assert waited == [2.0]
+    once = ["ready", "redeem ticket-train", "compute"]
+    assert recorder.acts == ["begun", "START", *once, *once, "record", "COMPLETE"]
+    assert [request.left for request in recorder.requests] == [{}, first.to_json()]
+
+
+def test_a_body_that_loses_every_worker_is_not_asked_for_ever(recorder, step):
+    lost = [lost_at(step, steps) for steps in (10, 20, 30, 40)]
+    outcome, waited = gone_on(step.context(), Losing(lost).of(recorder))
+
+    assert outcome.status is StepStatus.FAILED
+    assert outcome.message == lost[-1].message
+    assert outcome.receipts[0].facts == {"steps": 40}
+    assert recorder.acts.count("compute") == 4
+    assert waited == sorted(waited)
+
+
+@pytest.mark.parametrize("act", ["ready", "redeem ticket-train"])
+def test_where_nobody_can_go_on_what_was_executed_is_charged(recorder, step, act):
+    """No other worker comes, or the reservation no longer stands: nothing more is run."""
+    lost = Losing([lost_at(step, 20)]).of(recorder)
+    real = recorder._act
+
+    def failing(name):
+        real(name)
+        if name == act and recorder.acts.count(act) == 2:
+            raise Refused("the account is frozen")
+
+    recorder._act = failing
+    outcome, _ = gone_on(step.context(), lost)
+
+    assert (outcome.status, outcome.reason) == (StepStatus.FAILED, "StepFailed")
+    assert outcome.message.endswith("were run; nothing went on: the account is frozen")
+    assert outcome.receipts[0].facts == {"steps": 20}
+    assert recorder.acts.count("compute") == 1
+
+
+def test_a_worker_of_which_nobody_can_say_anything_is_charged_in_full(recorder, step):
+    """Also after one that had left word: more may have been run since."""
+    lost = Losing([lost_at(step, 20), Unavailable("the keeper did not answer")])
+    outcome, _ = gone_on(step.context(), lost.of(recorder))
+
+    assert (outcome.status, outcome.receipts) == (StepStatus.FAILED, ())
+
+
+@pytest.mark.parametrize("lost", [1, 3])
+def test_a_step_that_only_looks_begins_again(recorder, step, lost):
+    """It has released nothing: a worker that is lost in an audit throws no training away."""
+    looking = {**step.access("validate", "validate"), "treatment": "Disclosed"}
+    context = step.context("validate", plan={"accesses": [looking]})
+    gone = [Unavailable("the worker died while it worked")] * lost
+    results = Losing([*gone, step.result(receipts=())])
+    outcome, waited = gone_on(context, results.of(recorder))
+
+    assert outcome.status is StepStatus.SUCCEEDED
+    assert len(waited) == lost
+    assert all(request.left == {} for request in recorder.requests)
+    assert recorder.acts.count("redeem ticket-validate") == lost + 1
+
+
+def test_a_step_that_only_looks_is_not_begun_for_ever(recorder, step):
+    looking = {**step.access("validate", "validate"), "treatment": "Inspected"}
+    context = step.context("validate", plan={"accesses": [looking]})
+    gone = Losing([Unavailable("the worker died while it worked")] * 4)
+    outcome, _ = gone_on(context, gone.of(recorder))
+
+    assert (outcome.status, outcome.reason) == (StepStatus.FAILED, "StepFailed")
+    assert recorder.acts.count("compute") == 4
+
+
 def test_a_missing_ticket_fails_closed(recorder, step):
     outcome = run(step.context(tickets={}), recorder)
 
@@ -254,6 +364,12 @@ def leaving(request):
     raise SystemExit(SECRET)
 
 
+def failing_after_word(request):
+    receipts = ({"access": "train"},)
+    runtime.leave(replace(good(request), message="one", receipts=receipts, resume={"steps": 1}))
+    raise ValueError(SECRET)
+
+
 @pytest.fixture
 def worked(recorder, step, monkeypatch, tmp_path):
     """Runs a body of this module in ``work``, as a worker would."""
@@ -261,12 +377,12 @@ def worked(recorder, step, monkeypatch, tmp_path):
     import types
 
     module = types.ModuleType("bodies")
-    for body in (good, failing, refusing, leaving):
+    for body in (good, failing, refusing, leaving, failing_after_word):
         setattr(module, body.__name__, body)
     monkeypatch.setitem(sys.modules, "bodies", module)
     run(step.context(), recorder)
     payload = recorder.requests[0].to_json()
-    return lambda name: runtime.work(f"bodies:{name}", payload)
+    return lambda name, **how: runtime.work(f"bodies:{name}", payload, **how)
 
 
 def test_a_worker_returns_the_body_s_report(worked):
@@ -279,6 +395,16 @@ def test_nothing_that_a_body_raises_leaves_the_worker(worked, body, kind):
 
     assert report["message"] == f"job failed: {kind}"
     assert report["receipts"] == []
+
+
+def test_what_a_body_had_left_counts_where_it_raises_and_it_is_not_run_again(worked):
+    words = []
+    report = worked("failing_after_word", leave=words.append)
+
+    assert [word["message"] for word in words] == ["one"]
+    assert report["message"] == "job failed: ValueError"
+    assert report["receipts"] == [{"access": "train"}]
+    assert report["resume"] == {}
 
 
 def test_our_own_refusals_pass_with_their_words(worked):

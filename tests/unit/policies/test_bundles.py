@@ -391,6 +391,14 @@ def test_research_only_warns_about_an_inconclusive_audit(make):
     assert failed_rules("research", facts, "Release") == {"audits-passed"}
 
 
+def test_research_admits_data_without_privacy_only_where_the_name_says_so(make):
+    plan = replace(with_uncharged(make), epsilon=Decimal(0), void_edges=())
+    for name, admitted in (("void-images", True), ("images", False)):
+        study = make.study(job_kind="Synthesize", endpoint="", dataset_release=name)
+        facts = base_facts(make, "research", study=study, plan=plan)
+        assert ("epsilon-capped" not in failed_rules("research", facts, "Admission")) is admitted
+
+
 def test_research_releases_void_only_where_the_name_says_so(make):
     plan = with_uncharged(make)
     void = {"plan": plan, "claim": claim_of_plan(plan, artifact="a")}

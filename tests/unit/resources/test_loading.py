@@ -65,8 +65,8 @@ STUDY_MISTAKES = [
     (
         'epsilon: "3.0"',
         'epsilon: "-1"',
-        "file.yaml: Study oncology/x: spec.privacy.epsilon must be a quoted decimal such as "
-        '"3.0" or "1e-5"; found -1.',
+        "file.yaml: Study oncology/x: spec.privacy.epsilon must be above 0 and at most 1000000; "
+        "found -1.",
     ),
     (
         'epsilon: "3.0"',
@@ -91,7 +91,7 @@ STUDY_MISTAKES = [
         "file.yaml: Study oncology/x: spec.job.train.batch_size must be one of the fields model, "
         "modelParameters, epochs, batchSize, maxGradNorm, learningRate, momentum, optimizer, "
         "algorithm, noiseMultiplier, individualFilter, clipping, gradients, schedule, warmUp, "
-        "averaging; found batch_size. Did you mean batchSize?",
+        "averaging, or one of 14 more; found batch_size. Did you mean batchSize?",
     ),
     (
         'maxGradNorm: "1.0"',

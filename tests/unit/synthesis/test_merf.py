@@ -104,7 +104,7 @@ def test_planted_canaries_show_and_leave_the_embedding_alone():
         sealed=sealed,
         seed=3,
     )
-    scores = canaries.scores(report.update_sums, max_grad_norm=1.0)
+    scores = canaries.scores(report)
     assert tuple(score > 0.5 for score in scores) == sealed.coins
     assert float((noisy - found.total()).abs().max()) < 0.5
 

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from stored_models import load_model
 
 from primum.domain.accounting.events import event_from_json
 from primum.domain.errors import InvalidValue
@@ -38,7 +39,7 @@ def evaluated(zone):
     inputs = {"job": {"artifacts": result.artifacts}}
     seen = evaluate.run(zone.request("evaluate", inputs=inputs))
     found = {item.kind: item for item in map(evidence_from_json, seen.evidence)}
-    return result, artifact.load_model(kinds["Model"]["uri"]), found
+    return result, load_model(kinds["Model"]["uri"]), found
 
 
 def charged(zone):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stored_models import load_model
 from torch import nn
 
 from primum.domain.accounting.events import NoEvent, event_from_json
@@ -25,7 +26,7 @@ from primum_pipelines.datasets.access import open_private
 from primum_pipelines.datasets.units import UnitRows
 from primum_pipelines.kinds.train.kind import TrainKind
 from primum_pipelines.kinds.train.step import train
-from primum_pipelines.models.artifact import LoadedModel, load_model
+from primum_pipelines.models.artifact import LoadedModel
 from primum_pipelines.models.guard import guarded
 from primum_pipelines.models.light import light_model
 from primum_pipelines.optimization.algorithm import MechanismParameters, TrainingTask

@@ -14,7 +14,11 @@ from torch import nn
 from primum.domain.errors import InvalidValue
 from primum_pipelines.datasets.units import UnitRows
 from primum_pipelines.optimization import canaries
-from primum_pipelines.optimization.algorithm import MechanismParameters, TrainingTask
+from primum_pipelines.optimization.algorithm import (
+    MechanismParameters,
+    TrainingReport,
+    TrainingTask,
+)
 from primum_pipelines.optimization.augmentation import Augmentation
 from primum_pipelines.optimization.descent import NoiseCorrectedAdam
 from primum_pipelines.optimization.dpsgd import DPSGD
@@ -314,7 +318,7 @@ def test_a_canary_is_clipped_to_c_in_its_own_coordinate_and_leaves_the_model_alo
     DPSGD().fit(plain)
     task = canary_task(count=4, coins=(True, False, False, True))
     report = DPSGD().fit(task)
-    scores = canaries.scores(report.update_sums, max_grad_norm=task.mechanism.max_grad_norm)
+    scores = canaries.scores(report)
     assert scores == pytest.approx([1, 0, 0, 1], abs=1e-4)
     for one, other in zip(plain.module.parameters(), task.module.model.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
@@ -330,4 +334,4 @@ def test_coins_are_sealed():
 
 def test_an_algorithm_that_hides_its_sums_is_refused():
     with pytest.raises(InvalidValue, match="update sums"):
-        canaries.scores({}, max_grad_norm=1.0)
+        canaries.scores(TrainingReport(((1.0, 0.5, 3),), 2.0, "Poisson", "torch"))

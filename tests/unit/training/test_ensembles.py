@@ -40,8 +40,12 @@ def test_members_cost_what_the_run_costs_and_are_measured(zone, make_zone, study
     told = found[EvidenceKind.MULTIPLICITY]
     assert set(told.public) == {"data", "positive"}
     assert told.restricted["members"] >= 2
-    left = Decimal(told.restricted["ambiguityLeft"]["estimate"])
-    assert left <= Decimal(told.restricted["ambiguity"]["estimate"])
+    left, ambiguity, coverage = (
+        Decimal(told.restricted[name]["estimate"])
+        for name in ("ambiguityLeft", "ambiguity", "coverage")
+    )
+    # Of those who are answered; nobody is ambiguous among them who was not among all.
+    assert left * coverage <= ambiguity + Decimal("1e-9")
     together = found[EvidenceKind.CALIBRATION].restricted["ensemble"]["ece"]
     assert 0 <= Decimal(together["estimate"]) < Decimal("0.2")
 

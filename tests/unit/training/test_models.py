@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from stored_models import load_model
 from torch import nn
 
-from primum.domain.errors import InvalidValue, NotFound
+from primum.domain.errors import InvalidValue
 from primum_pipelines.models import artifact, registry
 from primum_pipelines.models.artifact import ModelSpec
 
@@ -132,7 +133,9 @@ def test_batch_statistics_are_refused(layer):
         ("MLP", {"hidden": 0}, (2,), "hidden must be a whole number"),
         ("MLP", {"hidden": "many"}, (2,), "hidden must be a whole number"),
         ("SmallCNN", {"channels": 9}, (1, 28, 28), "channels must be a multiple of 8"),
-        ("SmallCNN", {}, (30,), "must be given images"),
+        ("SmallCNN", {}, (30,), "must be given images.*Use Logistic or MLP for tables"),
+        ("SmallCNN", {}, (1, 28, 28, 28), "must be given images.*Use SliceAttention for volumes"),
+        ("SliceAttention", {}, (1, 28, 28), "must be given volumes.*Use it for volumes alone"),
     ],
 )
 def test_what_cannot_be_built_is_named(name, parameters, shape, named):
@@ -144,7 +147,7 @@ def test_a_stored_model_answers_as_before(tmp_path):
     module = registry.build(SPEC.model, SPEC.parameters, input_shape=(2,), classes=2)
     path = tmp_path / artifact.FILE_NAME
     path.write_bytes(artifact.to_bytes(module, SPEC))
-    loaded = artifact.load_model(path)
+    loaded = load_model(path)
     raw = np.array([[50.0, 1.0], [500.0, 0.0]])
     scaled = torch.tensor([[0.0, 1.0], [1.0, -1.0]])  # beyond a bound is clipped to it
     expected = torch.softmax(module(scaled).double(), dim=1).detach().numpy()
@@ -163,7 +166,7 @@ def test_another_file_is_no_model(tmp_path, data):
     path = tmp_path / "m"
     path.write_bytes(data)
     with pytest.raises(InvalidValue, match="model file must be a safetensors file"):
-        artifact.load_model(path)
+        load_model(path)
 
 
 def test_a_foreign_safetensors_file_is_no_model(tmp_path):
@@ -172,12 +175,7 @@ def test_a_foreign_safetensors_file_is_no_model(tmp_path):
     path = tmp_path / "m"
     path.write_bytes(save({"a": torch.zeros(2)}))
     with pytest.raises(InvalidValue, match="written by Primum"):
-        artifact.load_model(path)
-
-
-def test_an_absent_file_is_not_found(tmp_path):
-    with pytest.raises(NotFound):
-        artifact.load_model(tmp_path / "m")
+        load_model(path)
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,15 @@ def test_a_fixed_search_keeps_the_best_and_tells_of_all(searching_zone):
     assert best == {"point": public["chosen"], "score": public["score"]}
 
 
+def test_trials_that_did_the_same_are_told_once(searching_zone):
+    zone = searching_zone({**FIXED, "space": SPACE[:1], "trials": 3})
+    result = train(zone.request("job"))
+    public = result.evidence[0]["public"]
+    assert public["executed"] == public["planned"]
+    assert public["executed"].startswith("3 x (")
+    assert receipt_from_json(result.receipts[0]).event == charged(zone.plan).event
+
+
 @pytest.mark.parametrize("number", [{"trials": 3}, {"randomStopping": LOGARITHMIC}])
 def test_a_public_score_costs_nothing_beside_the_trainings(searching_zone, study, number):
     inputs = (*study().inputs, StudyInput(DataRole.PUBLIC, uri="sklearn://breast_cancer"))
@@ -287,7 +296,7 @@ def test_a_fixed_number_of_trials_runs_at_other_workers_where_there_are_some(sea
     assert [json.loads(item) for item in beside.items] == [t["point"] for t in public["trials"]]
     best = max(public["trials"], key=lambda item: Decimal(item["score"]))
     assert best == {"point": public["chosen"], "score": public["score"]}
-    assert {item["kind"] for item in result.artifacts} == {"Model", "Canaries"}
+    assert {item["kind"] for item in result.artifacts} == {"Model", "Canaries", "RunRecord"}
     assert covers(charged(zone.plan).event, receipt_from_json(result.receipts[0]).event)
 
 
@@ -382,7 +391,7 @@ def test_nothing_that_leaves_depends_on_how_many_trials_there_were(
 def test_no_progress_is_told_and_no_checkpoint_kept(searching_zone, monkeypatch):
     zone = searching_zone(RANDOM)
     _, files = run_with(zone, monkeypatch, 3)
-    assert files == {"model.safetensors"}
+    assert files == {"model.safetensors", "run.json"}
 
 
 def test_no_trial_at_all_ends_as_no_trial_of_use_and_is_charged_as_planned(
@@ -394,6 +403,7 @@ def test_no_trial_at_all_ends_as_no_trial_of_use_and_is_charged_as_planned(
     zone = searching_zone(RANDOM, job=diverging)
     nothing, _ = run_with(zone, monkeypatch, 0)
     assert nothing.status == "Failed"
+    assert "or Poisson drew no trial" in nothing.message
     assert nothing.receipts[0]["event"] == charged(zone.plan).event.to_json()
     useless, _ = run_with(zone, monkeypatch, 2)
     assert canonical_json(useless.to_json()) == canonical_json(nothing.to_json())
@@ -416,7 +426,7 @@ def test_canaries_are_the_same_units_in_every_trial(searching_zone, monkeypatch)
     assert len(seen) == 4
     assert len({coins.commitment for coins in seen}) == 1
     assert result.evidence[0]["public"]["canaryCommitment"] == seen[0].commitment
-    assert {item["kind"] for item in result.artifacts} == {"Model", "Canaries"}
+    assert {item["kind"] for item in result.artifacts} == {"Model", "Canaries", "RunRecord"}
 
 
 class Greedy:

@@ -32,7 +32,7 @@ from primum_pipelines.optimization.algorithm import (
     TrainingReport,
     TrainingTask,
 )
-from primum_pipelines.optimization.checkpoints import Checkpoints
+from primum_pipelines.optimization.checkpoints import Checkpoints, Continuation
 from primum_pipelines.optimization.dpsgd import DPSGD
 from primum_pipelines.optimization.randomness import SeededSource
 from primum_pipelines.optimization.settings import Descent, looks_planned
@@ -115,7 +115,7 @@ def test_a_lost_worker_counts_every_look_that_may_have_been_taken(tmp_path):
         if done == 13:
             raise LostError
 
-    kept = Checkpoints(tmp_path / "t.pt", "run", 6, {})
+    kept = Checkpoints(tmp_path / "t.pt", Continuation(b"run"), 6, {})
     rising = [n / 100 for n in range(20)]
     first = make_task(seed=None, checkpoints=kept, on_step=dies, stopping=rule_over(rising))
     with pytest.raises(LostError):

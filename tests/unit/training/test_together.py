@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from stored_models import load_model
 from torch import nn
 
 from primum import extensions
@@ -14,7 +15,7 @@ from primum.domain.quantities import PrivacyUnit
 from primum.domain.study.spec import AuditSpec, DatasetSpec
 from primum_pipelines.kinds.train import together
 from primum_pipelines.kinds.train.kind import TrainKind
-from primum_pipelines.models.artifact import from_bytes, load_model, to_bytes
+from primum_pipelines.models.artifact import from_bytes, to_bytes
 from primum_pipelines.models.registry import build
 from primum_pipelines.optimization.algorithm import (
     MechanismParameters,
@@ -162,7 +163,7 @@ def test_a_model_with_dropout_is_trained_and_answers_without_it(make_zone, study
         ("RMIA", {"stopping": "Sometimes"}, "stopping must be one of Certain, Never"),
         ("OneRunCanary", {"canaries": 100, "shadows": 8}, "must be one of canaries"),
         ("MechanismSelfTest", {"pool": 9}, "must have no parameters for MechanismSelfTest"),
-        ("DOMIAS", {}, "job.kind: Train makes; found DOMIAS. It is for Synthesize"),
+        ("DOMIAS", {}, "Train makes; found DOMIAS. It is for PrivateFeatures and Synthesize"),
     ],
 )
 def test_an_audit_that_would_ignore_a_setting_is_refused_before_anything_is_spent(

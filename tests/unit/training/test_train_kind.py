@@ -86,7 +86,19 @@ def test_a_given_noise_multiplier_is_taken(study, planning):
         ({"algorithm": "Nothing"}, "algorithm must be one of"),
         ({"model": "Oracle"}, "model must be one of"),
         ({"modelParameters": {"depth": 3}}, "modelParameters.depth must not be present"),
-        ({"noiseMultiplier": "0.5"}, "noiseMultiplier must keep epsilon at most 3"),
+        (
+            {"model": "MLP", "modelParameters": {"hiddn": "8"}},
+            r"modelParameters.hiddn must be one of hidden.*Did you mean hidden\?",
+        ),
+        (
+            {"noiseMultiplier": "0.5"},
+            r"spec\.job\.train\.noiseMultiplier must keep epsilon at most 3",
+        ),
+        ({"augmentation": {"multiplicity": 2}}, "augmentation must be absent for tables"),
+        (
+            {"momentum": "0.9", "optimizer": "Adam"},
+            "momentum must be absent with Adam, which has its own",
+        ),
         ({"epoch": 3}, "epoch must be one of"),
     ],
 )
@@ -125,7 +137,7 @@ def test_a_public_input_is_named_in_the_plan_and_costs_nothing(study, facts, pla
     assert {access.budget for access in plan.accesses} == {"wisconsin"}
 
 
-def test_the_recipe_stands_in_the_plan_and_changes_no_cost(study, planning):
+def test_the_recipe_stands_in_the_plan_and_changes_no_cost(study, facts, planning):
     recipe = {
         "clipping": "Automatic",
         "gradients": "Ghost",
@@ -138,7 +150,9 @@ def test_the_recipe_stands_in_the_plan_and_changes_no_cost(study, planning):
         "trainable": "Head",
         "optimizer": "NoiseCorrectedAdam",
     }
-    context = planning()
+    options = {"table": "index.csv", "label": "finding", "classes": ["no", "yes"]}
+    scans = DatasetSpec("images://scans", PrivacyUnit.IMAGE, options=options)
+    context = planning(facts(dataset=scans))
     plain = KIND.declare(study(), context)
     plan = KIND.declare(study(job={**study().job, **recipe}), context)
     assert {name: plan.parameters[name] for name in recipe} == recipe

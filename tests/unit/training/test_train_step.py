@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stored_models import load_model
 
 from primum import extensions
 from primum.domain.accounting.events import covers, event_from_json
@@ -23,7 +24,6 @@ from primum_pipelines.artifacts import store
 from primum_pipelines.datasets.access import open_private
 from primum_pipelines.kinds.train.kind import TrainKind
 from primum_pipelines.kinds.train.step import train
-from primum_pipelines.models.artifact import load_model
 from primum_pipelines.models.registry import build
 from primum_pipelines.optimization import dpsgd
 from primum_pipelines.steps import evaluate
@@ -109,37 +109,6 @@ def test_a_training_that_blows_up_fails_and_states_what_it_executed(make_zone, s
     assert covers(planned.event, executed)
     assert executed.count < planned.event.count
     assert list(result.artifacts) == []
-
-
-def test_a_lost_worker_is_resumed_with_the_canaries_it_had(make_zone, study, monkeypatch):
-    """The same tokens, so it is the same training; what was begun counts as executed."""
-    zone = make_zone(study=study(audits=CANARIES))
-    real, planted = dpsgd.DPSGD.fit, []
-
-    def on_step(done, planned):
-        if done == 25:
-            raise SystemExit
-
-    def lost(self, task):
-        planted.append(len(task.inputs[0]))
-        return real(self, replace(task, on_step=on_step))
-
-    def seen(self, task):
-        planted.append(len(task.inputs[0]))
-        return real(self, task)
-
-    monkeypatch.setattr(dpsgd.DPSGD, "fit", lost)
-    request = zone.request("job")
-    with pytest.raises(SystemExit):
-        train(request)
-    kept = Path(zone.folder) / "checkpoints" / "training.pt"
-    assert kept.stat().st_mode & 0o077 == 0
-    monkeypatch.setattr(dpsgd.DPSGD, "fit", seen)
-    result = train(request)
-    planned = next(access for access in zone.plan.accesses if access.step == "job")
-    assert event_from_json(result.receipts[0]["event"]) == planned.event
-    assert planted[0] == planted[1]
-    assert not kept.exists()
 
 
 def test_a_patient_with_several_visits_is_clipped_once(make_zone, study, facts, monkeypatch):
@@ -234,6 +203,21 @@ def test_released_data_alone_needs_no_token(make_zone, study, planning):
     inputs = {"job": {"artifacts": result.artifacts}}
     (utility, _) = evaluate.run(zone.request("evaluate", inputs=inputs)).evidence
     assert Decimal(utility["public"]["accuracy"]["estimate"]) > Decimal("0.8")
+
+
+def test_public_data_alone_is_evaluated_on_what_is_held_out(make_zone, study, planning):
+    asked = study(
+        inputs=(StudyInput(DataRole.PUBLIC, uri="sklearn://digits"),),
+        job={**study().job, "epochs": 3},
+    )
+    zone = make_zone(study=asked, plan=TrainKind().declare(asked, planning()))
+    inputs = {"job": {"artifacts": train(zone.request("job")).artifacts}}
+    found = evaluate.run(zone.request("evaluate", inputs=inputs))
+    utility = found.evidence[0]
+    assert utility["name"] == "public:digits"
+    assert Decimal(utility["public"]["accuracy"]["estimate"]) > Decimal("0.8")
+    assert set(utility["public"]["classes"]) == set("0123456789")
+    assert found.receipts == []
 
 
 def test_the_leaky_plugin_claims_what_it_did_not_do(zone, monkeypatch):

@@ -17,16 +17,17 @@ import gloo_workers as trial
 import numpy as np
 import pytest
 import torch
+from sampled_step import presence
 from scipy import stats
 
 from primum.adapters.ray.group import came_to
-from primum.domain.accounting.events import event_from_json
+from primum.domain.accounting.events import NoEvent, event_from_json
 from primum.domain.errors import InvalidValue, Unavailable
 from primum.domain.study.plan import plan_from_json
 from primum.domain.study.spec import AuditSpec
 from primum_pipelines.kinds.train import sharing
 from primum_pipelines.optimization import distributed
-from primum_pipelines.optimization.checkpoints import Checkpoints, standing
+from primum_pipelines.optimization.checkpoints import Checkpoints, Continuation, standing
 from primum_pipelines.optimization.dpsgd import DPSGD
 
 WORKERS = 2
@@ -189,8 +190,8 @@ def test_a_group_goes_on_from_its_checkpoint(left_by):
 
 def test_another_number_of_workers_does_not_go_on_from_it(folder, tmp_path):
     shutil.copy(folder / "two.pt", tmp_path / "two.pt")
-    kept = Checkpoints(tmp_path / "two.pt", "run", 3, {})
-    assert standing(kept.path, key="run").workers == WORKERS
+    kept = Checkpoints(tmp_path / "two.pt", Continuation(b"run"), 3, {})
+    assert standing(kept.path, key=b"run").workers == WORKERS
     alone = replace(trial.filtered(seed=None), checkpoints=kept)
     with pytest.raises(InvalidValue, match="checkpoint must be of 1 workers; found 2"):
         DPSGD().fit(alone)
@@ -213,10 +214,11 @@ def test_the_step_of_two_workers_is_stored_charged_and_told_by_the_first(left_by
 
 
 def test_each_canary_that_is_in_is_at_one_worker(folder):
-    """Included ones are drawn in q T = 10 of the steps on average, the others in none.
+    """What the noisy sums say of those that are in, less what they say of the others.
 
-    The difference of the means is q T within 6 standard errors, of about 1: a canary at both
-    workers would make it 20, one at none 0. A false alarm has probability 1e-8.
+    Expected is the divergence of one sampled step, forwards and backwards, times the steps; a
+    canary at both workers would make it about twice that, one at none 0. Within 6 standard errors:
+    a false alarm has probability 1e-8.
     """
     request = json.loads((folder / "request.json").read_text())
     mechanism = plan_from_json(request["context"]["plan"]).mechanism
@@ -225,17 +227,22 @@ def test_each_canary_that_is_in_is_at_one_worker(folder):
     coins, scores = np.array(found["coins"], dtype=bool), np.array(found["scores"], dtype=float)
     ins, outs = int(coins.sum()), int((~coins).sum())
     assert ins + outs == CANARIES
-    noise = float(mechanism["noiseMultiplier"]) ** 2 * steps
-    error = (noise / outs + (noise + steps * rate * (1 - rate)) / ins) ** 0.5
-    assert 6 * error < rate * steps
-    assert abs(scores[coins].mean() - scores[~coins].mean() - rate * steps) < 6 * error
+    noise = float(mechanism["noiseMultiplier"])
+    step = presence(noise=noise, rate=rate)
+    expected = (step[True][0] - step[False][0]) * steps
+    error = (steps * (step[True][1] / ins + step[False][1] / outs)) ** 0.5
+    assert 6 * error < expected
+    assert abs(scores[coins].mean() - scores[~coins].mean() - expected) < 6 * error
 
 
 def test_the_first_worker_leaves_word_of_what_is_about_to_run(left_by):
     """Each word covers the steps until the next one: a lost worker hides none."""
-    words, steps = left_by("words"), left_by("step")["receipts"][0]["facts"]["steps"]
+    nothing, *words = left_by("words")
+    steps = left_by("step")["receipts"][0]["facts"]["steps"]
+    assert event_from_json(nothing["receipts"][0]["event"]) == NoEvent()
     covered = [word["receipts"][0]["facts"]["steps"] for word in words]
     assert covered == [*range(10, steps, 10), steps]
+    assert [word["resume"]["steps"] for word in left_by("words")] == [0, *covered]
     assert all(word["status"] == "Failed" for word in words)
     assert left_by("words", 1) == []
 

@@ -102,6 +102,7 @@ class FederateKind:
         """
         wanted, claim = _read(study), declaring.requested_claim(study)
         declaring.require_one_worker(study, job=FederateKind.name)
+        declaring.require_release_of(study, made=declaring.Made.MODEL, job=FederateKind.name)
         sites = _sites(study, context, wanted)
         for site in sites:
             declaring.require_delta_below_units(claim, site.facts)

@@ -12,9 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import nn
 
-from primum import extensions
 from primum.domain.accounting.events import NoEvent
 from primum.domain.canonical import JSON, decimal_text
 from primum.domain.errors import InvalidValue, NotFound, PrimumError, Refused
@@ -26,17 +24,17 @@ from primum_pipelines.datasets.access import open_private
 from primum_pipelines.datasets.checks import require_classified, require_sound
 from primum_pipelines.datasets.table import UnitTable
 from primum_pipelines.evaluation import figures as figures_of
-from primum_pipelines.federation.aggregation import step_norm_max
-from primum_pipelines.federation.server import SiteTerms, federate
-from primum_pipelines.federation.site import Site, SiteTask
-from primum_pipelines.kinds.reporting import StepReport, discloses
-from primum_pipelines.kinds.training import (
-    executed_event,
-    fresh_model,
-    model_spec,
-    number,
-    whole,
+from primum_pipelines.federation.server import federate
+from primum_pipelines.federation.site import Site
+from primum_pipelines.kinds.federate.planned import (
+    SiteRows,
+    planned_mechanism,
+    planned_site,
+    planned_terms,
+    site_of,
 )
+from primum_pipelines.kinds.reporting import StepReport, discloses
+from primum_pipelines.kinds.training import executed_event, fresh_model, model_spec, whole
 from primum_pipelines.models import artifact as model_file
 from primum_pipelines.models.artifact import ModelSpec, scale
 from primum_pipelines.optimization import canaries
@@ -55,6 +53,12 @@ class _Opened:
     mechanism: MechanismParameters
     train_units: int
 
+    def rows(self, spec: ModelSpec) -> SiteRows:
+        """The training split, scaled by public bounds."""
+        train = self.table.train
+        features = torch.from_numpy(scale(self.table.features[train], spec))
+        return SiteRows(features, torch.from_numpy(self.table.labels[train]), self.train_units)
+
 
 def run(request: WorkRequest) -> WorkResult:
     """The job step.
@@ -70,7 +74,13 @@ def run(request: WorkRequest) -> WorkResult:
     spec = _shared_spec(request, report, opened)
     planted_at, sealed = _sealed(report, opened)
     sites = [
-        _site(report, item, spec, sealed=sealed if item.access.budget == planted_at else None)
+        planned_site(
+            parameters,
+            item.access.budget,
+            item.rows(spec),
+            module=fresh_model(spec),
+            sealed=sealed if item.access.budget == planted_at else None,
+        )
         for item in opened
     ]
     progress = Progress(request)
@@ -79,7 +89,10 @@ def run(request: WorkRequest) -> WorkResult:
         final = federate(
             sites,
             initial={name: value.numpy() for name, value in module.state_dict().items()},
-            terms=[_terms(report, item, module) for item in opened],
+            terms=[
+                planned_terms(parameters, item.access.budget, units=item.train_units, module=module)
+                for item in opened
+            ],
             rounds=whole(parameters, "rounds"),
             on_round=lambda done, total: progress.update(
                 done, total, "rounds of federated averaging"
@@ -156,14 +169,9 @@ def _opened(request: WorkRequest, report: StepReport, access: Access) -> _Opened
     table = open_private(request, access.name)
     require_sound(table)
     require_classified(table, job="Federate")
-    own = _mapping(_mapping(report.plan.parameters["sites"])[access.budget])
-    mechanism = MechanismParameters(
-        noise_multiplier=number(own, "noiseMultiplier"),
-        sample_rate=number(own, "sampleRate"),
-        steps=whole(own, "stepsPerRound"),
-        max_grad_norm=number(report.plan.parameters, "maxGradNorm"),
-    )
-    return _Opened(access, table, mechanism, whole(own, "trainUnits"))
+    parameters, budget = report.plan.parameters, access.budget
+    units = whole(site_of(parameters, budget), "trainUnits")
+    return _Opened(access, table, planned_mechanism(parameters, budget), units)
 
 
 def _shared_spec(request: WorkRequest, report: StepReport, opened: list[_Opened]) -> ModelSpec:
@@ -188,44 +196,6 @@ def _sealed(report: StepReport, opened: list[_Opened]) -> tuple[str, canaries.Se
         return m.sample_rate * math.sqrt(m.steps * rounds) / m.noise_multiplier
 
     return max(opened, key=reveals).access.budget, canaries.seal(planted)
-
-
-def _site(
-    report: StepReport,
-    item: _Opened,
-    spec: ModelSpec,
-    *,
-    sealed: canaries.SealedCoins | None,
-) -> Site:
-    train = item.table.train
-    parameters = report.plan.parameters
-    task = SiteTask(
-        name=item.access.budget,
-        features=torch.from_numpy(scale(item.table.features[train], spec)),
-        labels=torch.from_numpy(item.table.labels[train]),
-        mechanism=item.mechanism,
-        rounds=whole(parameters, "rounds"),
-        train_units=item.train_units,
-        learning_rate=number(parameters, "learningRate"),
-        sealed=sealed,
-    )
-    name = str(parameters["algorithm"])
-    algorithm = extensions.load("primum.training_algorithms", name)()
-    return Site(task, module=fresh_model(spec), algorithm=algorithm)
-
-
-def _terms(report: StepReport, item: _Opened, module: nn.Module) -> SiteTerms:
-    mechanism = item.mechanism
-    norm_max = step_norm_max(
-        learning_rate=number(report.plan.parameters, "learningRate"),
-        max_grad_norm=mechanism.max_grad_norm,
-        noise_multiplier=mechanism.noise_multiplier,
-        sample_rate=mechanism.sample_rate,
-        train_units=item.train_units,
-        parameters=sum(value.numel() for value in module.parameters()),
-        steps=mechanism.steps,
-    )
-    return SiteTerms(item.access.budget, weight=item.train_units, norm_max=norm_max)
 
 
 def _add_receipts(report: StepReport, opened: list[_Opened], sites: list[Site]) -> None:
@@ -259,7 +229,7 @@ def _add_canaries(request: WorkRequest, report: StepReport, sites: list[Site]) -
         if sealed is None:
             continue
         done = site.report
-        found = canaries.scores(done.update_sums, max_grad_norm=done.max_grad_norm)
+        found = canaries.scores(done)
         data = canaries.to_bytes(sealed, found)
         kind = canaries.ARTIFACT_KIND
         report.add_artifact(

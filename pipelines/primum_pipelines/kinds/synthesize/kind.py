@@ -74,6 +74,7 @@ class SynthesizeKind:
         """
         wanted = _read(study)
         declaring.require_one_worker(study, job=SynthesizeKind.name)
+        declaring.require_release_of(study, made=declaring.Made.DATASET, job=SynthesizeKind.name)
         facts = _one_dataset(study, context)
         if not wanted.private:
             return _plan(study, context, wanted, facts, noise_multiplier=None)

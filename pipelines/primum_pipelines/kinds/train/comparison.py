@@ -103,7 +103,7 @@ def read(study: StudySpec) -> Defenses | None:
             raise InvalidValue(
                 f"{_SECTION}.{FIELD}",
                 "must be absent with a mechanism: Mixup and MMD mix units, so that clipping bounds "
-                "what no unit contributes",
+                "what no unit contributes, and MemGuard's attacker is fitted without noise",
                 "some",
                 "Set mechanism: None for a comparison.",
             )

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from primum import extensions
-from primum.domain.canonical import JSON, canonical_json, digest_of_bytes
+from primum.domain.canonical import JSON
+from primum.domain.errors import Unavailable
 from primum.domain.study.steps import WorkRequest
 from primum_pipelines.datasets.table import LabelTask
 from primum_pipelines.datasets.units import unit_rows
@@ -22,6 +23,7 @@ from primum_pipelines.kinds.train import comparison
 from primum_pipelines.kinds.train.sharing import own_coins, shared_coins, whole_mean
 from primum_pipelines.kinds.training import INITIAL_SEED, number, whole
 from primum_pipelines.models.artifact import ModelSpec, scale
+from primum_pipelines.models.extractor import last_layer
 from primum_pipelines.optimization import canaries
 from primum_pipelines.optimization.algorithm import (
     IndividualFilter,
@@ -31,7 +33,12 @@ from primum_pipelines.optimization.algorithm import (
     TrainingTask,
 )
 from primum_pipelines.optimization.augmentation import Augmentation
-from primum_pipelines.optimization.checkpoints import Checkpoints, standing
+from primum_pipelines.optimization.checkpoints import (
+    Checkpoints,
+    Continuation,
+    begun_now,
+    standing,
+)
 from primum_pipelines.optimization.distributed import Alone, Group
 from primum_pipelines.optimization.losses import TaskLoss
 from primum_pipelines.optimization.settings import (
@@ -121,6 +128,7 @@ def fit_privately(
     trial: Trial | None = None,
     group: Group | None = None,
     on_begin: Callable[[int, int], None] | None = None,
+    training: Continuation | None = None,
 ) -> Trained:
     """Train under the planned mechanism.
 
@@ -135,6 +143,7 @@ def fit_privately(
             would show how many there were.
         group: The workers that train together; ``None`` for one.
         on_begin: Called before each step; see ``TrainingTask``.
+        training: Which training this is; ``None`` for a new one.
 
     Returns:
         What the algorithm says it ran, and the canaries' coins.
@@ -142,8 +151,9 @@ def fit_privately(
     features, labels = tensors(table, spec)
     units, loss = unit_rows(table.units[table.train]), planned_loss(parameters, table.task)
     count = whole(parameters, "canaries")
-    place, key = _checkpoint(request) if trial is None else (None, "")
-    kept = None if place is None else standing(place, key=key)
+    place = checkpoint_place(request) if trial is None else None
+    training = training or begun_now()
+    kept = None if place is None else standing(place, key=training.key)
     group = group or Alone()
     sealed = trial.sealed if trial is not None else shared_coins(group, count=count)
     if kept is not None and sealed is not None:
@@ -168,22 +178,36 @@ def fit_privately(
         ),
         on_step=_told(Progress(request)) if trial is None and not group.rank else None,
         reported_sums=frozenset(n for n in names if n.endswith(canaries.HEAD_PARAMETER)),
-        checkpoints=_checkpoints(place, key, sealed, steps=whole(parameters, "steps")),
+        checkpoints=_checkpoints(place, training, sealed, steps=whole(parameters, "steps")),
         stopping=stopping,
         group=group,
         on_begin=on_begin,
     )
-    algorithm = planned_algorithm(parameters)
-    try:
-        trained_report = algorithm.fit(task)
-    finally:
-        module.requires_grad_(requires_grad=True)
-    if task.checkpoints is not None:
-        task.checkpoints.remove()
+    trained_report = _fitted(task, parameters)
+    module.requires_grad_(requires_grad=True)
     if stopping is not None:  # A plug-in may look, and say nothing of it.
         looks = max(trained_report.looks, stopping.taken)
         trained_report = replace(trained_report, looks=looks)
     return Trained(report=trained_report, sealed=sealed)
+
+
+def _fitted(task: TrainingTask, parameters: Mapping[str, JSON]) -> TrainingReport:
+    """Run the planned algorithm; its checkpoint stays for who goes on, and for nobody else."""
+    try:
+        report = planned_algorithm(parameters).fit(task)
+    except Unavailable:  # Another worker is gone.
+        raise
+    except Exception:
+        _forget(task)  # What fails by itself is not run again.
+        raise
+    if not report.cut_off:
+        _forget(task)
+    return report
+
+
+def _forget(task: TrainingTask) -> None:
+    if task.checkpoints is not None and (task.group is None or not task.group.rank):
+        task.checkpoints.remove()
 
 
 def planned_training(
@@ -237,26 +261,27 @@ def planned_algorithm(parameters: Mapping[str, JSON]) -> TrainingAlgorithm:
 def freeze(module: nn.Module, parameters: Mapping[str, JSON]) -> None:
     """Leave only the last layer with parameters to train, where the plan says so."""
     if str(parameters["trainable"]) == "Head":
-        owners = [m for m in module.modules() if list(m.parameters(recurse=False))]
         module.requires_grad_(requires_grad=False)
-        owners[-1].requires_grad_(requires_grad=True)
+        last_layer(module).requires_grad_(requires_grad=True)
 
 
-def _checkpoint(request: WorkRequest) -> tuple[Path | None, str]:
-    """Where the training's state is kept, beside the artifacts on a local disk; and its name."""
+def checkpoint_place(request: WorkRequest) -> Path | None:
+    """Where the training's state is kept: beside the artifacts, if those are on a local disk."""
     folder = local_folder(request.artifacts_uri)
-    path = None if folder is None else folder / "checkpoints" / "training.pt"
-    # A token is given once for a charged access, so it names this training and no other.
-    return path, digest_of_bytes(canonical_json({"tokens": sorted(request.tokens.values())}))
+    return None if folder is None else folder / "checkpoints" / "training.pt"
 
 
 def _checkpoints(
-    place: Path | None, key: str, sealed: canaries.SealedCoins | None, *, steps: int
+    place: Path | None,
+    training: Continuation,
+    sealed: canaries.SealedCoins | None,
+    *,
+    steps: int,
 ) -> Checkpoints | None:
     if place is None:
         return None
     extra = {} if sealed is None else {_COINS: canaries.sealed_bytes(sealed)}
-    return Checkpoints(place, key, max(_CHECKPOINT_LEAST, steps // _CHECKPOINTS), extra)
+    return Checkpoints(place, training, max(_CHECKPOINT_LEAST, steps // _CHECKPOINTS), extra)
 
 
 def planned_mechanism(parameters: Mapping[str, JSON]) -> MechanismParameters:

@@ -116,6 +116,7 @@ class TrainKind:
         """
         wanted = read(study)
         together.require_together(study, wanted)
+        declaring.require_release_of(study, made=declaring.Made.MODEL, job=self.name)
         if _without_private_data(study):
             return _post_processing(study, context, wanted)
         facts = _one_dataset(study, context)
@@ -164,7 +165,8 @@ class TrainKind:
     def headline(self, plan: Plan) -> str:
         """One line for people."""
         facts = plan.mechanism
-        line = f"Train {facts['model']}, {facts['epochs']} epochs"
+        passes = "1 epoch" if facts["epochs"] == 1 else f"{facts['epochs']} epochs"
+        line = f"Train {facts['model']}, {passes}"
         if "protection" in facts:
             return f"{line}, without a mechanism, for comparison: claim Void"
         if "noiseMultiplier" not in facts:

@@ -17,8 +17,10 @@ from primum.domain.study.plan import Access, Treatment
 from primum.domain.study.steps import ArtifactRef, Receipt, WorkRequest
 from primum_pipelines import artifacts
 from primum_pipelines.datasets.access import token_claims
+from primum_pipelines.kinds.train import early_stopping, run_record, search
 from primum_pipelines.kinds.train.adjusting import Adjusted
 from primum_pipelines.kinds.train.fitting import Trained
+from primum_pipelines.kinds.train.run_record import RunRecord
 from primum_pipelines.kinds.train.stopping import stopping_access
 from primum_pipelines.kinds.training import executed_event, whole
 from primum_pipelines.models import artifact as model_file
@@ -88,6 +90,16 @@ def _looks(request: WorkRequest, access: Access, report: TrainingReport) -> Rece
     )
 
 
+def with_why(said: str, request: WorkRequest, report: TrainingReport) -> str:
+    """What is said of a training that ended early, and why it is charged as planned if it is."""
+    parameters = records.plan_of(request).parameters
+    early = 0 < sum(count for _, _, count in report.executed) < whole(parameters, "steps")
+    if not early or parameters.get("chargedAsExecuted"):
+        return said
+    why = "All planned steps are charged: the budget's accounting is sound for fixed plans alone."
+    return f"{said.rstrip('.')}. {why}"
+
+
 def _training(request: WorkRequest, access: Access, report: TrainingReport) -> Receipt:
     """What the mechanism did under the access; cites the token that opened the data."""
     parameters = records.plan_of(request).parameters
@@ -114,6 +126,7 @@ def _training(request: WorkRequest, access: Access, report: TrainingReport) -> R
             "sampling": report.sampling,
             "generator": report.generator,
             "workers": report.workers,
+            **({"lostSteps": report.lost} if report.lost else {}),
         },
         token_id=str(claims["id"]),
     )
@@ -128,21 +141,46 @@ def store_canaries(request: WorkRequest, trained: Trained) -> list[ArtifactRef]:
     """The canaries' coins and scores, where the training had some."""
     if trained.sealed is None:
         return []
-    found = canaries.scores(trained.report.update_sums, max_grad_norm=trained.report.max_grad_norm)
+    found = canaries.scores(trained.report)
     data = canaries.to_bytes(trained.sealed, found)
     kind = canaries.ARTIFACT_KIND
     return [artifacts.store(request.artifacts_uri, canaries.FILE_NAME, data, kind=kind)]
 
 
 def stored(
-    request: WorkRequest, trained: Trained, module: nn.Module, made: Adjusted
+    request: WorkRequest,
+    trained: Trained,
+    module: nn.Module,
+    made: Adjusted,
+    *,
+    chosen: Mapping[str, JSON] | None = None,
 ) -> list[ArtifactRef]:
-    """Everything that a training leaves, the model first."""
+    """Everything that a training leaves, the model first.
+
+    Args:
+        request: The step's request.
+        trained: The training that made the model.
+        module: The model.
+        made: The model as it is to answer.
+        chosen: Of a search the winner's point.
+    """
     return [
         store_model(request, module, made),
         *store_canaries(request, trained),
         *store_ensemble(request, trained, module, made.spec),
+        *store_run(request, trained, chosen or {}),
     ]
+
+
+def store_run(
+    request: WorkRequest, trained: Trained, chosen: Mapping[str, JSON]
+) -> list[ArtifactRef]:
+    """What the plan left to the run, for shadows that follow it; none where it left nothing."""
+    if not {search.FIELD, early_stopping.FIELD} & set(records.plan_of(request).parameters):
+        return []
+    steps = sum(count for _, _, count in trained.report.executed)
+    data, kind = RunRecord(chosen, steps).to_bytes(), run_record.ARTIFACT_KIND
+    return [artifacts.store(request.artifacts_uri, run_record.FILE_NAME, data, kind=kind)]
 
 
 def store_model(request: WorkRequest, module: nn.Module, made: Adjusted) -> ArtifactRef:
@@ -179,6 +217,8 @@ def evidence(
         "executed": executed_event(report, plan.parameters).to_json(),
         "workers": report.workers,
     }
+    if report.lost:
+        public["lostSteps"] = report.lost
     if "earlyStopping" in plan.mechanism:
         public["looks"] = report.looks
     return training_record(request, trained, subject, loss=loss, public=public)

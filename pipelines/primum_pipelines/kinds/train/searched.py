@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
@@ -19,10 +20,11 @@ from primum.domain.accounting.events import (
     Event,
     Gaussian,
     LibraryEvent,
+    Repeated,
     covers,
     describe,
 )
-from primum.domain.accounting.selection import selected_from
+from primum.domain.accounting.selection import StoppingLaw, selected_from
 from primum.domain.canonical import JSON, canonical_json, decimal_text
 from primum.domain.conditions import Reason
 from primum.domain.errors import InvalidValue
@@ -76,7 +78,7 @@ def search(inputs: Inputs, access: Access, *, seconds: Callable[[], float]) -> W
     took = 0.0 if wanted.stopping is not None else seconds()  # Time would tell how many there were.
     if best is None:
         return records.report(
-            message="search ended without a trial whose weights are of use. Lower learningRate.",
+            message=_none_of_use(wanted),
             seconds=took,
             receipts=[receipt],
             status=StepStatus.FAILED,
@@ -84,7 +86,7 @@ def search(inputs: Inputs, access: Access, *, seconds: Callable[[], float]) -> W
         )
     kept = outcome.iterates(best.trained, best.module)
     made = adjusted(best.module, best.spec, kept, inputs.others, parameters=best.parameters)
-    stored = outcome.stored(inputs.request, best.trained, best.module, made)
+    stored = outcome.stored(inputs.request, best.trained, best.module, made, chosen=best.point)
     return records.report(
         message="searched, and kept the best trial",
         seconds=took,
@@ -125,6 +127,15 @@ def drawn_points(wanted: Search) -> list[dict[str, JSON]]:
         count = wanted.stopping.runs_at(uniform)
     source = OperatingSystemSource()
     return [wanted.drawn(source.uniform(len(wanted.space)).tolist()) for _ in range(count)]
+
+
+def _none_of_use(wanted: Search) -> str:
+    """One sentence for every cause: which it was would tell how many trials there were."""
+    cause, remedy = "no weights stayed finite", "Lower learningRate."
+    if wanted.stopping is not None and wanted.stopping.law is StoppingLaw.POISSON:
+        cause += ", or Poisson drew no trial, as it does with probability exp(-mean)"
+        remedy = "Raise mean, or lower learningRate."
+    return f"search ended without a trial that is of use: {cause}. {remedy}"
 
 
 class _Told:
@@ -180,12 +191,19 @@ class _Told:
         """
         if self._wanted.stopping is not None:
             return Composed((self.planned, *self._executed)) if self._executed else self.planned
-        executed = Composed(tuple(self._executed))
+        executed = _together(self._executed)
         # Steps that ended by what the weights had become are charged as they ran only where the
         # account's filter is sound for any such choice.
         if self._stopped and not self._charged_as_executed and covers(self.planned, executed):
             return self.planned
         return executed
+
+
+def _together(events: Sequence[Event]) -> Event:
+    """All of them, each said once with how often it was: trials at one rate are alike."""
+    counted = Counter(events)
+    parts = tuple(Repeated(event, count) for event, count in counted.items())
+    return parts[0] if len(parts) == 1 else Composed(parts)
 
 
 def _trial_bound(planned: Event) -> Event:

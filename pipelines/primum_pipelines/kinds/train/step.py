@@ -15,7 +15,7 @@ from primum.domain.canonical import JSON
 from primum.domain.conditions import Reason
 from primum.domain.errors import InvalidValue
 from primum.domain.governance.evidence import EvidenceKind
-from primum.domain.study.plan import Access, Plan, Treatment
+from primum.domain.study.plan import Plan, Treatment
 from primum.domain.study.steps import StepStatus, WorkRequest, WorkResult
 from primum_pipelines.datasets.access import OtherInput, open_others, open_private
 from primum_pipelines.datasets.checks import require_sound
@@ -33,9 +33,8 @@ from primum_pipelines.kinds.train.adjusting import adjusted, require_rows
 from primum_pipelines.kinds.train.rehearsal import rehearse
 from primum_pipelines.kinds.train.search import FIELD as SEARCH
 from primum_pipelines.kinds.train.stopping import planned_rule
-from primum_pipelines.kinds.training import fresh_model, model_spec, whole
+from primum_pipelines.kinds.training import fresh_model, model_spec, require_same_form, whole
 from primum_pipelines.models.artifact import ModelSpec
-from primum_pipelines.optimization.algorithm import TrainingReport
 from primum_pipelines.steps import records
 
 
@@ -65,10 +64,13 @@ def _train(request: WorkRequest) -> WorkResult:
     if not charged:
         return _without_mechanism(request, plan, others, seconds=seconds)
     access, group = charged[0], sharing.planned_group(plan.parameters)
+    training = lost.continuation(request)
+    lost.says_nothing_ran(request, group, training)
     table = open_private(request, access.name)
     require_sound(table)
     spec = model_spec(request, plan.parameters, table)
     try:
+        require_same_form(others, table)
         module = fresh_model(spec)
         _require_outputs(module, table, spec)
         rehearse(module, table, spec, parameters=plan.parameters)
@@ -89,10 +91,12 @@ def _train(request: WorkRequest) -> WorkResult:
         spec,
         stopping=rule,
         group=group,
-        on_begin=lost.leaves_word(request, access, group, rule=rule),
+        on_begin=lost.leaves_word(request, access, group, rule=rule, training=training),
+        training=training,
     )
     if trained.report.stopped:
-        return _stopped(request, access, trained.report, seconds=seconds())
+        report = trained.report
+        return lost.stopped(request, access, report, seconds=seconds(), training=training)
     loss = fitting.mean_loss(module, table, spec, parameters=plan.parameters, group=group)
     module.cpu()
     if group.rank:
@@ -103,24 +107,12 @@ def _train(request: WorkRequest) -> WorkResult:
     evidence = outcome.evidence(request, trained, stored[0].digest, loss=loss, access=access)
     steps = sum(count for _, _, count in trained.report.executed)
     return records.report(
-        message=f"trained {steps} of {plan.mechanism['steps']} steps",
+        message=f"trained {steps} of {plan.mechanism['steps']} steps"
+        + (f"; {trained.report.lost} were lost with a worker" if trained.report.lost else ""),
         seconds=seconds(),
         evidence=[evidence],
         receipts=outcome.receipts(request, access, trained.report),
         artifacts=stored,
-    )
-
-
-def _stopped(
-    request: WorkRequest, access: Access, report: TrainingReport, *, seconds: float
-) -> WorkResult:
-    executed = sum(count for _, _, count in report.executed)
-    return records.report(
-        message=f"training stopped after {executed} steps: {report.stopped}",
-        seconds=seconds,
-        receipts=outcome.receipts(request, access, report),
-        status=StepStatus.FAILED,
-        reason=Reason.STEP_FAILED,
     )
 
 

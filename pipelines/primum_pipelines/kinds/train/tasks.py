@@ -53,7 +53,7 @@ def planned_task(study: StudySpec, context: PlanningContext, wanted: Request) ->
     known = [describe(uri, options) for uri, options in described]
     for facts in known:
         _require_input(wanted, facts, task)
-    _require_alike(known)
+    require_alike(known)
     _require_settings(study, wanted, task)
     _require_answers(study, wanted, known, task)
     return task
@@ -76,11 +76,21 @@ def _require_input(wanted: Request, facts: Mapping[str, JSON], task: LabelTask) 
         raise InvalidValue("dataset.options.labels", rule, len(classes), "Use label and classes.")
     if isinstance(shape, list) and shape:
         sides = [int(str(side)) for side in shape]
+        if len(sides) == 1 and wanted.augmenting is not None:
+            rule, remedy = "must be absent for tables", "It moves and mirrors images."
+            raise InvalidValue(f"{SECTION}.augmentation", rule, "one", remedy)
         require_fits(wanted.model, wanted.model_parameters, input_shape=sides)
 
 
-def _require_alike(known: Sequence[Mapping[str, JSON]]) -> None:
-    """One model learns from all inputs: as many classes, and shapes where those are known."""
+def require_alike(known: Sequence[Mapping[str, JSON]]) -> None:
+    """One model learns from all inputs: as many classes, and shapes where those are known.
+
+    Args:
+        known: What drivers say of each input without opening it.
+
+    Raises:
+        InvalidValue: If two differ.
+    """
     for name, what in (("classes", "classes"), ("inputShape", "shapes")):
         given = [list(texts(facts[name])) for facts in known if facts.get(name)]
         seen = {str(len(item)) if name == "classes" else str(item) for item in given}

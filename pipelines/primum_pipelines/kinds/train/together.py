@@ -51,6 +51,9 @@ def require_together(study: StudySpec, wanted: Request) -> None:
     _require_read(study, wanted)
     if study.workers > 1:
         _require_shared(study, wanted)
+    if wanted.momentum and wanted.optimizer != "SGD":
+        rule, remedy = f"must be absent with {wanted.optimizer}, which has its own", "Use SGD."
+        raise InvalidValue(f"{SECTION}.momentum", rule, wanted.momentum, remedy)
     if wanted.temperature:
         _require_posterior(study, wanted)
     if wanted.stopping is not None:

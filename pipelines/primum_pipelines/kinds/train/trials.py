@@ -239,6 +239,7 @@ def _bytes_of(tried: Tried) -> bytes:
                 "sampling": report.sampling,
                 "generator": report.generator,
                 "update_sums": dict(report.update_sums),
+                "presence": dict(report.presence),
                 "diagnostics": {name: str(v) for name, v in report.diagnostics.items()},
                 "clipping": report.clipping.value,
                 "gradients": report.gradients,

@@ -40,10 +40,12 @@ class Formed:
     """Gradients that are held.
 
     Args:
-        values: ``(U, *parameter shape)``.
+        values: ``(U, *parameter shape)``, or with the parameter's axes in another order.
+        order: Where the parameter's axes lie among those of one unit; ``None`` in their order.
     """
 
     values: torch.Tensor
+    order: tuple[int, ...] | None = None
 
     def squares(self) -> torch.Tensor:
         """Squared norms ``(U,)``."""
@@ -51,11 +53,17 @@ class Formed:
 
     def add_to(self, total: torch.Tensor, factors: torch.Tensor) -> None:
         """Add the weighted sum over units."""
-        total.view(-1).addmv_(self.values.flatten(1).t(), factors)
+        if self.order is None:
+            total.view(-1).addmv_(self.values.flatten(1).t(), factors)
+            return
+        found = torch.mv(self.values.flatten(1).t(), factors).view(self.values.shape[1:])
+        total += found.permute(self.order)
 
     def formed(self) -> torch.Tensor:
         """The gradients."""
-        return self.values
+        if self.order is None:
+            return self.values
+        return self.values.permute(0, *(axis + 1 for axis in self.order))
 
     def drop(self, units: torch.Tensor) -> None:
         """Forget units."""

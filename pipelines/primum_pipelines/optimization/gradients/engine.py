@@ -26,13 +26,16 @@ from primum_pipelines.optimization.gradients.contributions import (
 from primum_pipelines.optimization.gradients.functional import Functional
 from primum_pipelines.optimization.gradients.recorder import Call, Recorder
 from primum_pipelines.optimization.gradients.segments import Segments
+from primum_pipelines.optimization.gradients.written_out import WrittenOut, can_be_written_out
 from primum_pipelines.optimization.settings import GradientMode, Precision
 
 
 class Engine(Protocol):
     """Turns losses into unit gradients."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is, for the receipt."""
 
     def __call__(
         self,
@@ -156,6 +159,40 @@ class BookKeeping:
         return tuple(found[: len(calls)])
 
 
+class _Plain:
+    """The written-out engine as long as the losses are for it, and then the other one.
+
+    Args:
+        module: The model.
+        other: The engine for any losses.
+    """
+
+    def __init__(self, module: nn.Module, other: Engine) -> None:
+        self._written: WrittenOut | None = WrittenOut(module)
+        self._other = other
+
+    @property
+    def name(self) -> str:
+        """Of the engine that is used."""
+        return self._other.name if self._written is None else self._written.name
+
+    def __call__(
+        self,
+        losses: Callable[..., torch.Tensor],
+        rows: tuple[torch.Tensor, ...],
+        *,
+        weights: torch.Tensor,
+        segments: Segments,
+    ) -> UnitGradients:
+        """The gradients of the units' losses."""
+        if self._written is not None:
+            found = self._written(losses, rows, weights=weights, segments=segments)
+            if found is not None:
+                return found
+            self._written = None
+        return self._other(losses, rows, weights=weights, segments=segments)
+
+
 def engine_of(
     module: nn.Module, mode: GradientMode, precision: Precision = Precision.FLOAT32
 ) -> Engine:
@@ -165,7 +202,9 @@ def engine_of(
         InvalidValue: If the mode knows float32 alone and is asked for less.
     """
     if mode is not GradientMode.FUNCTIONAL:
-        return BookKeeping(module, mode=mode, precision=precision)
+        found = BookKeeping(module, mode=mode, precision=precision)
+        plain = mode is GradientMode.AUTO and precision is Precision.FLOAT32
+        return _Plain(module, found) if plain and can_be_written_out(module) else found
     if precision is not Precision.FLOAT32:
         raise InvalidValue(
             "precision", "must be Float32 with gradients: Functional", precision.value

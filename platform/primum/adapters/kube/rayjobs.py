@@ -33,6 +33,7 @@ _KINDS = {
     "Train": rayjob.Workload.TRAIN,
     "Synthesize": rayjob.Workload.SYNTHESIZE,
     "Federate": rayjob.Workload.FEDERATE,
+    "PrivateFeatures": rayjob.Workload.PRIVATE_FEATURES,
 }
 
 

@@ -73,6 +73,7 @@ class Workload(enum.StrEnum):
     TRAIN = "train"
     SYNTHESIZE = "synthesize"
     FEDERATE = "federate"
+    PRIVATE_FEATURES = "private-features"
     AUDIT = "audit"
 
 

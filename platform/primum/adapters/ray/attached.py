@@ -2,8 +2,8 @@
 
 The cluster is there for one step and goes with it: one worker is an actor on a worker node, which
 has the step's GPUs and sees its data; several are a Ray Train group. Text in and out; nothing is
-retried, because a body that touched data never runs twice. Imports ray in the driver's own process,
-lazily.
+retried here, because only a body can say how to go on without doing anything twice. Imports ray in
+the driver's own process, lazily.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from primum.adapters.ray.group import GroupSize, missing, run_together, runs_together
+from primum.adapters.ray.group import (
+    GroupSize,
+    MailboxLine,
+    missing,
+    open_mailbox,
+    run_together,
+    runs_together,
+)
 from primum.adapters.ray.worker import Worker
 from primum.domain.canonical import JSON
 from primum.domain.errors import Unavailable
@@ -85,21 +92,26 @@ class AttachedRay:
         """Run a body on the worker and wait for its report.
 
         Raises:
-            Unavailable: If no worker could be reached, or it died.
+            Unavailable: If no worker could be reached, or it died and had left nothing.
         """
-        ray = self._joined()
+        ray, text = self._joined(), json.dumps(dict(payload))
         if self._together(entry):
-            text = json.dumps(dict(payload))
             return run_together(entry, text, self._size, start_seconds=self._start_seconds)
         if self._worker is None:
             self.ready(entry)
+        mailbox = open_mailbox(entry, text)
         try:
-            result: dict[str, JSON] = json.loads(
-                ray.get(self._worker.run.remote(entry, json.dumps(dict(payload))))
-            )
+            report = ray.get(self._worker.run.remote(entry, text, MailboxLine(mailbox)))
         except ray.exceptions.RayError as error:
+            ray.kill(self._worker)  # Whatever is left of it.
             self._worker = None
-            raise Unavailable(f"the worker died while it worked ({type(error).__name__})") from None
+            report, _ = ray.get(mailbox.said.remote())
+            if not report:
+                found = f"the worker died while it worked ({type(error).__name__})"
+                raise Unavailable(found) from None
+        finally:
+            ray.kill(mailbox)
+        result: dict[str, JSON] = json.loads(report)
         return result
 
     def _together(self, entry: str) -> bool:

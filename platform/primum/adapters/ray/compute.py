@@ -132,7 +132,7 @@ class RayCompute:
         deadline = time.monotonic() + self._settings.start_seconds
         self._start()
         while time.monotonic() < deadline:
-            address = read_address(self._home / "ray.json")
+            address = read_address(self._home / wire.ADDRESS_FILE)
             if address is not None:
                 return address
             if not processes.is_running(self._home / "ray.lock"):
@@ -152,7 +152,7 @@ def ray_up(home: Path, settings: RaySettings, *, environment: Mapping[str, str])
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def prepare() -> None:
-        (home / "ray.json").unlink(missing_ok=True)  # Left by a keeper that was killed.
+        (home / wire.ADDRESS_FILE).unlink(missing_ok=True)  # Left by a keeper that was killed.
         (home / "ray.log").unlink(missing_ok=True)
 
     complete = processes.child_environment(
@@ -195,7 +195,7 @@ def ray_down(home: Path) -> None:
     lock = home / "ray.lock"
     if not processes.is_running(lock):
         return
-    address = read_address(home / "ray.json")
+    address = read_address(home / wire.ADDRESS_FILE)
     if address is not None:
         with contextlib.suppress(Unavailable):
             ask(address, {"ask": "stop"})
@@ -203,7 +203,7 @@ def ray_down(home: Path) -> None:
     while processes.is_running(lock) and time.monotonic() < deadline:
         time.sleep(_LOOK_SECONDS)
     processes.end_marked(lock, grace_seconds=1.0)
-    (home / "ray.json").unlink(missing_ok=True)
+    (home / wire.ADDRESS_FILE).unlink(missing_ok=True)
 
 
 def _token(home: Path) -> Path:

@@ -4,7 +4,8 @@ Ray Train places the workers, joins them by ``torch.distributed`` and ends them 
 lost. It makes no data loader and wraps no model, since its own would break sampling and clipping:
 each worker runs the same body, and the body talks to the others. What goes in and comes out passes
 a mailbox in memory; Ray's storage holds an empty folder. Must not read what it passes on but for a
-report's status and message. Imports ray and torch; loaded lazily.
+report's status and message, and whether it can be gone on from. Imports ray and torch; loaded
+lazily.
 """
 
 from __future__ import annotations
@@ -92,15 +93,22 @@ class Mailbox:
 
     def __init__(self, entry: str, payload: str) -> None:
         self._task = (entry, payload)
-        self._word = ""
+        self._word = left_before(payload)
         self._reports: dict[int, str] = {}
+        self._closed = False
 
     def task(self) -> tuple[str, str]:
         """The body and its request."""
         return self._task
 
     def leave(self, word: str) -> None:
-        """Keep the report that counts if the first worker says no more."""
+        """Keep the report that counts if the first worker says no more.
+
+        Raises:
+            Unavailable: If nobody waits for it any more.
+        """
+        if self._closed:
+            raise Unavailable("the call was given up")
         self._word = word
 
     def report(self, rank: int, text: str) -> None:
@@ -108,8 +116,58 @@ class Mailbox:
         self._reports.setdefault(rank, text)
 
     def said(self) -> tuple[str, dict[int, str]]:
-        """The last word that was left, and all reports in the order in which they came."""
+        """The last word that was left, and all reports in the order in which they came.
+
+        Who was lost, but lives on somewhere, may run no further step from here on.
+        """
+        self._closed = True
         return self._word, self._reports
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxLine:
+    """Where a worker of another node leaves what counts if it is lost.
+
+    Args:
+        mailbox: The actor.
+    """
+
+    mailbox: Any
+
+    def __call__(self, word: str) -> None:
+        """Leave a report, JSON text.
+
+        Raises:
+            Unavailable: If nobody waits for this call any more.
+        """
+        import ray
+
+        try:
+            ray.get(self.mailbox.leave.remote(word))
+        except ray.exceptions.RayError as error:
+            raise Unavailable(f"the call was given up ({type(error).__name__})") from None
+
+
+def left_before(payload: str) -> str:
+    """The report that a lost worker left of a call, as it stands in its next request; or nothing.
+
+    It counts until the next worker has left another one.
+
+    Args:
+        payload: The request, JSON text.
+    """
+    left = json.loads(payload).get("left")
+    return json.dumps(left) if left else ""
+
+
+def open_mailbox(entry: str, payload: str) -> Any:
+    """A mailbox at the node of this process, which outlives those of the workers."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here)
+    return actor.remote(entry, payload)
 
 
 class Lead:
@@ -128,9 +186,9 @@ def run_together(
     """Run a body at all workers of a new group, once, and wait for what it came to.
 
     Guarantees:
-        No worker is replaced and no body starts twice. Where a worker is lost, the report is a
-        failed one: the first worker's own, or the last one that it left, with what was executed by
-        then.
+        No worker is replaced and no body starts twice by itself. Where a worker is lost, the report
+        is a failed one: the first worker's own, or the last one that it left, with what was
+        executed by then.
 
     Args:
         entry: The body.
@@ -145,7 +203,7 @@ def run_together(
 
     os.environ.update(_ENVIRONMENT)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_seconds)
-    mailbox = ray.remote(Mailbox).options(num_cpus=0).remote(entry, payload)
+    mailbox = open_mailbox(entry, payload)
     storage = str(json.loads(payload)["artifacts_uri"]).rstrip("/") + f"/{_FOLDER}"
     failure = _fitted(mailbox, size, storage=storage)
     word, reports = ray.get(mailbox.said.remote())
@@ -174,8 +232,12 @@ def came_to(word: str, reports: Mapping[int, str], *, failure: str) -> Mapping[s
         raise Unavailable(f"the workers died while they worked ({failure or 'no report'})")
     if base is None:
         return {**failed[0], "receipts": []}  # Only the first worker knows what was released.
-    # Who failed first tells why; the others only saw that it was gone.
-    return {**base, "message": failed[0]["message"]} if failed else base
+    if not failed:
+        return base
+    # Who failed first tells why; the others only saw that it was gone. What failed by itself would
+    # fail again.
+    found = {**base, "message": failed[0]["message"]}
+    return found if all(report.get("resume") for report in failed) else {**found, "resume": {}}
 
 
 def _fitted(mailbox: Any, size: GroupSize, *, storage: str) -> str:
@@ -231,9 +293,10 @@ def _take_part(told: Mapping[str, Any]) -> None:
 
     mailbox, rank = told["mailbox"], int(get_context().get_world_rank())
     entry, payload = ray.get(mailbox.task.remote())
+    line = MailboxLine(mailbox)
 
     def leave(word: Mapping[str, JSON]) -> None:
-        ray.get(mailbox.leave.remote(json.dumps(dict(word))))
+        line(json.dumps(dict(word)))
 
     work = extensions.load("primum.step_runtime", "work")
     report = work(entry, json.loads(payload), leave=leave)

@@ -70,6 +70,7 @@ class Keeper:
         self._group = _Lane("primum-group", "group")  # One group at a time has all CPUs and GPUs.
         self._up = threading.Event()
         self._stopping = threading.Event()
+        self._words: dict[str, str] = {}  # By call: what counts if its worker is lost.
         self._busy = 0
         self._count = threading.Lock()
         self._last_call = time.monotonic()
@@ -97,7 +98,7 @@ class Keeper:
             ray_address=ray_address,
             token_path=os.environ.get("RAY_AUTH_TOKEN_PATH", ""),
         )
-        address.write(self._home / "ray.json")
+        address.write(self._home / wire.ADDRESS_FILE)
 
     def _start_ray(self) -> str:
         import ray
@@ -133,7 +134,7 @@ class Keeper:
         import ray
 
         self._stopping.set()
-        (self._home / "ray.json").unlink(missing_ok=True)
+        (self._home / wire.ADDRESS_FILE).unlink(missing_ok=True)
         ray.shutdown()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -174,6 +175,8 @@ class Keeper:
         if question["ask"] == "stop":
             self._stopping.set()
             return {}
+        if question["ask"] == "leave":
+            return self._left(str(question["call"]), str(question["word"]))
         deadline = time.monotonic() + float(self._settings["start_seconds"])
         while not self._up.wait(_POLL_SECONDS):
             if is_gone(line) or self._stopping.is_set() or time.monotonic() > deadline:
@@ -195,10 +198,27 @@ class Keeper:
     ) -> dict[str, Any]:
         if lane is self._group:
             return self._led(question, line)
-        found = self._warm(lane, line)
-        if question["ask"] == "ready" or "unavailable" in found:
-            return found
-        return self._on(lane, line, "run", str(question["entry"]), str(question["payload"]))
+        if question["ask"] == "ready":
+            return self._warm(lane, line)
+        entry, payload = str(question["entry"]), str(question["payload"])
+        call = secrets.token_hex(16)
+        self._words[call] = group.left_before(payload)
+        try:
+            found = self._warm(lane, line)
+            if "result" in found:
+                leave = wire.KeeperLine(str(self._home), call)
+                found = self._on(lane, line, "run", entry, payload, leave)
+        finally:
+            # From here on who was lost, but lives on somewhere, may run no further step.
+            word = self._words.pop(call)
+        return {"result": word} if word and "unavailable" in found else found
+
+    def _left(self, call: str, word: str) -> dict[str, Any]:
+        """Keep a worker's word, as long as somebody waits for its call."""
+        if call not in self._words:
+            return {"unavailable": "the call was given up"}
+        self._words[call] = word
+        return {}
 
     def _lane(self, entry: str, key: str) -> _Lane:
         """The quality worker for validation, else one worker for all steps of a run."""

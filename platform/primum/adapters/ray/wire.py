@@ -19,6 +19,7 @@ from typing import Any
 from primum.adapters import files, processes
 from primum.domain.errors import Unavailable
 
+ADDRESS_FILE = "ray.json"
 _OWNERS = "ray-owners"
 MESSAGE_BYTES_MAX = (
     64 * 2**20
@@ -91,6 +92,30 @@ def ask(address: Address, question: Mapping[str, Any]) -> dict[str, Any]:
     if "unavailable" in answer:
         raise Unavailable(str(answer["unavailable"]))
     return dict(answer)
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperLine:
+    """Where a worker of this machine leaves what counts if it is lost: with its keeper.
+
+    Args:
+        home: Folder of the address file.
+        call: Which call it works on.
+    """
+
+    home: str
+    call: str
+
+    def __call__(self, word: str) -> None:
+        """Leave a report, JSON text.
+
+        Raises:
+            Unavailable: If the keeper is gone, or has given this call up.
+        """
+        address = read_address(Path(self.home) / ADDRESS_FILE)
+        if address is None:
+            raise Unavailable("the Ray keeper is gone")
+        ask(address, {"ask": "leave", "call": self.call, "word": word})
 
 
 def is_gone(line: Connection[Any, Any]) -> bool:

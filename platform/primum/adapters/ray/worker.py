@@ -11,9 +11,11 @@ import gc
 import importlib
 import json
 import os
+from collections.abc import Callable, Mapping
 
 from primum import extensions
 from primum.adapters.ray.fan_out import RayFanOut
+from primum.domain.canonical import JSON
 
 
 class Worker:
@@ -38,7 +40,17 @@ class Worker:
         """Its process number; answers once it is warm."""
         return os.getpid()
 
-    def run(self, entry: str, payload: str) -> str:
-        """Run a body. JSON text in and out, so that nothing is pickled that a body made."""
+    def run(self, entry: str, payload: str, leave: Callable[[str], None]) -> str:
+        """Run a body. JSON text in and out, so that nothing is pickled that a body made.
+
+        Args:
+            entry: The body.
+            payload: Its request.
+            leave: Takes the report that counts if this worker is lost.
+        """
+
+        def keep(word: Mapping[str, JSON]) -> None:
+            leave(json.dumps(dict(word)))
+
         work = extensions.load("primum.step_runtime", "work")
-        return json.dumps(work(entry, json.loads(payload), fan_out=RayFanOut()))
+        return json.dumps(work(entry, json.loads(payload), leave=keep, fan_out=RayFanOut()))

@@ -59,7 +59,7 @@ def least_noise_multiplier(
     low, high = _bracket(excess, start)
     if high is None:
         raise InvalidValue(
-            "target.epsilon",
+            "epsilon",
             f"must be reachable with a noise multiplier up to {NOISE_MOST // 10**NOISE_PLACES}",
             target.epsilon,
             "Take fewer steps, a lower sampling rate, or a larger epsilon.",

@@ -9,21 +9,38 @@ from __future__ import annotations
 
 import math
 
+_EXACT_DIMENSION_MAX = 100_000  # Beyond, chi-squares are taken as normal: scipy's fail there.
+_DEVIATIONS = 40.0  # Participation counts further away than that do not matter to any float.
+
 
 def tpr_at_fpr(*, fpr: float, psi: float, dimension: int) -> float:
-    """1 - F(c; non-central chi2_d(psi^2)) with c the upper FPR point of chi2_d."""
-    from scipy import special, stats
+    """1 - F(c; non-central chi2_d(psi^2)) with c the upper FPR point of chi2_d.
+
+    Above 100,000 dimensions by the normal approximation of both chi-squares.
+    """
+    from scipy import special
 
     if dimension == 1:
         z = float(special.ndtri(1 - fpr / 2))
         return float(special.ndtr(psi - z) + special.ndtr(-psi - z))
-    threshold = stats.chi2.isf(fpr, dimension)
-    return _upper_tail(float(threshold), dimension, psi * psi)
+    return _upper_tail(_threshold(fpr, dimension), dimension, psi * psi)
+
+
+def _threshold(fpr: float, dimension: int) -> float:
+    """The upper FPR point of chi2_d."""
+    from scipy import special, stats
+
+    if dimension > _EXACT_DIMENSION_MAX:
+        return dimension - float(special.ndtri(fpr)) * math.sqrt(2 * dimension)
+    return float(stats.chi2.isf(fpr, dimension))
 
 
 def _upper_tail(threshold: float, dimension: float, noncentrality: float) -> float:
-    from scipy import stats
+    from scipy import special, stats
 
+    if dimension > _EXACT_DIMENSION_MAX:
+        spread = math.sqrt(2 * (dimension + 2 * noncentrality))
+        return float(special.ndtr((dimension + noncentrality - threshold) / spread))
     if noncentrality == 0:
         return float(stats.chi2.sf(threshold, dimension))
     return float(stats.ncx2.sf(threshold, dimension, noncentrality))
@@ -112,9 +129,12 @@ def subsampled_composed_tpr(
     """
     from scipy import stats
 
-    threshold = float(stats.chi2.isf(fpr, dimension * releases))
+    threshold = _threshold(fpr, dimension * releases)
+    usual = releases * q
+    reach = _DEVIATIONS * (math.sqrt(usual * (1 - q)) + 1)
+    counts = range(max(0, math.floor(usual - reach)), min(releases, math.ceil(usual + reach)) + 1)
     return sum(
         float(stats.binom.pmf(k, releases, q))
         * _upper_tail(threshold, dimension * releases, k * psi * psi)
-        for k in range(releases + 1)
+        for k in counts
     )

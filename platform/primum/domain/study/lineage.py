@@ -28,7 +28,13 @@ _JOB_TYPE = {
     "evaluate": "EVALUATION",
     "audit": "AUDIT",
 }
-_DATASET_TYPE = {"Model": "MODEL", "Dataset": "FILE", "Generator": "MODEL", "Shadow": "MODEL"}
+_DATASET_TYPE = {
+    "Model": "MODEL",
+    "Dataset": "FILE",
+    "Generator": "MODEL",
+    "Shadow": "MODEL",
+    "Extractor": "MODEL",
+}
 
 
 class RunState(enum.StrEnum):

@@ -96,7 +96,8 @@ class StudySpec:
     """What a Study asks for.
 
     Args:
-        job_kind: Name of the registered job kind: Train, Synthesize, Federate.
+        job_kind: Name of the registered job kind: Train, Synthesize, Federate,
+            PrivateFeatures.
         job: The job kind's own parameters, already checked by the resource model; decimal strings,
             no floats.
         epsilon: What the Study claims; ``None`` where no privacy is asked for, which Plan refuses.

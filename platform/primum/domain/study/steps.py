@@ -318,6 +318,8 @@ class WorkRequest:
         zone_dir: Folder of the steward's zone, where the loader finds whose consent was withdrawn;
             empty where there is none. Where the ledger knows of a withdrawal, a loader without it
             opens nothing.
+        left: The report that a lost worker left of this very call, for the body to go on from;
+            empty where nobody was lost.
     """
 
     context: Mapping[str, JSON]
@@ -327,6 +329,7 @@ class WorkRequest:
     data_dirs: Sequence[str]
     inputs: Mapping[str, JSON]
     zone_dir: str = ""
+    left: Mapping[str, JSON] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, JSON]:
         """What travels to a worker."""
@@ -338,6 +341,7 @@ class WorkRequest:
             "data_dirs": list(self.data_dirs),
             "inputs": dict(self.inputs),
             "zone_dir": self.zone_dir,
+            "left": dict(self.left),
         }
 
 
@@ -351,6 +355,7 @@ def work_request_from_json(value: Mapping[str, JSON]) -> WorkRequest:
         data_dirs=tuple(str(folder) for folder in _items(value["data_dirs"])),
         inputs=_object(value, "inputs"),
         zone_dir=str(value.get("zone_dir", "")),
+        left=_object(value, "left") if "left" in value else {},
     )
 
 
@@ -367,6 +372,9 @@ class WorkResult:
         evidence: Evidence records, canonical JSON.
         artifacts: Artifacts as ``{"kind", "uri", "digest"}``.
         body_seconds: Seconds inside the body after imports; decimal string.
+        resume: Of a report that was left for the case that the worker is lost, what the body needs
+            to go on elsewhere; empty where it must not be called again. It holds a secret, and goes
+            nowhere but into the next call.
     """
 
     status: str
@@ -376,6 +384,7 @@ class WorkResult:
     evidence: Sequence[Mapping[str, JSON]]
     artifacts: Sequence[Mapping[str, JSON]]
     body_seconds: str
+    resume: Mapping[str, JSON] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, JSON]:
         """What travels back from a worker."""
@@ -387,6 +396,7 @@ class WorkResult:
             "evidence": [dict(item) for item in self.evidence],
             "artifacts": [dict(item) for item in self.artifacts],
             "body_seconds": self.body_seconds,
+            "resume": dict(self.resume),
         }
 
 
@@ -400,6 +410,7 @@ def work_result_from_json(value: Mapping[str, JSON]) -> WorkResult:
         evidence=_mappings(value["evidence"]),
         artifacts=_mappings(value["artifacts"]),
         body_seconds=str(value["body_seconds"]),
+        resume=_object(value, "resume") if "resume" in value else {},
     )
 
 

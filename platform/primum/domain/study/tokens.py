@@ -144,15 +144,6 @@ def grant_from_json(value: object) -> AccessGrant:
     )
 
 
-def grant_from_payload(payload: bytes) -> AccessGrant:
-    """Read a grant from bytes whose signature has been verified.
-
-    Raises:
-        Tampered: If they are not the canonical form of a grant.
-    """
-    return from_canonical(payload, grant_from_json, name="grant")
-
-
 class Signed(Protocol):
     """What is signed in one spelling."""
 

@@ -159,7 +159,9 @@ def cost_lines(costs: Sequence[AuditCost]) -> list[str]:
         memory = f", about {item.memory_bytes / 2**20:.0f} MiB" if item.memory_bytes else ""
         gpu = "" if item.gpu_seconds is None else f", {item.gpu_seconds} GPU s"
         error = f"; within a factor of {item.error_factor}" if item.error_factor else ""
-        lines.append(f"{item.attack}: {item.seconds} CPU s{gpu}{memory} ({item.method}{error})")
+        shared = f", {item.elapsed} s on {item.cpus} CPUs" if item.cpus > 1 else ""
+        spent = f"{item.seconds} CPU s{shared}{gpu}{memory}"
+        lines.append(f"{item.attack}: {spent} ({item.method}{error})")
     return lines
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from primum.entrypoints.cli.measured import show
 from primum.entrypoints.cli.rendering import Output
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def register(app: typer.Typer) -> None:
     """Add the group."""
     group = typer.Typer(help="What Studies came to.", no_args_is_help=True)
     group.command("compare")(compare)
-    group.callback()(lambda: None)  # One command alone would take the group's place.
+    group.command("show")(show)
     app.add_typer(group, name="study")
 
 
@@ -59,7 +60,7 @@ def compare(
     settings = session.existing()
     stores = session.open_stores(settings)
     keys = [session.only_namespace(stores.resources, "Study", name, namespace) for name in studies]
-    view = _view(settings)
+    view = view_of(settings)
     found = comparing.compare(
         [stores.resources.get(key) for key in keys], stores.evidence, stores.resources, view=view
     )
@@ -83,7 +84,8 @@ def compare(
     _print(found, tests, groups)
 
 
-def _view(settings: Any) -> Any:
+def view_of(settings: Any) -> Any:
+    """From where the caller may look: in the zone, or only at what is public."""
     from primum.adapters.identity import Role, caller
     from primum.application.comparing import View
 
@@ -133,22 +135,22 @@ def _print(found: Sequence[ComparedStudy], tests: Sequence[Any], groups: Any) ->
     columns = [name for name in _COLUMNS if name in known or name not in _OF_MASKS]
     rows = []
     for item in found:
-        cells = [item.name, item.model, _short(str(item.epsilon)), _short(item.spent)]
-        rows.append([*cells, *(_cell(item, name) for name in columns), f"{_short(item.seconds)}"])
+        cells = [item.name, item.model, short(str(item.epsilon)), short(item.spent)]
+        rows.append([*cells, *(_cell(item, name) for name in columns), f"{short(item.seconds)}"])
     headers = ["study", "model", "epsilon", "spent", *columns, "seconds"]
     rendering.table(headers, rows)
-    figures = [figure for item in found for figure in item.figures.values()]
-    if any(figure.view is View.ZONE for figure in figures):
+    shown = [item.figures[name] for item in found for name in columns if name in item.figures]
+    if any(figure.view is View.ZONE for figure in shown):
         print("* Restricted: shown because you hold a role inside the steward's zone")
     for test in tests:
         print(_sentence(test))
     for name, entry in groups.items():
         points = ", ".join(
-            f"{_short(point[_DIFFERENCE])} at epsilon {_short(point['epsilon'])}"
+            f"{short(point[_DIFFERENCE])} at epsilon {short(point['epsilon'])}"
             for point in entry["points"]
         )
         trend = entry["trend"]
-        said = f"; r with log epsilon {_short(trend['estimate'])}" if trend else ""
+        said = f"; r with log epsilon {short(trend['estimate'])}" if trend else ""
         print(f"{name}: ROC-AUC beside other groups {points}{said}")
 
 
@@ -159,7 +161,7 @@ def _cell(item: ComparedStudy, name: str) -> str:
     if figure is None:
         return "-"
     star = "*" if figure.view is View.ZONE else ""
-    return f"{_short(figure.estimate)} ({_short(figure.lower)}-{_short(figure.upper)}){star}"
+    return f"{short(figure.estimate)} ({short(figure.lower)}-{short(figure.upper)}){star}"
 
 
 def _sentence(test: Any) -> str:
@@ -170,11 +172,11 @@ def _sentence(test: Any) -> str:
     parts = [
         f"{test['study']} against {test['against']}, {test['rows']} units:",
         f"only this right {counts['onlyThisRight']}, only the other {counts['onlyOtherRight']},",
-        f"McNemar p {_short(counts['adjustedP'])}; kappa {_short(kappa['estimate'])}",
+        f"McNemar p {short(counts['adjustedP'])}; kappa {short(kappa['estimate'])}",
     ]
     if area is not None:
         parts.append(
-            f"; ROC-AUC {_short(area['difference']['estimate'])}, p {_short(area['adjustedP'])}"
+            f"; ROC-AUC {short(area['difference']['estimate'])}, p {short(area['adjustedP'])}"
         )
     parts += [_with_reader(name, pair) for name, pair in test.get("readers", {}).items()]
     return " ".join(parts).replace(" ;", ";")
@@ -182,13 +184,14 @@ def _sentence(test: Any) -> str:
 
 def _with_reader(name: str, pair: Any) -> str:
     shown = [
-        _short(part["kappa"]["estimate"]) if "kappa" in part else part["masked"]
+        short(part["kappa"]["estimate"]) if "kappa" in part else part["masked"]
         for part in (pair["this"], pair["other"])
     ]
     return f"; kappa with reader {name} {shown[0]}, of the other {shown[1]}"
 
 
-def _short(value: str) -> str:
+def short(value: str) -> str:
+    """A number as people read it, three digits of it."""
     try:
         return f"{float(value):.3g}"
     except ValueError:

@@ -110,8 +110,12 @@ def _audits(platform: Platform, spec: StudySpec, plan: Plan) -> tuple[dict[str, 
 
 def how_often(times: int, refusal: str) -> str:
     """How often a Study fits, in words."""
+    from primum.domain.budget.filters import TIMES_MAX
+
     if not refusal:
-        return f"{times} times"
+        if times >= TIMES_MAX:  # The ledger counts no further.
+            return f"at least {TIMES_MAX} times"
+        return "once" if times == 1 else f"{times} times"
     return "Not now" if times else "No"
 
 

@@ -221,6 +221,7 @@ def _restricted(settings: Settings, stores: Any, stored: StoredResource) -> list
 def _studies_left(stores: Any, stored: StoredResource) -> str:
     from primum.application.planning import events_by_budget
     from primum.domain.accounting.events import NoEvent
+    from primum.domain.budget.filters import TIMES_MAX
 
     plan = stores.evidence.plan(stored.uid, stored.generation)
     if plan is None:
@@ -235,11 +236,10 @@ def _studies_left(stores: Any, stored: StoredResource) -> str:
     if not counts or not events:
         return "as before"
     count = min(counts)
-    return (
-        "no more Study like this"
-        if not count
-        else f"{count} more {'Study' if count == 1 else 'Studies'} like this"
-    )
+    if not count:
+        return "no more Study like this"
+    least = "at least " if count >= TIMES_MAX else ""  # The ledger counts no further.
+    return f"{least}{count} more {'Study' if count == 1 else 'Studies'} like this"
 
 
 def _stage_text(line: StageLine, stored: StoredResource, stores: Any) -> str:

@@ -1,0 +1,1 @@
+"""The job kind PrivateFeatures: releases a noisy table of features, once."""
