@@ -9,10 +9,12 @@ from torch import nn  # noqa: E402
 
 from primum.domain.errors import InvalidValue  # noqa: E402
 from primum_pipelines.models.registry import build  # noqa: E402
+from primum_pipelines.optimization import canaries  # noqa: E402
 from primum_pipelines.optimization.gradients.checks import require_complete  # noqa: E402
 from primum_pipelines.optimization.gradients.engine import engine_of  # noqa: E402
 from primum_pipelines.optimization.gradients.segments import one_row_each, sized  # noqa: E402
 from primum_pipelines.optimization.gradients.written_out import can_be_written_out  # noqa: E402
+from primum_pipelines.optimization.losses import TaskLoss  # noqa: E402
 from primum_pipelines.optimization.settings import GradientMode  # noqa: E402
 from primum_pipelines.optimization.written.blocks import Block, FirstBlock  # noqa: E402
 from primum_pipelines.optimization.written.chain import Chain  # noqa: E402
@@ -215,7 +217,7 @@ def used(module, losses):
 def test_the_model_answers_as_before_when_its_losses_are_done():
     module = MODELS["MLP on images"]()[0]
     name, _ = used(module, row_loss)
-    assert name == "written out"
+    assert name == "book-keeping (Auto, plain layers written out)"
     assert module(data(GRAY)[0]).grad_fn is not None
 
 
@@ -232,9 +234,50 @@ def test_losses_that_ask_otherwise_are_left_to_the_other_engine():
         by_autograd(module, inputs, labels),
         by_autograd(module, inputs.flip(-1), labels),
     )
-    assert name.startswith("book-keeping")
+    assert name == "book-keeping (Auto)"
     for parameter, part in found.parts.items():
         close(part.formed(), first[parameter] + second[parameter])
+
+
+class Before(nn.Module):
+    """A trained layer feeds the sequence: what comes back through it is wanted too."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.first, self.rest = first, nn.Sequential(nn.ReLU(), nn.Linear(5, CLASSES))
+
+    def forward(self, inputs):
+        return self.rest(self.first(inputs.flatten(1)))
+
+
+def both_engines(module, losses, rows):
+    weights, segments = torch.ones(len(rows[0])), one_row_each(len(rows[0]))
+    engines = [engine_of(module, mode) for mode in (GradientMode.AUTO, GradientMode.FORMED)]
+    found = [one(losses, rows, weights=weights, segments=segments) for one in engines]
+    return engines[0].name, *(one.formed() for one in found)
+
+
+def test_a_model_beside_canaries_is_written_out_too():
+    """As every Study with a planted audit is trained: the head by its rule, the model written."""
+    sealed = canaries.SealedCoins((True, False, True), salt="")
+    module, shape = MODELS["SmallCNN"]()
+    together = canaries.WithCanaries(moved(module, 1), count=3)
+    rows = canaries.add_rows(*data(shape), sealed)
+    name, found, expected = both_engines(together, canaries.MarkedLoss(TaskLoss()), rows)
+    assert "plain layers written out" in name
+    assert set(found) == set(expected) == {n for n, _ in together.named_parameters()}
+    for parameter, part in expected.items():
+        close(found[parameter], part)
+
+
+@pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
+def test_a_sequence_behind_a_trained_layer_is_left_to_its_rules(trained):
+    first = nn.Linear(GRAY[1] * GRAY[2], 5).requires_grad_(trained)
+    name, found, expected = both_engines(Before(first), row_loss, data(GRAY))
+    assert ("written out" in name) is not trained
+    assert set(found) == set(expected)
+    for parameter, part in expected.items():
+        close(found[parameter], part)
 
 
 def test_a_parameter_in_the_loss_is_refused():

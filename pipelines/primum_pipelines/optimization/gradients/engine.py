@@ -10,6 +10,7 @@ Must never leave out a use of a parameter: one that no layer's rule has seen is 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Protocol
 
 import torch
@@ -26,7 +27,12 @@ from primum_pipelines.optimization.gradients.contributions import (
 from primum_pipelines.optimization.gradients.functional import Functional
 from primum_pipelines.optimization.gradients.recorder import Call, Recorder
 from primum_pipelines.optimization.gradients.segments import Segments
-from primum_pipelines.optimization.gradients.written_out import WrittenOut, can_be_written_out
+from primum_pipelines.optimization.gradients.written_out import (
+    Answered,
+    AskedOtherwiseError,
+    WrittenOut,
+    written_part,
+)
 from primum_pipelines.optimization.settings import GradientMode, Precision
 
 
@@ -76,7 +82,15 @@ class BookKeeping:
         self._module = module
         self._mode = mode
         self._precision = precision
-        self._recorder = Recorder(module)
+        plain = mode is GradientMode.AUTO and precision is Precision.FLOAT32
+        self._use(written_part(module) if plain else None)
+
+    def _use(self, written: WrittenOut | None) -> None:
+        """Record all layers but those of the sequence that is written out."""
+        self._written = written
+        self._recorder = Recorder(
+            self._module, without=None if written is None else written.sequence
+        )
         self._rules = {
             id(owner.layer): rules.rule_of(owner.layer) for owner in self._recorder.owners
         }
@@ -88,8 +102,11 @@ class BookKeeping:
             }
         )
         note = f", {', '.join(alone)} row by row" if alone else ""
-        passes = "" if precision is Precision.FLOAT32 else f", {precision.value} passes"
-        self.name = f"book-keeping ({mode.value}{note}{passes})"
+        if written is not None:
+            note += ", plain layers written out"
+        if self._precision is not Precision.FLOAT32:
+            note += f", {self._precision.value} passes"
+        self.name = f"book-keeping ({self._mode.value}{note})"
 
     def __call__(
         self,
@@ -100,10 +117,27 @@ class BookKeeping:
         segments: Segments,
     ) -> UnitGradients:
         """The gradients of the units' losses."""
-        found, calls = self._recorder.record(
-            lambda: self._losses(losses, rows) * weights, rows=segments.rows
-        )
-        gradients = self._output_gradients(found.sum(), calls)
+        try:
+            return self._gradients(losses, rows, weights, segments)
+        except AskedOtherwiseError:
+            self._use(None)  # For good: a loss asks in the same way every time.
+        return self._gradients(losses, rows, weights, segments)
+
+    def _gradients(
+        self,
+        losses: Callable[..., torch.Tensor],
+        rows: tuple[torch.Tensor, ...],
+        weights: torch.Tensor,
+        segments: Segments,
+    ) -> UnitGradients:
+        answered = Answered(segments.rows)
+        with ExitStack() as stack:
+            if self._written is not None:
+                answered = stack.enter_context(self._written.answering(segments.rows))
+            found, calls = self._recorder.record(
+                lambda: self._losses(losses, rows) * weights, rows=segments.rows
+            )
+        gradients, at_answers = self._output_gradients(found.sum(), calls, answered)
         parts: dict[str, list[Contribution]] = {}
         numbers = 0
         with torch.no_grad():
@@ -124,7 +158,11 @@ class BookKeeping:
                     if name in call.owner.names:
                         parts.setdefault(call.owner.names[name], []).append(part)
             merged = {name: _merged(uses) for name, uses in parts.items()}
-        numbers += sum(part.values.numel() for part in merged.values() if isinstance(part, Formed))
+            numbers += sum(p.values.numel() for p in merged.values() if isinstance(p, Formed))
+            if self._written is not None and answered.forward is not None:
+                numbers += answered.forward.numbers
+                if at_answers is not None:
+                    merged |= self._written.parts(answered, at_answers, segments)
         return UnitGradients(segments.units, merged, numbers)
 
     def _losses(
@@ -138,59 +176,35 @@ class BookKeeping:
             return losses(self._module, *rows).float()
 
     def _output_gradients(
-        self, total: torch.Tensor, calls: list[Call]
-    ) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of the calls' outputs; refuses parameters that were used past their layers."""
+        self, total: torch.Tensor, calls: list[Call], answered: Answered
+    ) -> tuple[tuple[torch.Tensor | None, ...], torch.Tensor | None]:
+        """Gradients of the calls' outputs, and at the written answers.
+
+        Refuses parameters that were used past their layers.
+        """
         if not total.requires_grad:
-            return (None,) * len(calls)
+            return (None,) * len(calls), None
         recorded = {name for call in calls for name in call.owner.names.values()}
         others = {n: p for n, p in self._recorder.trainable.items() if n not in recorded}
+        leaves = [] if answered.leaf is None else [answered.leaf]
         found = torch.autograd.grad(
-            total, [*(call.edge for call in calls), *others.values()], allow_unused=True
+            total,
+            [*(call.edge for call in calls), *leaves, *others.values()],
+            allow_unused=True,
         )
-        for name, gradient in zip(others, found[len(calls) :], strict=True):
-            if gradient is not None:
-                raise InvalidValue(
-                    f"model parameter {name}",
-                    "must be used by its own layer alone",
-                    "a use elsewhere",
-                    "Compose the model of layers, or use gradients: Functional.",
-                )
-        return tuple(found[: len(calls)])
-
-
-class _Plain:
-    """The written-out engine as long as the losses are for it, and then the other one.
-
-    Args:
-        module: The model.
-        other: The engine for any losses.
-    """
-
-    def __init__(self, module: nn.Module, other: Engine) -> None:
-        self._written: WrittenOut | None = WrittenOut(module)
-        self._other = other
-
-    @property
-    def name(self) -> str:
-        """Of the engine that is used."""
-        return self._other.name if self._written is None else self._written.name
-
-    def __call__(
-        self,
-        losses: Callable[..., torch.Tensor],
-        rows: tuple[torch.Tensor, ...],
-        *,
-        weights: torch.Tensor,
-        segments: Segments,
-    ) -> UnitGradients:
-        """The gradients of the units' losses."""
-        if self._written is not None:
-            found = self._written(losses, rows, weights=weights, segments=segments)
-            if found is not None:
-                return found
-            self._written = None
-        return self._other(losses, rows, weights=weights, segments=segments)
+        past = len(calls) + len(leaves)
+        for name, gradient in zip(others, found[past:], strict=True):
+            if gradient is None:
+                continue
+            if self._written is not None:
+                raise AskedOtherwiseError  # The layers' own rules know what to make of it.
+            raise InvalidValue(
+                f"model parameter {name}",
+                "must be used by its own layer alone",
+                "a use elsewhere",
+                "Compose the model of layers, or use gradients: Functional.",
+            )
+        return tuple(found[: len(calls)]), found[len(calls)] if leaves else None
 
 
 def engine_of(
@@ -202,9 +216,7 @@ def engine_of(
         InvalidValue: If the mode knows float32 alone and is asked for less.
     """
     if mode is not GradientMode.FUNCTIONAL:
-        found = BookKeeping(module, mode=mode, precision=precision)
-        plain = mode is GradientMode.AUTO and precision is Precision.FLOAT32
-        return _Plain(module, found) if plain and can_be_written_out(module) else found
+        return BookKeeping(module, mode=mode, precision=precision)
     if precision is not Precision.FLOAT32:
         raise InvalidValue(
             "precision", "must be Float32 with gradients: Functional", precision.value

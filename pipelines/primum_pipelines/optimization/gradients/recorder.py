@@ -76,10 +76,12 @@ class Recorder:
 
     Args:
         module: The model.
+        without: A part of it whose layers are left out.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._owners = _owners(module)
+    def __init__(self, module: nn.Module, *, without: nn.Module | None = None) -> None:
+        left_out = set() if without is None else {id(layer) for layer in without.modules()}
+        self._owners = tuple(o for o in _owners(module) if id(o.layer) not in left_out)
         self.trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
 
     @property

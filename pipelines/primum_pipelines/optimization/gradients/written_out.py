@@ -1,24 +1,20 @@
-"""Unit gradients of plain sequences of layers, by passes that are written out.
+"""A plain sequence of layers within a model, its passes written out.
 
-The model's forward pass is replaced while the losses are computed, so that autograd sees the losses
-alone: it gives the gradient at the model's answers, and the written way back gives the rest. A loss
-that asks more of the model than one answer to its rows is left to another engine.
+Its forward pass is replaced while losses are computed, and gives its answers as a leaf: autograd
+sees what comes after them, and gives the gradient there; the written way back gives the rest. What
+is asked of the sequence otherwise is for the layers' own rules, not for this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from primum.domain.errors import InvalidValue
-from primum_pipelines.optimization.gradients.contributions import (
-    Contribution,
-    Formed,
-    Product,
-    UnitGradients,
-)
+from primum_pipelines.optimization.gradients.contributions import Contribution, Formed, Product
 from primum_pipelines.optimization.gradients.segments import Segments
 from primum_pipelines.optimization.written.chain import Chain, Forward, layers_of
 from primum_pipelines.optimization.written.layers import Rows
@@ -26,67 +22,95 @@ from primum_pipelines.optimization.written.layers import Rows
 _FORWARD = "forward"
 
 
-class WrittenOut:
-    """The engine for sequences of layers, in float32.
+class AskedOtherwiseError(Exception):
+    """The sequence was asked for what the written passes do not give."""
 
-    Guarantees:
-        Norms are of the very numbers that are summed. What it gives is what autograd gives but for
-        rounding; ``require_complete`` compares both in every training.
+
+class Answered:
+    """What the sequence answered while losses were computed.
 
     Args:
-        module: The model; ``can_be_written_out``.
+        rows: How many it must be asked for.
     """
 
-    name = "written out"
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.leaf: torch.Tensor | None = None
+        self.forward: Forward | None = None
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._chain = Chain(module)
 
-    def __call__(
-        self,
-        losses: Callable[..., torch.Tensor],
-        rows: tuple[torch.Tensor, ...],
-        *,
-        weights: torch.Tensor,
-        segments: Segments,
-    ) -> UnitGradients | None:
-        """The gradients of the units' losses; ``None`` where another engine is needed."""
-        passed: list[tuple[Forward, torch.Tensor]] = []
+class WrittenOut:
+    """A sequence whose passes are written out.
+
+    Args:
+        sequence: For which ``can_be_written_out``.
+        prefix: What the model's names of its parameters begin with.
+    """
+
+    def __init__(self, sequence: nn.Module, *, prefix: str) -> None:
+        self.sequence = sequence
+        self._prefix = prefix
+        self._chain = Chain(sequence)
+
+    @contextmanager
+    def answering(self, rows: int) -> Iterator[Answered]:
+        """Give the sequence's answers in its place.
+
+        Args:
+            rows: How many are asked for, once.
+
+        Raises:
+            AskedOtherwiseError: If it is asked twice, for other rows, or for a gradient at them.
+        """
+        answered = Answered(rows)
 
         def answer(inputs: torch.Tensor) -> torch.Tensor:
-            if passed or inputs is not rows[0] or not self._chain.takes(inputs):
-                raise _AskedOtherwiseError
-            forward = self._chain.forward(self._parameters(), self._chain.entered(inputs).copies(1))
-            passed.append((forward, forward.output[0].requires_grad_()))
-            return passed[0][1]
+            unfit = not self._chain.takes(inputs) or len(inputs) != rows or inputs.requires_grad
+            if answered.leaf is not None or unfit:
+                raise AskedOtherwiseError
+            entered = self._chain.entered(inputs).copies(1)
+            answered.forward = self._chain.forward(self._parameters(), entered)
+            answered.leaf = answered.forward.output[0].requires_grad_()
+            return answered.leaf
 
-        vars(self._module)[_FORWARD] = answer
+        vars(self.sequence)[_FORWARD] = answer
         try:
-            total = (losses(self._module, *rows) * weights).sum()
-        except _AskedOtherwiseError:
-            return None
+            yield answered
         finally:
-            del vars(self._module)[_FORWARD]
-        if not passed or not total.requires_grad:
-            return None
-        ((forward, answers),) = passed
-        trained = [p for p in self._module.parameters() if p.requires_grad]
-        gradient, *others = torch.autograd.grad(total, [answers, *trained], allow_unused=True)
-        if gradient is None or any(other is not None for other in others):
-            return None  # Some parameter is used elsewhere: for the other engine to say.
-        parts = {
-            name: _of_units(part, segments)
-            for name, part in self._chain.back(forward, gradient[None]).items()
-        }
-        return UnitGradients(segments.units, parts, forward.numbers)
+            del vars(self.sequence)[_FORWARD]
+
+    def parts(
+        self, answered: Answered, gradient: torch.Tensor, segments: Segments
+    ) -> Mapping[str, Contribution]:
+        """Each unit's gradient at the sequence's parameters, by the model's names for them.
+
+        Args:
+            answered: Used up by this.
+            gradient: At the answers, ``(R, ...)``.
+            segments: Which rows are whose.
+        """
+        if answered.forward is None:
+            return {}
+        rows = self._chain.back(answered.forward, gradient[None])
+        return {f"{self._prefix}{name}": _of_units(part, segments) for name, part in rows.items()}
 
     def _parameters(self) -> dict[str, torch.Tensor]:
-        return {name: value.detach()[None] for name, value in self._module.named_parameters()}
+        return {name: value.detach()[None] for name, value in self.sequence.named_parameters()}
 
 
-class _AskedOtherwiseError(Exception):
-    """A loss asks of the model what the written passes do not give."""
+def written_part(module: nn.Module) -> WrittenOut | None:
+    """The sequence within a model that is written out: the model itself, or one of its parts."""
+    if can_be_written_out(module):
+        return WrittenOut(module, prefix="")
+    found = [
+        (name, part)
+        for name, part in module.named_children()
+        if isinstance(part, nn.Sequential) and can_be_written_out(part)
+    ]
+    if len(found) != 1:
+        return None
+    ((name, part),) = found
+    return WrittenOut(part, prefix=f"{name}.")
 
 
 def can_be_written_out(module: nn.Module) -> bool:
