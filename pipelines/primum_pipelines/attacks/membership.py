@@ -76,7 +76,7 @@ class MembershipScores:
         duplicates: Rows dropped before anything.
         loss_auc: AUC of the plain loss attack, for comparison.
         task_accuracy: The model's accuracy on the non-members.
-        groups: Group number of each member and of each non-member, by subgroup attribute.
+        groups: Group of each member and of each non-member, by subgroup attribute.
         shadows: How many shadows the attack used.
     """
 
@@ -87,7 +87,7 @@ class MembershipScores:
     duplicates: int
     loss_auc: float
     task_accuracy: float
-    groups: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
+    groups: Mapping[str, tuple[NDArray[np.str_], NDArray[np.str_]]]
     shadows: int = 0
 
 
@@ -204,6 +204,7 @@ def _scores(asked: Asked, pool: Pool, table: UnitTable, scoring: Scoring) -> Mem
     threshold, sharpest = signals.calibrated_thresholds(
         asked, scoring, members=int(present.sum()), others=int(absent.sum())
     )
+    named = {attribute: table.named_groups(attribute) for attribute in table.subgroups}
     return MembershipScores(
         present=scores[present],
         absent=scores[absent],
@@ -213,8 +214,8 @@ def _scores(asked: Asked, pool: Pool, table: UnitTable, scoring: Scoring) -> Mem
         loss_auc=figures.auc(loss[present], loss[absent]),
         task_accuracy=float(right[absent].mean()),
         groups={
-            name: (numbers[pool.rows][present], numbers[pool.rows][absent])
-            for name, numbers in table.subgroups.items()
+            attribute: (names[pool.rows][present], names[pool.rows][absent])
+            for attribute, names in named.items()
         },
         shadows=len(asked.shadows),
     )

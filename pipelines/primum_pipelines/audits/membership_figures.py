@@ -78,22 +78,22 @@ def tpr_at(present: Array, absent: Array) -> dict[str, JSON]:
 def worst_subgroup(
     present: Array,
     absent: Array,
-    groups: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]],
+    groups: Mapping[str, tuple[NDArray[np.str_], NDArray[np.str_]]],
 ) -> dict[str, JSON]:
     """The subgroup whose members are found best, of those with 30 records on either side.
 
     Args:
         present: Scores of members.
         absent: Scores of non-members.
-        groups: Group number of each member and of each non-member, by subgroup attribute.
+        groups: Group of each member and of each non-member, by subgroup attribute.
     """
     found: list[tuple[float, dict[str, JSON]]] = []
     for attribute, (inside, outside) in groups.items():
-        for number in sorted({int(value) for value in inside}):
-            own, rest = present[inside == number], absent[outside == number]
+        for group in sorted({str(value) for value in inside}):
+            own, rest = present[inside == group], absent[outside == group]
             if min(len(own), len(rest)) >= _GROUP_MIN:
                 area = area_of(own, rest)
-                entry: dict[str, JSON] = {"attribute": attribute, "group": number, "auc": area}
+                entry: dict[str, JSON] = {"attribute": attribute, "group": group, "auc": area}
                 found.append((float(str(area["estimate"])), entry))
     if not found:
         return {"masked": f"no subgroup has {_GROUP_MIN} records on either side"}

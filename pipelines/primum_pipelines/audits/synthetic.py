@@ -320,7 +320,7 @@ def _sides(subject: AuditSubject, most: int) -> Sides:
         raise InvalidValue("audit data", "must have members and three non-members", "fewer")
 
     def rows(chosen: np.ndarray) -> Rows:
-        groups = {name: numbers[chosen] for name, numbers in table.subgroups.items()}
+        groups = {name: table.named_groups(name)[chosen] for name in table.subgroups}
         return Rows(values[chosen], table.labels[chosen], groups)
 
     return Sides(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
 IMAGE_AXES = 4  # (n, channels, h, w), and (n, channels, d, h, w) above; a table has two.
 
@@ -85,6 +86,15 @@ class UnitTable:
         if number >= len(names) or names.count(names[number]) > 1:
             return str(number)
         return names[number]
+
+    def named_groups(self, attribute: str) -> NDArray[np.str_]:
+        """What each row's subgroup is called, ``(n,)``."""
+        import numpy as np
+
+        numbers, at = np.unique(self.subgroups[attribute], return_inverse=True)
+        names = np.array([self.group_name(attribute, int(number)) for number in numbers])
+        found: NDArray[np.str_] = names[at]
+        return found
 
     def only(self, keep: np.ndarray) -> UnitTable:
         """The rows that a mask ``(n,)`` keeps, or those of these numbers in this order."""
