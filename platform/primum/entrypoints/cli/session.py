@@ -89,12 +89,23 @@ def open_resources(found: Settings) -> Any:
 def only_namespace(resources: Any, kind: str, name: str, namespace: str) -> ResourceKey:
     """The resource of that name: in the namespace given, else in the only one that has it.
 
+    Args:
+        resources: Where resources are kept.
+        kind: Of the resource.
+        name: Its name, or ``namespace/name`` as messages show it.
+        namespace: Empty where any will do.
+
     Raises:
         NotFound: If there is none.
-        InvalidValue: If several namespaces have one.
+        InvalidValue: If several namespaces have one, or two are named.
     """
     if not name:
         raise InvalidValue("name", f"must be given, as in {kind.lower()}/NAME", "nothing")
+    own, slash, rest = name.partition("/")
+    if slash:
+        if namespace not in ("", own):
+            raise InvalidValue("--namespace", f"must be that of {name}", namespace)
+        namespace, name = own, rest
     if namespace:
         key = ResourceKey(kind, namespace, name)
         if resources.get(key) is None:
