@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import enum
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from primum import extensions
+from primum.domain.accounting.accountant import Guarantee
+from primum.domain.accounting.calibration import least_noise_multiplier
 from primum.domain.accounting.events import Event
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue, Refused
@@ -158,6 +160,32 @@ def require_one_class_per_row(facts: DatasetFacts, *, job: str) -> None:
     if task is not LabelTask.MULTI_CLASS:
         found = f"budget {facts.budget} with labels of kind {task}"
         raise InvalidValue("spec.data", f"must have one class per example for {job}", found)
+
+
+def least_noise(
+    claim: Claim,
+    facts: DatasetFacts,
+    context: PlanningContext,
+    *,
+    event_at: Callable[[Decimal], Event],
+) -> Decimal:
+    """The least noise multiplier that keeps a claim on a dataset.
+
+    Args:
+        claim: What the Study asks for.
+        facts: Of the dataset; says who its neighbors are.
+        context: Gives the ledger's accountant.
+        event_at: What the job does at a noise multiplier.
+
+    Raises:
+        InvalidValue: If no noise keeps it.
+    """
+    return least_noise_multiplier(
+        accountant=context.accountant,
+        event_at=event_at,
+        target=Guarantee(claim.epsilon, claim.delta),
+        neighbors=facts.neighbors,
+    )
 
 
 def require_one_worker(study: StudySpec, *, job: str) -> None:

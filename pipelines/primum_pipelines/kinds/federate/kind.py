@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
 from primum import extensions
-from primum.domain.accounting.accountant import Guarantee
-from primum.domain.accounting.calibration import least_noise_multiplier
 from primum.domain.accounting.events import Event, Repeated, SubsampledGaussian, decimal_text
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue
@@ -24,7 +22,7 @@ from primum.domain.study.plan import DatasetFacts, Plan
 from primum.domain.study.spec import DataRole, StudySpec
 from primum_pipelines.datasets.driver import describe
 from primum_pipelines.kinds import declaring
-from primum_pipelines.kinds.declaring import Claim, Parameters
+from primum_pipelines.kinds.declaring import Parameters
 from primum_pipelines.models.registry import model_named
 
 ALGORITHM = "DPSGD"
@@ -107,7 +105,8 @@ class FederateKind:
         for site in sites:
             declaring.require_delta_below_units(claim, site.facts)
         noise = {
-            site.facts.budget: wanted.noise_multiplier or _least_noise(site, context, claim)
+            site.facts.budget: wanted.noise_multiplier
+            or declaring.least_noise(claim, site.facts, context, event_at=site.event)
             for site in sites
         }
         plan = _plan(study, context, wanted, sites, noise=noise)
@@ -202,15 +201,6 @@ def _require_same_shape(datasets: Sequence[DatasetFacts]) -> None:
             if item[name] != described[0][name]:
                 rule = f"must have the same {name} at every site"
                 raise InvalidValue("spec.data", rule, f"another one at budget {facts.budget}")
-
-
-def _least_noise(site: _SitePlan, context: PlanningContext, claim: Claim) -> Decimal:
-    return least_noise_multiplier(
-        accountant=context.accountant,
-        event_at=site.event,
-        target=Guarantee(claim.epsilon, claim.delta),
-        neighbors=site.facts.neighbors,
-    )
 
 
 def _plan(

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
-from primum.domain.accounting.accountant import Guarantee
-from primum.domain.accounting.calibration import least_noise_multiplier
 from primum.domain.accounting.events import Gaussian, decimal_text
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue
@@ -93,11 +91,8 @@ class PrivateFeaturesKind:
         _require_model(study, wanted, facts)
         claim = declaring.requested_claim(study)
         declaring.require_delta_below_units(claim, facts)
-        noise = wanted.noise_multiplier or least_noise_multiplier(
-            accountant=context.accountant,
-            event_at=Gaussian,
-            target=Guarantee(claim.epsilon, claim.delta),
-            neighbors=facts.neighbors,
+        noise = wanted.noise_multiplier or declaring.least_noise(
+            claim, facts, context, event_at=Gaussian
         )
         plan = _plan(study, context, wanted, facts, noise_multiplier=noise)
         declaring.require_within_claim(plan, claim)

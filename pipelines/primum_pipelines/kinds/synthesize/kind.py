@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from primum import extensions
-from primum.domain.accounting.accountant import EPSILON_INFINITE, Guarantee
-from primum.domain.accounting.calibration import least_noise_multiplier
+from primum.domain.accounting.accountant import EPSILON_INFINITE
 from primum.domain.accounting.events import Gaussian, NoEvent, decimal_text
 from primum.domain.canonical import JSON
 from primum.domain.errors import InvalidValue
@@ -80,11 +79,8 @@ class SynthesizeKind:
             return _plan(study, context, wanted, facts, noise_multiplier=None)
         claim = declaring.requested_claim(study)
         declaring.require_delta_below_units(claim, facts)
-        noise = wanted.noise_multiplier or least_noise_multiplier(
-            accountant=context.accountant,
-            event_at=Gaussian,
-            target=Guarantee(claim.epsilon, claim.delta),
-            neighbors=facts.neighbors,
+        noise = wanted.noise_multiplier or declaring.least_noise(
+            claim, facts, context, event_at=Gaussian
         )
         plan = _plan(study, context, wanted, facts, noise_multiplier=noise)
         declaring.require_within_claim(plan, claim)

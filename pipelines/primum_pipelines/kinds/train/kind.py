@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
 from primum import extensions
-from primum.domain.accounting.accountant import Guarantee
-from primum.domain.accounting.calibration import least_noise_multiplier
 from primum.domain.accounting.events import (
     Composed,
     Event,
@@ -137,11 +135,8 @@ class TrainKind:
         if schedule.looks is not None:
             looks = context.accountant.epsilon(schedule.looks, claim.delta, facts.neighbors)
             early_stopping.require_rest(looks, claim.epsilon)
-        noise = wanted.noise_multiplier or least_noise_multiplier(
-            accountant=context.accountant,
-            event_at=schedule.whole,
-            target=Guarantee(claim.epsilon, claim.delta),
-            neighbors=facts.neighbors,
+        noise = wanted.noise_multiplier or declaring.least_noise(
+            claim, facts, context, event_at=schedule.whole
         )
         plan = _plan(study, context, wanted, facts, noise_multiplier=noise)
         declaring.require_within_claim(plan, claim)

@@ -130,7 +130,7 @@ class BookKeeping:
         weights: torch.Tensor,
         segments: Segments,
     ) -> UnitGradients:
-        answered = Answered(segments.rows)
+        answered = Answered()
         with ExitStack() as stack:
             if self._written is not None:
                 answered = stack.enter_context(self._written.answering(segments.rows))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -26,17 +27,17 @@ class AskedOtherwiseError(Exception):
     """The sequence was asked for what the written passes do not give."""
 
 
+@dataclass(slots=True, repr=False)
 class Answered:
-    """What the sequence answered while losses were computed.
+    """What the sequence answered while losses were computed; nothing where it was not asked.
 
     Args:
-        rows: How many it must be asked for.
+        leaf: Its answers, where autograd ends.
+        forward: The pass that gave them.
     """
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-        self.leaf: torch.Tensor | None = None
-        self.forward: Forward | None = None
+    leaf: torch.Tensor | None = None
+    forward: Forward | None = None
 
 
 class WrittenOut:
@@ -62,7 +63,7 @@ class WrittenOut:
         Raises:
             AskedOtherwiseError: If it is asked twice, for other rows, or for a gradient at them.
         """
-        answered = Answered(rows)
+        answered = Answered()
 
         def answer(inputs: torch.Tensor) -> torch.Tensor:
             unfit = not self._chain.takes(inputs) or len(inputs) != rows or inputs.requires_grad
