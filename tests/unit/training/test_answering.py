@@ -22,6 +22,7 @@ from primum_pipelines.kinds.train.adjusting import adjusted
 from primum_pipelines.kinds.train.step import train
 from primum_pipelines.models import artifact, light
 from primum_pipelines.models.registry import build
+from primum_pipelines.optimization import randomness
 from primum_pipelines.steps import evaluate
 from primum_serving import protocol
 from primum_serving.registry import ServedModel
@@ -47,8 +48,10 @@ def charged(zone):
 
 
 def test_a_temperature_of_public_rows_is_in_the_file_and_measured_before_and_after(
-    make_zone, study
+    make_zone, study, monkeypatch
 ):
+    # The same noise every time: on a hundred held-out rows calibration is a matter of luck too.
+    monkeypatch.setattr(randomness, "random_source", lambda _: randomness.SeededSource(7))
     inputs = (*study().inputs, PUBLIC)
     wild = {**study().job, "learningRate": "30", **SCALED}  # Very sure of itself.
     zone = make_zone(study=study(job=wild, inputs=inputs))
